@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause OR Apache-2.0 */
+/*
+ * The ledger: what the kernel writes and the agent reads. One *epoch* is three maps, swapped in one
+ * cut:
+ *
+ *	rows     hash,         row_key -> row      one row per connection, key, route, ... (row_key.conn)
+ *	spill    hash,         row_key -> row      the same without connection (conn = CPU): used when
+ *	                                           `rows` refuses; preallocated
+ *	totals   per-CPU array, service -> totals  cannot refuse; control counters
+ *
+ *	epochs_rows[2] ┐
+ *	epochs_spill[2]├─ arrays of maps, indexed by epoch.index, which a program reads once per run
+ *	epochs_totals[2]┘
+ *
+ * Invariants: counters only grow inside an epoch; a program books everything of one run into one
+ * epoch; after the swap returned nobody writes the old maps (kernel: map_update_elem on an array of
+ * maps waits for a grace period, commit 1ae80cf31938).
+ */
+#ifndef TALLY_LEDGER_H
+#define TALLY_LEDGER_H
+
+#include "tally/limits.h"
+#include "tally/reasons.h"
+#include "tally/types.h"
+
+#define TALLY_ABI_VERSION 1
+
+/* Identity of a row. All bytes are significant: it is a hash key, so padding is zero. */
+struct tally_row_key {
+	__u64 conn;	   /* socket cookie; in `spill`: the CPU's number */
+	__u64 key;	   /* SipHash of the key's text; 0 unless attribution is KEY */
+	__u32 hour;	   /* hours since 1970-01-01T00:00Z, when booked */
+	__u32 ruleset;	   /* generation of the rules in force when the head was matched */
+	__u16 service;	   /* index of the service */
+	__u16 route;	   /* index in the ruleset; 0 is _other */
+	__u16 status;	   /* HTTP status; 0: no final response head left the server */
+	__u8 method;	   /* index in the ruleset's methods; 0 is any other */
+	__u8 attribution;  /* enum tally_attribution */
+	__u8 detail;	   /* enum tally_detail */
+	__u8 protocol;	   /* enum tally_protocol */
+	__u8 pad[6];
+};
+TALLY_ASSERT(sizeof(struct tally_row_key) == 40, "ABI: row key");
+
+/* What is added up. All counters are added to atomically. */
+struct tally_row {
+	__u64 requests;
+	__u64 incomplete;     /* of these: response cut short after its head */
+	__u64 request_bytes;  /* octets of heads and bodies, in stream order, each once */
+	__u64 response_bytes;
+	__u64 duration_ns;    /* first request byte received .. last response byte first sent */
+	__u64 units[2];	      /* reserved: unit counters from response headers */
+	__u8 peer[16];	      /* client address (IPv4 mapped into IPv6), set when the row is made */
+	__u16 peer_port;      /* host order */
+	__u8 pad[6];
+};
+TALLY_ASSERT(sizeof(struct tally_row) == 80, "ABI: row");
+
+/* Sums that found no row at all: they keep service, attribution and success class only. */
+struct tally_lost {
+	__u64 requests;
+	__u64 incomplete;
+	__u64 request_bytes;
+	__u64 response_bytes;
+	__u64 duration_ns;
+};
+
+/* Control counters of one service, one epoch, one CPU. */
+struct tally_totals {
+	__u64 seen;	    /* final response heads, counted before anything is paired */
+	__u64 held_enter;   /* exchanges that got their final head */
+	__u64 held_leave;   /* exchanges booked after it */
+	__u64 attributed;   /* booked with attribution KEY, status not 0 */
+	__u64 aborted;	    /* booked with status 0 */
+	__u64 connections;  /* connections born */
+	__u64 unattributed[8];			  /* booked, by enum tally_attribution, status not 0 */
+	__u64 unparsed_bytes[2][8];		  /* [0] from clients, [1] from servers */
+	__u64 bytes[2];				  /* all stream bytes that passed, each direction */
+	__u64 gaps[16];				  /* enum tally_gap */
+	struct tally_lost lost;			  /* rows and spill both refused */
+};
+
+/* The one index that every program reads once per run. */
+struct tally_epoch {
+	__u32 index;  /* 0 or 1: the slot being written */
+	__u32 pad;
+	__u64 number; /* counts epochs since the pins were made, from 1 */
+};
+
+/* How kernel time becomes UTC: utc_ns = bpf_ktime_get_ns() + offset_ns. Kept by the agent. */
+struct tally_clock {
+	__u64 offset_ns;
+	__u64 hour_start_ns; /* kernel time at which `hour` began; a cache against a division */
+	__u32 hour;
+	__u32 pad;
+};
+
+/*
+ * Key dictionary: hash of the text -> who. The kernel inserts an entry when a response has accepted
+ * an unknown key; `slot` then names the candidate that holds the text. The agent replaces the text
+ * by its SHA-256, sets state RESOLVED, wipes and frees the candidate.
+ */
+enum tally_key_state { TALLY_KEY_NEW = 1, TALLY_KEY_RESOLVED = 2 };
+
+struct tally_key_entry {
+	__u32 state; /* enum tally_key_state */
+	__u32 slot;  /* candidate id + 1; 0 when resolved */
+	__u8 sha256[32];
+};
+TALLY_ASSERT(sizeof(struct tally_key_entry) == 40, "ABI: key entry");
+
+/*
+ * A candidate: the text of a key no response has accepted yet. Ids below TALLY_CANDIDATES are
+ * `candidates`; above, `candidates_long` (id - TALLY_CANDIDATES). owner is 0 when free; the kernel
+ * takes a slot by compare-and-exchange and the agent frees it with a zeroed value.
+ */
+enum tally_candidate_state { TALLY_CAND_FREE, TALLY_CAND_HELD, TALLY_CAND_ACCEPTED };
+
+struct tally_candidate {
+	__u32 state; /* enum tally_candidate_state */
+	__u32 len;
+	__u64 hash;
+	__u8 text[TALLY_KEY_INLINE + 8];
+};
+
+struct tally_candidate_long {
+	__u32 state;
+	__u32 len;
+	__u64 hash;
+	__u8 text[TALLY_KEY_MAX + 8];
+};
+
+/* Which service a local socket belongs to. cgroup 0: any; port 0: any. */
+struct tally_scope_key {
+	__u64 cgroup; /* id of the cgroup's folder (its inode number) */
+	__u16 port;   /* host order */
+	__u8 pad[6];
+};
+struct tally_scope {
+	__u32 service;
+	__u32 pad;
+};
+
+/* Settings programs read at run time; the agent writes them, pinned programs keep them. */
+struct tally_settings {
+	__u32 abi_version;
+	__u32 levels_mask; /* bit n: some service is tagged at cgroup depth n */
+	__u64 secret[2];   /* SipHash key, made once per boot, the same while the pins stand */
+};
+
+/* Per service: which slot of `rulesets` is in force. slot 0xffffffff: service is gone. */
+struct tally_service {
+	__u32 slot;
+	__u32 flags;
+};
+
+#endif

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# One makefile for everything, not recursive. `make help` lists the targets.
+#
+#	build/meter.bpf.o -> build/meter.skel.h	   bpf/meter.bpf.c, clang for BPF
+#	build/obj/    -> build/tallyd		   user/*.c user/*/*.c, gcc
+#	build/san/    -> build/test/SUITE/NAME	   tests of unit, vectors, diff: ASan and UBSan
+#	build/obj/    -> build/test/SUITE/NAME	   tests of kernel, e2e, bench, vm: as shipped
+#	build/fuzz/   -> build/test/fuzz/NAME	   libFuzzer, clang
+#
+# Each .c file under tests/SUITE is one program; what several share is a header, or lib*.c, which
+# is linked to all programs of its suite. X.bpf.c under tests/ becomes build/tests/.../X.skel.h
+# (#include "tests/kernel/X.skel.h"). A program needs no registration.
+# Someone who builds twice at once takes another folder: make BUILD=/somewhere/else.
+
+VERSION := 0.1.0
+BUILD	?= build
+B	:= $(BUILD)
+V	?=
+Q	:= $(if $(V),,@)
+say	= @printf '  %-8s %s\n' '$(1)' '$(patsubst $(B)/%,%,$(2))'
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.SECONDARY:
+MAKEFLAGS += --no-builtin-rules
+
+# Tools -----------------------------------------------------------------------------------------
+
+CC	:= gcc
+CLANG	?= clang
+BPFTOOL ?= $(firstword $(wildcard /usr/sbin/bpftool /usr/local/sbin/bpftool) bpftool)
+PKGS	:= libbpf libelf zlib rdkafka yaml-0.1 jansson libcrypto libpcap libmicrohttpd libcurl
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+
+# Flags -----------------------------------------------------------------------------------------
+
+WARN	:= -Wall -Wextra -Wno-unused-parameter -Wshadow -Wvla -Wstrict-prototypes \
+	   -Wmissing-prototypes -Wformat=2 -Werror=implicit-function-declaration \
+	   -Werror=incompatible-pointer-types -Werror=int-conversion -Werror=return-type
+REPRO	:= -ffile-prefix-map=$(CURDIR)/=
+CPPFLAGS := -Iinclude -Iuser -I. -I$(B) -D_GNU_SOURCE -DTALLY_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
+CFLAGS	:= -std=gnu11 -g $(WARN) $(REPRO)
+HARDEN	:= -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fstack-clash-protection \
+	   -fcf-protection -fPIE
+LDFLAGS := -pie -Wl,-z,relro,-z,now -Wl,--as-needed
+LDLIBS	:= $(PKG_LIBS) -lpthread -lm
+SANITIZE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+FUZZ	:= -O1 -fsanitize=address,undefined -fno-sanitize-recover=all
+
+# ARCH as the kernel's tracing headers name it; only x86 for now.
+BPF_CFLAGS := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -std=gnu11 -Iinclude -Ibpf -I. \
+	   -Wall -Wextra -Wno-unused-function -Wno-unused-parameter -Werror=return-type \
+	   -fno-stack-protector $(REPRO)
+
+# Sources ---------------------------------------------------------------------------------------
+
+USER_SRC  := $(sort $(wildcard user/*.c user/*/*.c))
+LIB_SRC   := $(filter-out user/main.c,$(USER_SRC))
+BPF_SRC   := $(wildcard bpf/meter.bpf.c)
+SKEL	  := $(BPF_SRC:bpf/%.bpf.c=$(B)/%.skel.h)
+TEST_BPF  := $(sort $(wildcard tests/*/*.bpf.c))
+TEST_SKEL := $(TEST_BPF:%.bpf.c=$(B)/%.skel.h)
+HEADERS   := $(sort $(wildcard include/*/*.h bpf/*.h bpf/*/*.h user/*.h user/*/*.h))
+
+# programs SUITES PREFIX: the test programs of these suites
+not_lib	  = $(foreach f,$(1),$(if $(filter lib%,$(notdir $(f))),,$(f)))
+programs  = $(patsubst %.c,$(B)/test/%,$(patsubst tests/%,%,$(filter-out %.bpf.c,\
+	    $(call not_lib,$(sort $(foreach s,$(1),$(wildcard tests/$(s)/$(2)*.c)))))))
+SAN_PROGS := $(call programs,unit,test_) $(call programs,vectors diff)
+OBJ_PROGS := $(call programs,kernel e2e bench vm)
+FUZZ_PROGS := $(call programs,fuzz,fuzz_)
+DEMO_PROGS := $(patsubst deploy/demo/%.c,$(B)/demo-%,$(sort $(wildcard deploy/demo/*.c)))
+
+# Targets ---------------------------------------------------------------------------------------
+
+.PHONY: all tests demo demo-live check check-long bench fuzz soak faults lint install clean deps help
+all: $(SKEL) $(if $(wildcard user/main.c),$(B)/tallyd) $(DEMO_PROGS) ## build tallyd and the demo's programs
+
+tests: all $(SAN_PROGS) $(OBJ_PROGS) $(FUZZ_PROGS) ## build every test program
+
+deps: ## install what building, the demo and the tests need (Debian packages; root)
+	scripts/install-deps.sh build demo test
+
+demo: ## install, build, meter an nginx API, compare with its own log (root)
+	scripts/demo.sh
+
+demo-live: ## the same, left running to play with (root)
+	scripts/demo.sh --live
+
+check: deps ## every suite that fits 30 minutes (root)
+	scripts/check.sh
+
+check-long: deps ## what needs longer: another 40 minutes (root)
+	scripts/check.sh --long
+
+bench: deps ## nanoseconds per exchange, throughput with and without the meter (root)
+	scripts/check.sh bench
+
+soak: deps ## hours of load with faults: memory, descriptors, differences (root)
+	scripts/check.sh soak
+
+faults: deps ## kill, full disk, broker away, clock steps (root)
+	scripts/check.sh faults
+
+lint: ## format, layers, headers, shellcheck, licences
+	tests/lint/run.sh
+
+fuzz: ## make fuzz T=h1 [SECONDS=60]: one libFuzzer target; without T, list them
+	scripts/fuzz.sh "$(T)" "$(or $(SECONDS),60)"
+
+clean: ## remove the build folder
+	rm -rf $(B)
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# Kernel side -----------------------------------------------------------------------------------
+
+$(B)/%.bpf.o: bpf/%.bpf.c | $(B)/.tools
+	$(call say,BPF,$@)
+	$(Q)$(CLANG) $(BPF_CFLAGS) -MMD -MP -c $< -o $@
+
+$(B)/tests/%.bpf.o: tests/%.bpf.c | $(B)/.tools
+	@mkdir -p $(@D)
+	$(call say,BPF,$@)
+	$(Q)$(CLANG) $(BPF_CFLAGS) -MMD -MP -c $< -o $@
+
+# Generated beside and renamed: a reader never sees half a header.
+$(B)/%.skel.h: $(B)/%.bpf.o
+	$(call say,SKEL,$@)
+	$(Q)$(BPFTOOL) gen skeleton $< name $(subst -,_,$(notdir $*))_bpf >$@.tmp && mv $@.tmp $@
+
+# User side: the same sources in three flavours -------------------------------------------------
+
+# flavour NAME COMPILER FLAGS
+define flavour
+$(B)/$(1)/%.o: %.c | $(SKEL) $(TEST_SKEL) $(B)/.tools
+	@mkdir -p $$(@D)
+	$$(call say,CC,$$@)
+	$$(Q)$(2) $$(CPPFLAGS) $$(CFLAGS) $(3) -MMD -MP -c $$< -o $$@
+
+$(B)/$(1)/libtally.a: $(LIB_SRC:%.c=$(B)/$(1)/%.o)
+	$$(call say,AR,$$@)
+	@mkdir -p $$(@D)
+	$$(Q)rm -f $$@ && ar rcsD $$@ $$^
+endef
+$(eval $(call flavour,obj,$(CC),$(HARDEN)))
+$(eval $(call flavour,san,$(CC),$(SANITIZE)))
+$(eval $(call flavour,fuzz,$(CLANG),$(FUZZ) -fsanitize=fuzzer-no-link -Wno-unknown-warning-option))
+
+$(B)/tallyd: $(B)/obj/user/main.o $(B)/obj/libtally.a
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+$(DEMO_PROGS): $(B)/demo-%: $(B)/obj/deploy/demo/%.o
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+# Tests -----------------------------------------------------------------------------------------
+
+# libs FLAVOUR PROGRAM: the lib*.c objects of the program's suite
+libs	  = $(patsubst %.c,$(B)/$(1)/%.o,$(sort $(wildcard tests/$(patsubst $(B)/test/%/,%,$(dir $(2)))/lib*.c)))
+TEST_LIBS := $(shell pkg-config --libs cmocka 2>/dev/null)
+$(B)/test/diff/%: TEST_LIBS += -lhttp_parser
+
+.SECONDEXPANSION:
+$(SAN_PROGS): $(B)/test/%: $(B)/san/tests/%.o $$(call libs,san,$$@) $(B)/san/libtally.a
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(SANITIZE) -Wl,--as-needed $^ $(LDLIBS) $(TEST_LIBS) -o $@
+
+$(OBJ_PROGS): $(B)/test/%: $(B)/obj/tests/%.o $$(call libs,obj,$$@) $(B)/obj/libtally.a
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) $(TEST_LIBS) -o $@
+
+$(FUZZ_PROGS): $(B)/test/%: $(B)/fuzz/tests/%.o $$(call libs,fuzz,$$@) $(B)/fuzz/libtally.a
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CLANG) $(FUZZ) -fsanitize=fuzzer -Wl,--as-needed $^ $(LDLIBS) $(TEST_LIBS) -o $@
+
+# Every header compiles alone (tests/lint calls this).
+.PHONY: headers
+headers: $(HEADERS:%=$(B)/alone/%.ok)
+$(B)/alone/include/%.ok: KIND = bpf
+$(B)/alone/bpf/%.ok: KIND = bpf
+$(B)/alone/%.ok: % | $(SKEL) $(B)/.tools
+	@mkdir -p $(@D)
+	$(Q)$(if $(KIND),$(CLANG) $(BPF_CFLAGS),$(CC) $(CPPFLAGS) $(CFLAGS)) -Wno-unused-function \
+		-fsyntax-only -MMD -MP -MT $@ -MF $(@:.ok=.d) -x c -include $< /dev/null
+	@touch $@
+
+# Tools are checked once, and what is missing is named.
+$(B)/.tools:
+	@mkdir -p $(B)
+	@for t in $(CC) $(CLANG) $(BPFTOOL) pkg-config; do command -v $$t >/dev/null || \
+		{ echo "$$t is missing: sudo make deps" >&2; exit 1; }; done
+	@pkg-config --print-errors --exists $(PKGS) cmocka || \
+		{ echo "libraries are missing: sudo make deps" >&2; exit 1; }
+	@touch $@
+
+# Install ---------------------------------------------------------------------------------------
+
+DESTDIR ?=
+PREFIX	?= /usr
+install: all ## copy the binary, units, schema and licences under DESTDIR
+	install -D -m 0755 $(B)/tallyd $(DESTDIR)$(PREFIX)/sbin/tallyd
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/tallyd README.md LICENSE
+	$(if $(wildcard LICENSES/*),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/tallyd/LICENSES LICENSES/*)
+	$(if $(wildcard deploy/schema/*),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/tallyd/schema deploy/schema/*)
+	$(if $(wildcard deploy/systemd/*.service),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system deploy/systemd/*.service)
+	install -d -m 0755 $(DESTDIR)/etc/tallyd $(DESTDIR)/var/lib/tallyd
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

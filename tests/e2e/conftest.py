@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: a sandbox, keys, and real servers in it."""
+
+import resource
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lib import api, servers  # noqa: E402
+from lib.sandbox import Sandbox  # noqa: E402
+
+_HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (_HARD, _HARD))
+ALL_SERVERS = sorted(servers.ALL)
+
+
+@pytest.fixture
+def sandbox(request):
+    """The test's own cgroup, namespace and folder; `@pytest.mark.parametrize` can ask for veth."""
+    with Sandbox(request.node.name, veth=getattr(request, "param", None) == "veth") as s:
+        yield s
+
+
+@pytest.fixture
+def keys():
+    return api.Keys()
+
+
+@pytest.fixture
+def start(sandbox, keys):
+    """start("nginx", ports=..., idle_s=...): that server, running; with its origin if it has one."""
+    return lambda name, **kw: servers.start(name, sandbox, keys, **kw)

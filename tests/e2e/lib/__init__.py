@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end-to-end harness: sandboxes, real servers, clients that know the truth, and tallyd itself."""

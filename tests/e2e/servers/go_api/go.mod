@@ -1,0 +1,3 @@
+module tally.test/go_api
+
+go 1.19

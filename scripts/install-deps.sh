@@ -1,0 +1,158 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Installs Debian packages by purpose:
+#
+#	scripts/install-deps.sh [build] [demo] [test]	(default: build)
+#	scripts/install-deps.sh --list [purpose...]	print the packages and stop
+#
+# Asks apt for nothing when all packages are there; then it needs neither root nor a network.
+# Servers that come as a package (nginx, Apache httpd, HAProxy) are not started and not enabled:
+# the demo and the tests run their own, with their own configuration.
+set -euo pipefail
+
+export PATH=$PATH:/usr/sbin:/sbin
+
+# The lists are read by name (wanted). An entry is PACKAGE, or PACKAGE?COMMAND: not wanted where
+# COMMAND is there already, from elsewhere.
+# shellcheck disable=SC2034
+build=(
+	clang?clang llvm lld libclang-rt-14-dev # BPF programs; the fuzz targets' runtime
+	bpftool libbpf-dev libelf-dev zlib1g-dev
+	gcc libc6-dev make pkg-config
+	librdkafka-dev libyaml-dev libjansson-dev libssl-dev uthash-dev
+	libpcap-dev libmicrohttpd-dev libcurl4-openssl-dev libncurses-dev
+	libcmocka-dev # `make tests` builds without the test purpose
+)
+# shellcheck disable=SC2034
+demo=(
+	nginx-light?nginx wrk curl kcat
+	procps iproute2
+)
+# shellcheck disable=SC2034
+test=(
+	# servers under test, and what drives them
+	nginx-light?nginx apache2 haproxy nodejs?node golang-go?go wrk curl kcat
+	python3 python3-pytest python3-jsonschema python3-yaml python3-cryptography python3-h11
+	# witnesses: an independent parser, captures, packet tools
+	libhttp-parser-dev tcpdump nftables iproute2 ethtool iptables strace util-linux procps
+	# other kernels
+	qemu-system-x86 busybox-static cpio xz-utils zstd binutils debian-archive-keyring gpgv ca-certificates
+	# a real Kafka broker
+	openjdk-17-jre-headless?java maven?mvn
+	# full disks
+	xfsprogs e2fsprogs
+	# lint
+	shellcheck clang-format clang-tidy valgrind git
+)
+
+die() {
+	printf 'install-deps: %s\n' "$*" >&2
+	exit 1
+}
+
+# wanted PURPOSE...: one package a line
+wanted() {
+	local purpose entry
+	for purpose in "$@"; do
+		declare -n list=$purpose
+		for entry in "${list[@]}"; do
+			[[ $entry == *\?* ]] && command -v "${entry#*\?}" >/dev/null && continue
+			echo "${entry%\?*}"
+		done
+	done | sort -u
+}
+
+installed() {
+	dpkg-query -W -f '${Package} ${db:Status-Status}\n' 2>/dev/null |
+		awk '$2 == "installed" { print $1 }' | sort -u
+}
+
+# While packages are configured, starting services is refused (policy-rc.d, Debian Policy 9.3.3).
+# A policy that was there before is put back.
+quiet_services() {
+	policy=/usr/sbin/policy-rc.d
+	backup=
+	[ -e "$policy" ] && backup=$(mktemp) && cp -a "$policy" "$backup"
+	trap restore_services EXIT
+	trap 'exit 130' INT TERM
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod 0755 "$policy"
+}
+
+restore_services() {
+	rm -f "$policy"
+	if [ -n "$backup" ]; then
+		cp -a "$backup" "$policy"
+		rm -f "$backup"
+	fi
+}
+
+# Package scripts enable a unit that is new to the machine; ours stay off.
+disable_new_services() {
+	local unit
+	command -v systemctl >/dev/null || return 0
+	for unit in nginx apache2 haproxy; do
+		if printf '%s\n' "$@" | grep -Eqx "$unit|$unit-light"; then
+			systemctl disable --quiet "$unit.service" 2>/dev/null || true
+		fi
+	done
+}
+
+# apt_get ARGS...: quiet, one line of progress per package, the whole log on failure
+apt_get() {
+	local log
+	log=$(mktemp)
+	if ! DEBIAN_FRONTEND=noninteractive apt-get -y -q -o Dpkg::Use-Pty=0 \
+		-o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 "$@" 2>&1 </dev/null |
+		tee "$log" | awk '/^Setting up / {
+			printf "  [%3d] %s %s\n", ++n, $3, $4; fflush() }'; then
+		tail -n 30 "$log" >&2
+		rm -f "$log"
+		return 1
+	fi
+	rm -f "$log"
+}
+
+# missing PURPOSE...
+missing() {
+	comm -23 <(wanted "$@") <(installed)
+}
+
+main() {
+	local list_only='' purposes=() packages=() need
+	while [ $# -gt 0 ]; do
+		case $1 in
+		--list) list_only=1 ;;
+		build | demo | test) purposes+=("$1") ;;
+		-h | --help)
+			sed -n '4,11s/^# \{0,1\}//p' "$0"
+			return 0
+			;;
+		*) die "unknown purpose '$1' (build, demo, test)" ;;
+		esac
+		shift
+	done
+	[ ${#purposes[@]} -gt 0 ] || purposes=(build)
+	if [ -n "$list_only" ]; then
+		wanted "${purposes[@]}"
+		return 0
+	fi
+
+	command -v dpkg-query >/dev/null || die "this is not Debian; packages needed: $(wanted "${purposes[@]}" | xargs)"
+	need=$(missing "${purposes[@]}")
+	[ -n "$need" ] || return 0
+	mapfile -t packages <<<"$need"
+	[ "$(id -u)" = 0 ] || die "${#packages[@]} packages are missing and need root: ${packages[*]}"
+
+	echo "installing ${#packages[@]} packages and what they need, for: ${purposes[*]}"
+	quiet_services
+	apt_get update || die "apt-get update failed: is the network reachable? (missing: ${packages[*]})"
+	apt_get install --no-install-recommends "${packages[@]}" ||
+		die "apt-get could not install: ${packages[*]}"
+	disable_new_services "${packages[@]}"
+	need=$(missing "${purposes[@]}")
+	[ -z "$need" ] || die "still missing: $(xargs <<<"$need")"
+}
+
+main "$@"

@@ -8,6 +8,7 @@ import pytest
 from conftest import ALL_SERVERS
 from lib import api
 from lib.client import Conn
+from lib.load import Load, mix
 
 pytestmark = pytest.mark.parametrize("name", ALL_SERVERS)
 
@@ -19,10 +20,6 @@ def exchange(conn, tally, keys, method, target, key, **kw):
     row = (keys.id_of(key), method, api.route_of(method, target), response.status)
     api.add(tally, row, api.Sums(1, len(data), response.size + interim))
     return response
-
-
-def fields(server):
-    return ("requests", "request_bytes", "response_bytes") if server.wire_bytes else ("requests",)
 
 
 def test_api(start, keys, sandbox, name):
@@ -47,7 +44,7 @@ def test_api(start, keys, sandbox, name):
         assert "chunked" not in response.headers.get("transfer-encoding", "")
         assert b"bye\n" in c.raw
     counted = server.witness(api.total(truth).requests)
-    assert not api.explain(truth, counted, fields(server), ("client", "server"))
+    assert not api.explain(truth, counted, server.exact, ("client", "server"))
 
 
 def test_statuses(start, keys, sandbox, name):
@@ -57,7 +54,7 @@ def test_statuses(start, keys, sandbox, name):
         with Conn(sandbox, server.port) as c:
             assert exchange(c, truth, keys, "GET", f"/status/{code}", key).status == code
     counted = server.witness(len(api.STATUSES))
-    assert not api.explain(truth, counted, fields(server), ("client", "server"))
+    assert not api.explain(truth, counted, server.exact, ("client", "server"))
 
 
 def test_interim_and_upgrade(start, keys, sandbox, name):
@@ -87,3 +84,14 @@ def test_interim_and_upgrade(start, keys, sandbox, name):
     for (_, _, _, status), sums in server.witness(expected).items():
         statuses[status] += sums.requests
     assert sum(statuses.values()) == expected and statuses[101] == server.upgrades
+
+
+@pytest.mark.parametrize("one_per_connection", [False, True], ids=["kept", "single"])
+def test_load(start, keys, sandbox, name, one_per_connection):
+    """At speed, the generator and the log count the same, row by row."""
+    server = start(name)
+    load = Load(sandbox, keys, server.port, mix(keys), 64, 3000,
+                one_per_connection=one_per_connection)
+    truth = load.result()
+    assert (api.total(truth).requests, load.lost) == (3000, 0), load.report
+    assert not api.explain(truth, server.witness(3000), server.exact, ("client", "server"))

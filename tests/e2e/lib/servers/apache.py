@@ -64,6 +64,8 @@ def unescape(text):
 
 class Apache(Server):
     name = "apache"
+    # mod_logio counts a speculative read (is the next request there already?) in %I, too.
+    exact = ("requests", "response_bytes")
 
     def __init__(self, *args, origin=None, **kwargs):
         super().__init__(*args, **kwargs)

@@ -2,8 +2,8 @@
 """What all servers share: life, readiness, and the witness.
 
 A server logs one line per answered request. `entries()` reads them; `witness(n)` waits until
-the log tells of at least n answers and returns a tally (see api.py). Servers that log bytes
-from the wire set `wire_bytes`; for the others the client alone knows the bytes.
+the log tells of at least n answers and returns a tally (see api.py). `exact` names
+the fields that a log counts as they pass on the wire; for the others the client alone knows.
 """
 
 import os
@@ -42,7 +42,7 @@ def query_key_of(target):
 
 class Server:
     name = "?"
-    wire_bytes = True           # the log's bytes are those on the wire
+    exact = ("requests", "request_bytes", "response_bytes")     # what its log counts exactly
     sends_early_hints = False
     upgrades = False
     stop_signal = signal.SIGTERM

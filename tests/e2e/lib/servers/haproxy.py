@@ -14,7 +14,7 @@ CONFIG = """\
 global
     maxconn 9000
     log stdout len 65535 format raw local0
-    nbthread 2
+    nbthread 1		# two threads that log to one descriptor lose lines
 defaults
     mode http
     log global
@@ -43,7 +43,7 @@ backend origin
 
 class Haproxy(Server):
     name = "haproxy"
-    wire_bytes = False          # %B and %U count HAProxy's internal form of a message
+    exact = ("requests",)       # %B and %U count HAProxy's internal form of a message
     sends_early_hints = True
     upgrades = True
     stop_signal = signal.SIGUSR1

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * One connection: two parsers, and the queue of exchanges between them.
+ *
+ *	client ── h1[IN] ──► queue of exchanges ──► h1[OUT] ──► server's answer books the front one
+ *
+ * Responses pair with requests first in, first out (RFC 9112 9.3). The request side only produces
+ * (head), the response side only consumes (tail); each has one writer at a time. Request octets go
+ * to the exchange atomically; whoever finds it answered takes them to its row (taken by exchange
+ * with 0, so once).
+ *
+ * Past TALLY_PIPELINE waiting requests, only what framing needs is kept (`over`): HEAD or CONNECT.
+ *
+ * Invariants:
+ *  C1 every final response head is `seen` once and leads to exactly one booked request;
+ *  C2 a tainted connection stays tainted, its responses still count;
+ *  C3 an exchange is charged to a key only if TCP took the whole head that names it (rcv_nxt).
+ */
+#ifndef TALLY_ENGINE_CONN_H
+#define TALLY_ENGINE_CONN_H
+
+#include "h1.h"
+#include "tally/ledger.h"
+
+enum { TALLY_IN, TALLY_OUT };
+
+#define TALLY_OVER 256 /* requests past TALLY_PIPELINE; a power of two */
+
+enum tally_exchange_flag {
+	EX_HEAD = 1 << 0,     /* answers carry no body */
+	EX_CONNECT = 1 << 1,  /* 2xx makes a tunnel */
+	EX_UNKNOWN = 1 << 2,  /* the key is not in the dictionary (yet) */
+	EX_NO_LEARN = 1 << 3, /* the route does not check keys */
+	EX_NO_ROOM = 1 << 4,  /* no candidate slot for the key's text */
+	EX_ORPHAN = 1 << 5,   /* no request of its own */
+};
+
+struct tally_exchange {
+	__u64 key;
+	__u64 start_ns;	     /* first octet received */
+	__u64 request_bytes; /* not booked yet; shared, atomic */
+	__u32 head_end;	     /* stream position after the head */
+	__u32 ruleset;
+	__u32 candidate;     /* id + 1 of the slot with the key's text, 0: none */
+	__u32 answered;	     /* shared: the row is known (final response head seen) */
+	__u16 route;
+	__u16 status;
+	__u16 flags; /* enum tally_exchange_flag */
+	__u8 method;
+	__u8 protocol;
+	__u8 attribution;
+	__u8 detail;
+	__u8 pad[6];
+};
+
+enum tally_conn_flag {
+	CONN_MIDSTREAM = 1 << 0,   /* joined after its birth, no provable boundary yet */
+	CONN_CLOSED = 1 << 1,
+	CONN_IGNORED = 1 << 2,	   /* outbound, or of no service */
+	CONN_RESOLVED = 1 << 3,	   /* service is known */
+	CONN_RESPONDING = 1 << 4,  /* a final head was read, its response goes on */
+	CONN_TUNNEL = 1 << 5,
+	CONN_FRAMED_OUT = 1 << 6,  /* h1[OUT] has framed from the first octet of a response */
+	CONN_IN_OVER = 1 << 7,
+};
+
+struct tally_conn {
+	__u32 lock[2]; /* xchg try-locks of the directions */
+	__u32 flags;   /* written under lock[OUT], or at birth */
+	__u32 service;
+	__u64 cookie;
+	__u32 next[2];	    /* stream position expected next */
+	__u32 synced[2];    /* next is known */
+	__u32 fin[2];	    /* position of FIN, if fin_seen */
+	__u8 fin_seen[2];
+	__u8 taint;	    /* enum tally_detail: from the stream layer; sticky */
+	__u8 owner_known;   /* last_key is a key a response accepted */
+	__u32 parsed_to;    /* IN: octets from here on were skipped as body, never looked at */
+	__u32 seen_at;	    /* IN: stream position of seen.b[0] */
+	__u32 seen_len;
+	__u64 begun_ns;	    /* IN: when the current request's first octet came */
+	__u64 last_key;	    /* for `tainted: owner` */
+	/* Queue. Free-running indices. */
+	__u32 head, tail;
+	__u32 over_head, over_tail;
+	__u64 over_bytes;   /* octets of requests past the depth; shared, atomic */
+	__u32 parked[2][TALLY_PARK_PIECES]; /* ids + 1; 0: empty. Shared, atomic */
+	__u32 parked_count[2];
+	__u16 peer_port;
+	__u8 peer[16];
+	__u8 pad[6];
+	struct tally_exchange queue[TALLY_PIPELINE];
+	struct tally_exchange orphan;
+	__u8 over[TALLY_OVER];
+	struct tally_h1 h1[2];
+	struct tally_chunk seen; /* IN: the octets looked at last (R9) */
+};
+
+/* What one run adds to the row of the current exchange. */
+struct tally_delta {
+	__u64 requests;
+	__u64 incomplete;
+	__u64 request_bytes;
+	__u64 response_bytes;
+	__u64 duration_ns;
+};
+
+TALLY_INLINE struct tally_exchange *conn_slot(struct tally_conn *c, __u32 i)
+{
+	tally_opaque(i);
+	return &c->queue[i & (TALLY_PIPELINE - 1)];
+}
+
+/* The exchange that responses belong to now. */
+TALLY_INLINE struct tally_exchange *conn_front(struct tally_conn *c)
+{
+	return c->tail != c->head ? conn_slot(c, c->tail) : &c->orphan;
+}
+
+/* The exchange that request octets belong to now: the one pushed last. */
+TALLY_INLINE struct tally_exchange *conn_last(struct tally_conn *c)
+{
+	return conn_slot(c, c->head - 1);
+}
+
+TALLY_INLINE void tally_conn_init(struct tally_conn *c)
+{
+	tally_h1_init(&c->h1[TALLY_IN], 0);
+	tally_h1_init(&c->h1[TALLY_OUT], 1);
+}
+
+/* Birth, with the stream positions of the first octets. */
+TALLY_INLINE void tally_conn_born(struct tally_conn *c, __u32 next_in, __u32 next_out)
+{
+	tally_conn_init(c);
+	c->next[TALLY_IN] = next_in;
+	c->next[TALLY_OUT] = next_out;
+	c->synced[TALLY_IN] = 1;
+	c->synced[TALLY_OUT] = 1;
+	c->parsed_to = next_in;
+	c->seen_at = next_in;
+}
+
+/* The connection was there before the meter. */
+TALLY_INLINE void tally_conn_join(struct tally_conn *c)
+{
+	tally_conn_init(c);
+	c->flags |= CONN_MIDSTREAM;
+}
+
+/* Why nothing on this connection can be charged any more; 0: it can. */
+TALLY_INLINE __u8 conn_taint(const struct tally_conn *c)
+{
+	return c->taint ? c->taint : c->h1[TALLY_IN].taint;
+}
+
+TALLY_INLINE void conn_attribute(struct tally_exchange *x, __u8 attribution, __u8 detail)
+{
+	x->attribution = attribution;
+	x->detail = detail;
+	if (attribution != TALLY_ATTR_KEY)
+		x->key = 0;
+}
+
+/* Tainted: to nobody, or, where the operator chose so, to the connection's last clean key. */
+TALLY_INLINE void conn_attribute_tainted(struct tally_conn *c, const struct tally_rules *r,
+					 struct tally_exchange *x)
+{
+	if (r->flags & TALLY_RULES_TAINTED_OWNER && c->owner_known) {
+		x->key = c->last_key;
+		x->attribution = TALLY_ATTR_KEY;
+		x->detail = conn_taint(c);
+		x->flags &= ~EX_UNKNOWN;
+		return;
+	}
+	conn_attribute(x, TALLY_ATTR_TAINTED, conn_taint(c));
+}
+
+/*
+ * h1[IN] has read a whole head. Fills the exchange that the driver then pushes: returns it, or
+ * NULL when the queue is full (the driver calls tally_conn_push_over then).
+ * An exchange with EX_UNKNOWN has a key that the driver must look up.
+ */
+TALLY_INLINE struct tally_exchange *tally_conn_request_head(struct tally_conn *c,
+							    const struct tally_rules *r,
+							    __u32 head_end)
+{
+	struct tally_h1 *p = &c->h1[TALLY_IN];
+	struct tally_exchange *x = conn_slot(c, c->head);
+	__u32 route = p->route;
+
+	if (c->head - c->tail >= TALLY_PIPELINE || c->over_head != c->over_tail)
+		return 0;
+	tally_opaque(route);
+	x->key = p->key_hash;
+	x->start_ns = c->begun_ns;
+	x->request_bytes = 0;
+	x->head_end = head_end;
+	x->ruleset = r->ruleset;
+	x->candidate = 0;
+	x->answered = 0;
+	x->route = p->route;
+	x->status = 0;
+	x->method = p->method;
+	x->protocol = p->protocol;
+	x->flags = 0;
+	if (p->method && r->method[p->method & (TALLY_METHODS - 1)] == 0x44414548ULL) /* HEAD */
+		x->flags |= EX_HEAD;
+	if (p->method && r->method[p->method & (TALLY_METHODS - 1)] == 0x5443454e4e4f43ULL)
+		x->flags |= EX_CONNECT;
+	if (r->route_flags[route & (TALLY_ROUTES - 1)] & TALLY_ROUTE_AUTH_NONE)
+		x->flags |= EX_NO_LEARN;
+	if (p->flags & H1_F_KEY_LIMIT)
+		conn_attribute(x, TALLY_ATTR_LIMIT, TALLY_DETAIL_KEY_TOO_LONG);
+	else if (p->flags & H1_F_PATH_DEEP)
+		conn_attribute(x, TALLY_ATTR_LIMIT, TALLY_DETAIL_PATH_DEPTH);
+	else if (p->key_priority)
+		conn_attribute(x, TALLY_ATTR_KEY, 0);
+	else
+		conn_attribute(x, TALLY_ATTR_ANONYMOUS,
+			       p->flags & H1_F_EMPTY_KEY ? TALLY_DETAIL_EMPTY_KEY : 0);
+	if (x->attribution == TALLY_ATTR_KEY)
+		x->flags |= EX_UNKNOWN;
+	return x;
+}
+
+/* Past the depth: keep what framing needs. Returns 0, or -1: not even that fits. */
+TALLY_INLINE int tally_conn_push_over(struct tally_conn *c, const struct tally_rules *r)
+{
+	struct tally_h1 *p = &c->h1[TALLY_IN];
+	__u64 method = p->method ? r->method[p->method & (TALLY_METHODS - 1)] : 0;
+	__u32 at = c->over_head;
+	__u8 flags = 0;
+
+	if (c->over_head - c->over_tail >= TALLY_OVER)
+		return -1;
+	if (method == 0x44414548ULL)
+		flags = EX_HEAD;
+	if (method == 0x5443454e4e4f43ULL)
+		flags = EX_CONNECT;
+	tally_opaque(at);
+	c->over[at & (TALLY_OVER - 1)] = flags;
+	c->over_head++;
+	return 0;
+}
+
+/* The stand-in for a request that is not in the queue: past the depth, unreadable, or unseen. */
+TALLY_INLINE struct tally_exchange *conn_orphan(struct tally_conn *c, const struct tally_rules *r,
+						__u64 now)
+{
+	struct tally_exchange *x = &c->orphan;
+	__u32 at = c->over_tail;
+
+	x->key = 0;
+	x->start_ns = c->begun_ns ? c->begun_ns : now;
+	x->request_bytes = 0;
+	x->ruleset = r->ruleset;
+	x->candidate = 0;
+	x->answered = 0;
+	x->route = 0;
+	x->method = 0;
+	x->protocol = c->h1[TALLY_OUT].protocol;
+	x->flags = EX_ORPHAN;
+	conn_attribute(x, TALLY_ATTR_ANONYMOUS, TALLY_DETAIL_NO_REQUEST);
+	if (c->over_head != c->over_tail) {
+		tally_opaque(at);
+		x->flags |= c->over[at & (TALLY_OVER - 1)];
+		x->start_ns = now;
+		conn_attribute(x, TALLY_ATTR_LIMIT, TALLY_DETAIL_PIPELINE_DEPTH);
+	}
+	return x;
+}
+
+/*
+ * h1[OUT] has read the head of a final response (status >= 200, or 101; or the first octets of an
+ * answer to HTTP/0.9). Finds its exchange and decides whom it belongs to, but for the driver's part:
+ * an exchange with EX_UNKNOWN set needs its key learnt. rcv_nxt: what TCP has taken.
+ */
+TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *c,
+							     const struct tally_rules *r,
+							     __u32 rcv_nxt, __u64 now)
+{
+	struct tally_h1 *p = &c->h1[TALLY_OUT];
+	struct tally_exchange *x;
+
+	if (c->tail != c->head)
+		x = conn_slot(c, c->tail);
+	else
+		x = conn_orphan(c, r, now);
+	x->status = p->status;
+	if (!(x->flags & EX_ORPHAN) && (__s32)(rcv_nxt - x->head_end) < 0)
+		c->taint = TALLY_DETAIL_CONFLICT;
+	if (c->flags & CONN_MIDSTREAM) {
+		conn_attribute(x, TALLY_ATTR_MIDSTREAM, 0);
+	} else if (conn_taint(c) && x->detail != TALLY_DETAIL_PIPELINE_DEPTH) {
+		/* Only requests from the taint on: those read before it keep their key, unless the
+		 * bytes themselves are in doubt. */
+		if (c->taint || x->flags & EX_ORPHAN || x->detail == conn_taint(c))
+			conn_attribute_tainted(c, r, x);
+	}
+	if (p->key_priority && !(c->flags & CONN_MIDSTREAM)) {
+		/* The server says who the customer is. */
+		x->key = p->key_hash;
+		x->attribution = TALLY_ATTR_KEY;
+		x->detail = 0;
+		x->flags |= EX_UNKNOWN;
+		x->flags &= ~EX_NO_LEARN;
+	}
+	c->flags |= CONN_RESPONDING;
+	return x;
+}
+
+/* Does the response carry no body, by the request it answers? By status alone: the parser knows. */
+TALLY_INLINE void tally_conn_frame_response(struct tally_conn *c, const struct tally_exchange *x)
+{
+	struct tally_h1 *p = &c->h1[TALLY_OUT];
+	int tunnel = p->status == 101 ||
+		     (x->flags & EX_CONNECT && p->status >= 200 && p->status < 300);
+
+	tally_h1_frame_response(p, x->flags & EX_HEAD, tunnel);
+	if (tunnel)
+		c->flags |= CONN_TUNNEL;
+}
+
+/* The row of an exchange. */
+TALLY_INLINE void tally_conn_row_key(const struct tally_conn *c, const struct tally_exchange *x,
+				     __u32 hour, struct tally_row_key *k)
+{
+	k->conn = c->cookie;
+	k->key = x->key;
+	k->hour = hour;
+	k->ruleset = x->ruleset;
+	k->service = c->service;
+	k->route = x->route;
+	k->status = x->status;
+	k->method = x->method;
+	k->attribution = x->attribution;
+	k->detail = x->detail;
+	k->protocol = x->protocol;
+	k->pad[0] = k->pad[1] = k->pad[2] = k->pad[3] = k->pad[4] = k->pad[5] = 0;
+}
+
+/* The front exchange is booked: the next response belongs to the next one. */
+TALLY_INLINE void tally_conn_pop(struct tally_conn *c, const struct tally_exchange *x)
+{
+	c->flags &= ~CONN_RESPONDING;
+	if (!(x->flags & EX_ORPHAN))
+		c->tail++;
+	else if (c->over_head != c->over_tail)
+		c->over_tail++;
+}
+
+#endif

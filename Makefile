@@ -75,7 +75,7 @@ DEMO_PROGS := $(patsubst deploy/demo/%.c,$(B)/demo-%,$(sort $(wildcard deploy/de
 
 # Targets ---------------------------------------------------------------------------------------
 
-.PHONY: all tests demo demo-live check check-long bench fuzz soak faults lint install clean deps help
+.PHONY: all tests demo demo-live check check-long bench fuzz soak faults lint format install clean deps help
 all: $(SKEL) $(if $(wildcard user/main.c),$(B)/tallyd) $(DEMO_PROGS) ## build tallyd and the demo's programs
 
 tests: all $(SAN_PROGS) $(OBJ_PROGS) $(FUZZ_PROGS) ## build every test program
@@ -112,6 +112,9 @@ fuzz: ## make fuzz T=h1 [SECONDS=60]: one libFuzzer target; without T, list them
 
 clean: ## remove the build folder
 	rm -rf $(B)
+
+format: ## clang-format everything kept in git
+	tests/lint/run.sh apply-format
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -191,6 +194,12 @@ $(B)/alone/%.ok: % | $(SKEL) $(B)/.tools
 	$(Q)$(if $(KIND),$(CLANG) $(BPF_CFLAGS),$(CC) $(CPPFLAGS) $(CFLAGS)) -Wno-unused-function \
 		-fsyntax-only -MMD -MP -MT $@ -MF $(@:.ok=.d) -x c -include $< /dev/null
 	@touch $@
+
+# For tests/lint
+.PHONY: print-flags skeletons
+print-flags:
+	@echo "$(filter-out -Werror=% -W%,$(CPPFLAGS) $(CFLAGS))"
+skeletons: $(SKEL) $(TEST_SKEL)
 
 # Tools are checked once, and what is missing is named.
 $(B)/.tools:

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lib import api, servers  # noqa: E402
+from lib import api, servers, tallyd  # noqa: E402
 from lib.sandbox import Sandbox  # noqa: E402
 
 _HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -33,3 +33,9 @@ def keys():
 def start(sandbox, keys):
     """start("nginx", ports=..., idle_s=...): that server, running; with its origin if it has one."""
     return lambda name, **kw: servers.start(name, sandbox, keys, **kw)
+
+
+@pytest.fixture
+def meter(sandbox, keys):
+    """meter([services], ...): tallyd, running on them; its hooks are gone after the test."""
+    return lambda services, **kw: tallyd.Tallyd(sandbox, keys, services, **kw).start()

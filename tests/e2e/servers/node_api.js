@@ -70,6 +70,8 @@ function route(request, response) {
 		chunked(response, Number(part[1]));
 	else if (part[0] === 'slow')
 		setTimeout(answer, Number(url.searchParams.get('s')) * 1000, response, 200, 'ok\n');
+	else if (part[0] === 'customer')
+		response.setHeader('X-Customer', part[1]), answer(response, 200, 'ok\n');
 	else if (part[0] === 'close')
 		closeDelimited(response);
 	else

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counted equals answered: per key, method, route and status, in requests and in bytes."""
+
+import threading
+
+import pytest
+
+from conftest import ALL_SERVERS
+from lib import api
+from lib.client import Conn
+from lib.load import Load, Template, mix
+from lib.tallyd import differences, service
+
+every_server = pytest.mark.parametrize("name", ALL_SERVERS)
+
+
+def settle(agent, server, truth, sandbox):
+    """Stops the agent and compares three witnesses: the client, the server's log, tallyd."""
+    counted = server.witness(api.total(truth).requests, 20)
+    assert not api.explain(truth, counted, server.exact, ("client", "server"))
+    ledger = agent.stop()
+    problems = differences(truth, ledger, "api")
+    assert not problems, f"{server.name}:\n{problems}"
+    assert not ledger.audit()
+    for d in ledger.rows("api", attribution="key"):
+        assert d["customer_id"] == agent.keys.customer_of(d["api_key_id"])
+    return ledger
+
+
+@every_server
+@pytest.mark.parametrize("match", ["cgroup", "ports"])
+def test_mix(start, meter, sandbox, keys, name, match):
+    """Kept and single connections, all routes and statuses, over windows of a second."""
+    templates = mix(keys)
+    server = start(name)
+    agent = meter([service("api", server.ports, sandbox.cgroup_path if match == "cgroup" else None)])
+    truth = api.new_tally()
+    for single, requests in ((False, 4000), (True, 1000)):
+        load = Load(sandbox, keys, server.port, templates, 32, requests, one_per_connection=single)
+        for row, sums in load.result().items():
+            api.add(truth, row, sums)
+        assert load.lost == 0, load.report
+    ledger = settle(agent, server, truth, sandbox)
+    assert not ledger.gaps() or set(ledger.gaps()) <= {"parked"}
+
+
+@every_server
+def test_statuses_and_key_sources(start, meter, sandbox, keys, name):
+    """Every status, and the key from a header, a bearer token, a query parameter."""
+    key = keys.new("a")
+    server = start(name)
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+    truth = api.new_tally()
+    ways = (dict(key=key), dict(headers=[f"Authorization: Bearer {key}"]),
+            dict(headers=[f"authorization:bearer   {key} "]), "query", dict(key="  " + key + "\t"))
+    for code in (200, *api.STATUSES):     # the first 200 makes the key known, also to 401 and 403
+        for way in ways:
+            target = f"/status/{code}" + (f"?x=1&api_key={key}&y" if way == "query" else "")
+            data = api.request("GET", target, **({} if way == "query" else way))
+            with Conn(sandbox, server.port) as c:
+                response = c.ask(data)
+            assert response.status == code
+            api.add(truth, ("key_a", "GET", "/status/{code}", code),
+                    api.Sums(1, len(data), response.size))
+    settle(agent, server, truth, sandbox)
+
+
+@every_server
+def test_big_bodies(start, meter, sandbox, keys, name):
+    """Uploads and downloads of megabytes, several at once: super-packets, sendfile, slow readers."""
+    names = [keys.new(f"c{i}") for i in range(4)]
+    server = start(name)
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+    truth, lock = api.new_tally(), threading.Lock()
+
+    def work(key, chunked):
+        body = b"0123456789abcdef" * (1 << 17)
+        upload = api.request("POST", "/v1/enrich", key, b"" if chunked else body,
+                             chunked=[body[:1000], body[:300000], body[1000:]] if chunked else None)
+        with Conn(sandbox, server.port, rcvbuf=65536 if chunked else None) as c:
+            for data, method, target in ((upload, "POST", "/v1/enrich"),
+                                         (api.request("GET", "/v1/files/8388608", key), "GET",
+                                          "/v1/files/8388608")):
+                response = c.ask(data, method)
+                assert response.status == 200
+                with lock:
+                    api.add(truth, (keys.id_of(key), method, api.route_of(method, target), 200),
+                            api.Sums(1, len(data), response.size))
+
+    threads = [threading.Thread(target=work, args=(k, i % 2)) for i, k in enumerate(names)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(60)
+    assert api.total(truth).requests == 8
+    settle(agent, server, truth, sandbox)
+
+
+@every_server
+def test_pipelined(start, meter, sandbox, keys, name):
+    """Sixteen requests in one write, two keys in turn, and again byte by byte: one each."""
+    a, b = keys.new("a"), keys.new("b")
+    server = start(name)
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+    requests = [api.request("GET", f"/v1/thing/{i}?q={'z' * i}", (a, b)[i % 2]) for i in range(16)]
+    truth = api.new_tally()
+    for send in ("at once", "bytewise"):
+        with Conn(sandbox, server.port) as c:
+            data = b"".join(requests)
+            assert c.send_segments([data]) if send == "at once" else c.send_bytewise(data)
+            for i, response in enumerate(c.responses(["GET"], 16)):
+                api.add(truth, (keys.id_of((a, b)[i % 2]), "GET", "/v1/**", 200),
+                        api.Sums(1, len(requests[i]), response.size))
+    counted = server.witness(32)
+    assert not api.explain(truth, counted, ("requests",), ("client", "server"))
+    ledger = agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert not ledger.audit()
+
+
+def test_ipv6(start, meter, sandbox, keys):
+    """IPv6, and IPv4 on an IPv6 socket."""
+    key = keys.new("a")
+    server = start("go")
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+    truth = api.new_tally()
+    data = api.request("POST", "/v1/enrich", key, b"v6")
+    for address in ("::1", "127.0.0.1"):
+        with Conn(sandbox, server.port, address) as c:
+            for _ in range(3):
+                api.add(truth, ("key_a", "POST", "/v1/enrich", 200),
+                        api.Sums(1, len(data), c.ask(data, "POST").size))
+    settle(agent, server, truth, sandbox)
+
+
+def test_only_the_service_is_metered(start, meter, sandbox, keys):
+    """Another port, another cgroup, and the server's own outbound connections are not counted."""
+    key = keys.new("a")
+    haproxy = start("haproxy")          # connects out to its origin, which is in the same cgroup
+    agent = meter([service("api", haproxy.ports, sandbox.cgroup_path),
+                   service("other", [haproxy.origin], sandbox.new_cgroup("empty"))])
+    truth = api.new_tally()
+    data = api.request("GET", "/v1/x", key)
+    with Conn(sandbox, haproxy.port) as c, Conn(sandbox, haproxy.origin) as direct:
+        for _ in range(5):
+            api.add(truth, ("key_a", "GET", "/v1/**", 200), api.Sums(1, len(data), c.ask(data).size))
+            direct.ask(data)
+    ledger = agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert not ledger.rows("other")
+    assert not ledger.audit()
+
+
+def test_nested_services_count_once(start, meter, sandbox, keys):
+    """A proxy and its origin as two services: each counts its own; cgroup goes before port."""
+    key = keys.new("a")
+    haproxy = start("haproxy")
+    agent = meter([service("front", haproxy.ports, sandbox.cgroup_path),
+                   service("origin", [haproxy.origin]),
+                   service("everything", [haproxy.port, haproxy.origin + 500])])
+    load = Load(sandbox, keys, haproxy.port, [Template("GET", "/v1/x", key)], 8, 500)
+    truth = load.result()
+    ledger = agent.stop()
+    assert not differences(truth, ledger, "front")
+    assert ledger.count("origin") == 500
+    assert not ledger.rows("everything")
+    assert not ledger.audit()
+
+
+def test_unknown_rejected_absent_keys(start, meter, sandbox, keys):
+    """An uncatalogued key that was accepted gets a stable id; a rejected one no row of its own."""
+    known = keys.new("known")
+    server = start("nginx")
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+
+    def ask(target, key, times=1):
+        for _ in range(times):
+            with Conn(sandbox, server.port) as c:
+                c.ask(api.request("GET", target, key))
+    ask("/v1/x", known, 3)
+    ask("/v1/x", "stranger-but-accepted", 4)
+    for i in range(50):
+        ask("/status/401", f"guess-{i}")
+    ask("/v1/x", None, 2)
+    ask("/v1/x", "", 2)
+    ledger = agent.stop()
+    keyed = {d["api_key_id"]: d for d in ledger.rows("api", attribution="key")}
+    assert len(keyed) == 2 and keyed["key_known"]["customer_id"] == "cus_known"
+    stranger = next(d for k, d in keyed.items() if k != "key_known")
+    assert stranger["api_key_id"].startswith("kfp_") and stranger["key_ref"] == "hmac"
+    assert (stranger["requests"], stranger["customer_id"]) == (4, None)
+    assert ledger.count("api", status=401) == 50
+    assert ledger.count("api", status=200, attribution="anonymous") == 4
+    text = agent.usage.read_text() + agent.log()
+    assert "guess-" not in text and "stranger" not in text and known not in text
+    assert not ledger.audit()
+
+
+def test_response_header_names_the_customer(start, meter, sandbox, keys):
+    """A service that authenticates by session: the key is in the answer."""
+    server = start("node")
+    key = keys.new("named", text="ETag-like")
+    agent = meter([service("api", server.ports, sandbox.cgroup_path,
+                           key=[{"response_header": "X-Customer"}])])
+    with Conn(sandbox, server.port) as c:
+        for _ in range(3):
+            c.ask(api.request("GET", f"/customer/{key}", None))
+    ledger = agent.stop()
+    assert ledger.count("api", api_key_id="key_named", status=200) == 3
+    assert not ledger.audit()

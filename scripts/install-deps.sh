@@ -5,6 +5,7 @@
 #
 #	scripts/install-deps.sh [build] [demo] [test]	(default: build)
 #	scripts/install-deps.sh --list [purpose...]	print the packages and stop
+#	scripts/install-deps.sh --missing [purpose...]	print those that are not installed and stop
 #
 # Asks apt for nothing when all packages are there; then it needs neither root nor a network.
 # Servers that come as a package (nginx, Apache httpd, HAProxy) are not started and not enabled:
@@ -27,7 +28,7 @@ build=(
 # shellcheck disable=SC2034
 demo=(
 	nginx-light?nginx wrk curl kcat
-	procps iproute2
+	python3 procps iproute2
 )
 # shellcheck disable=SC2034
 test=(
@@ -120,13 +121,14 @@ missing() {
 }
 
 main() {
-	local list_only='' purposes=() packages=() need
+	local print='' purposes=() packages=() need
 	while [ $# -gt 0 ]; do
 		case $1 in
-		--list) list_only=1 ;;
+		--list) print=wanted ;;
+		--missing) print=missing ;;
 		build | demo | test) purposes+=("$1") ;;
 		-h | --help)
-			sed -n '4,11s/^# \{0,1\}//p' "$0"
+			sed -n '4,12s/^# \{0,1\}//p' "$0"
 			return 0
 			;;
 		*) die "unknown purpose '$1' (build, demo, test)" ;;
@@ -134,8 +136,8 @@ main() {
 		shift
 	done
 	[ ${#purposes[@]} -gt 0 ] || purposes=(build)
-	if [ -n "$list_only" ]; then
-		wanted "${purposes[@]}"
+	if [ -n "$print" ]; then
+		"$print" "${purposes[@]}"
 		return 0
 	fi
 

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The configuration file: what an operator writes, checked as a whole.
+ *
+ * Invariants of a config that loaded: C1 names of services and of sinks are unique; C2 no two
+ * services have the same precedence and can match the same socket; C3 every service names its ports
+ * (or `all`) and at most one of cgroup, unit, executable; C4 the window divides an hour; C5 secrets
+ * are expanded. Routes are checked by identify/rules.h, which also compiles them.
+ */
+#ifndef TALLY_BASE_CONFIG_H
+#define TALLY_BASE_CONFIG_H
+
+#include "base/log.h"
+#include "base/option.h"
+
+#define TALLY_CONFIG_PATH "/etc/tallyd/tallyd.yaml"
+
+/* One place a key may stand in: exactly one of the three. */
+struct tally_config_key {
+	struct tally_place place;
+	char *header;
+	char *scheme; /* of header: Bearer, Basic (its user part), ... */
+	char *query;
+	char *response_header; /* names the customer in the response */
+};
+
+enum tally_config_auth { TALLY_CONFIG_AUTH_KEY, TALLY_CONFIG_AUTH_NONE };
+enum tally_config_truncated { TALLY_CONFIG_TRUNCATED_BILLABLE, TALLY_CONFIG_TRUNCATED_UNBILLABLE };
+
+struct tally_config_route {
+	struct tally_place place;
+	char *match;
+	uint64_t credits;		    /* 10^-9 */
+	struct tally_option_pair *billable; /* "4xx", "404" -> flag */
+	size_t n_billable;
+	bool health;
+	unsigned int auth;	/* enum tally_config_auth */
+	unsigned int truncated; /* enum tally_config_truncated */
+};
+
+struct tally_config_match {
+	struct tally_place place;
+	struct tally_option_ports ports;
+	char *cgroup; /* glob over the path below the cgroup root: /system.slice/geo*.service */
+	char *unit;   /* systemd unit */
+	char *executable;
+};
+
+enum tally_config_tainted { TALLY_CONFIG_TAINTED_UNATTRIBUTED, TALLY_CONFIG_TAINTED_OWNER };
+
+struct tally_config_anonymous {
+	struct tally_place place;
+	bool billable;
+};
+
+struct tally_config_service {
+	struct tally_place place;
+	char *name;
+	struct tally_config_match match;
+	struct tally_config_key *key;
+	size_t n_key;
+	struct tally_config_route *routes;
+	size_t n_routes;
+	unsigned int tainted; /* enum tally_config_tainted */
+	struct tally_config_anonymous anonymous;
+};
+
+enum tally_config_format { TALLY_CONFIG_CLOUDEVENTS, TALLY_CONFIG_OPENMETER };
+enum tally_config_delivery { TALLY_CONFIG_TRANSACTIONAL, TALLY_CONFIG_IDEMPOTENT };
+
+struct tally_config_topics {
+	struct tally_place place;
+	char *records, *control, *progress;
+};
+
+struct tally_config_kafka {
+	struct tally_place place; /* line 0: this sink is not kafka */
+	char *brokers;
+	struct tally_config_topics topics;
+	unsigned int format;   /* enum tally_config_format */
+	char *namespace;       /* openmeter */
+	unsigned int delivery; /* enum tally_config_delivery */
+	bool create_topics;
+	uint64_t partitions, replication;
+	uint64_t transaction_timeout_ns;
+	struct tally_option_pair *properties; /* for librdkafka; secrets expanded */
+	size_t n_properties;
+	bool required;
+};
+
+struct tally_config_file {
+	struct tally_place place;
+	char *path;
+	bool required;
+};
+
+struct tally_config_stdout {
+	struct tally_place place;
+	bool required;
+};
+
+/* Exactly one of the three has a place. */
+struct tally_config_sink {
+	struct tally_place place;
+	char *name; /* unique; default: its kind */
+	struct tally_config_kafka kafka;
+	struct tally_config_file file;
+	struct tally_config_stdout out;
+};
+
+struct tally_config_log {
+	struct tally_place place;
+	unsigned int level;  /* index: error, warning, notice, info, debug */
+	unsigned int format; /* enum tally_log_format */
+};
+
+struct tally_config_limits {
+	struct tally_place place;
+	uint64_t connection_rows, rows, keys;
+	uint64_t spool_bytes;
+};
+
+struct tally_config_metrics {
+	struct tally_place place;
+	char *listen; /* ADDRESS:PORT, or "off" */
+};
+
+struct tally_config_agent {
+	struct tally_place place;
+	uint64_t window_ns;
+	char *state_dir, *runtime_dir, *pin_dir;
+	struct tally_config_log log;
+	struct tally_config_limits limits;
+	char *fleet_secret; /* expanded; NULL: the agent makes its own */
+	struct tally_config_metrics metrics;
+};
+
+struct tally_config_keys {
+	struct tally_place place;
+	char *file; /* catalog; NULL: none */
+};
+
+struct tally_config {
+	struct tally_place place;
+	char *path;
+	struct tally_config_agent agent;
+	struct tally_config_service *services;
+	size_t n_services;
+	struct tally_config_keys keys;
+	struct tally_config_sink *sinks;
+	size_t n_sinks;
+};
+
+enum tally_config_flag {
+	/* ${cred:NAME} outside of a unit is a warning: for check-config at a prompt. */
+	TALLY_CONFIG_CHECK_ONLY = 1,
+};
+
+/*
+ * Read, decode, check. 0: *ret_config is whole (diag may hold warnings). -EINVAL: diag holds errors;
+ * -errno of reading, said in diag too.
+ */
+TALLY_MUST int tally_config_load(const char *path, unsigned int flags, struct tally_diag *diag,
+				 struct tally_config **ret_config);
+/* The same from memory. */
+TALLY_MUST int tally_config_parse(const char *text, size_t bytes, unsigned int flags,
+				  struct tally_diag *diag, struct tally_config **ret_config);
+void tally_config_free(struct tally_config *config);
+
+enum tally_log_level tally_config_log_level(const struct tally_config *config);
+/* Bytes of fleet_secret: any text, at least 16 bytes long. */
+extern const struct tally_option_table tally_config_table;
+
+TALLY_CLEANUP(struct tally_config *, tally_config_freep, tally_config_free)
+
+#endif

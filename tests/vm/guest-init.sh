@@ -1,0 +1,181 @@
+#!/run/vm/busybox sh
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=dash
+#
+# Process 1 of a guest, in two stages. The first runs from the initramfs, mounts the host's file tree
+# read-only with a writable layer of memory above it, and makes that the root. The second makes the place
+# a test expects, runs the command, and reports. run.sh wrote these beside this script, in /run/vm:
+#
+#   command   what to run, a shell script       busybox   the only program needed
+#   modules   to insert, in order               kernel        their folder on the host; empty: no host tree
+#   mounts    "TAG PATH": host folders that the guest may write to
+#   mark      what ends stdout and stderr
+#
+# To the host lead three virtio ports: stdout, stderr, and control, which says "start" and "exit CODE".
+
+PATH=/run/vm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
+
+port()
+{
+	for sys in /sys/class/virtio-ports/*; do
+		if [ "$(cat "$sys/name")" = "tallyd.$1" ]; then
+			echo "/dev/${sys##*/}"
+			return
+		fi
+	done
+	fail "no port $1"
+}
+
+# A panic is what the host understands without a port.
+fail()
+{
+	echo "tallyd-vm: $1" >/dev/console
+	echo c >/proc/sysrq-trigger
+	exit 1
+}
+
+kernel_filesystems()
+{
+	mount -t sysfs sysfs /sys
+	mount -t devtmpfs devtmpfs /dev
+}
+
+host_tree()
+{
+	mount -t 9p -o ro,trans=virtio,version=9p2000.L,cache=loose,msize=512000 root /lower ||
+		fail "cannot mount the host's files"
+	mount -t tmpfs -o size=75% upper /upper
+	mkdir /upper/data /upper/work
+	mount -t overlay -o lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work root /root ||
+		fail "cannot lay memory over the host's files"
+}
+
+# Guests of another machine: busybox and nothing else.
+bare_tree()
+{
+	mount -t tmpfs root /root
+	(cd /root && mkdir -p proc sys dev tmp root etc run bin usr/bin sbin usr/sbin)
+	cp /run/vm/busybox /root/bin/
+	/root/bin/busybox --install -s /root/bin
+	echo 'root:x:0:0:root:/root:/bin/sh' >/root/etc/passwd
+}
+
+stage1()
+{
+	/run/vm/busybox mount -t proc proc /proc	# where busybox finds its own name for the links
+	/run/vm/busybox mkdir /run/vm/bin
+	/run/vm/busybox --install -s /run/vm/bin
+	kernel_filesystems
+	while read -r module; do
+		insmod "/modules/$module" || fail "cannot insert $module"
+	done </run/vm/modules
+	if [ -s /run/vm/kernel ]; then
+		host_tree
+	else
+		bare_tree
+	fi
+	mount -t tmpfs run /root/run
+	mkdir /root/run/vm
+	cp -a /init /run/vm/. /root/run/vm/
+	mount -t proc proc /root/proc	# busybox runs itself by /proc/self/exe: never the host's
+	umount /sys /dev
+	exec switch_root /root /run/vm/busybox sh /run/vm/init stage2
+}
+
+mount_all()
+{
+	kernel_filesystems
+	mkdir -p /dev/pts /dev/shm /run/lock
+	mount -t devpts -o ptmxmode=666 devpts /dev/pts
+	mount -t tmpfs shm /dev/shm
+	ln -sf /proc/self/fd /dev/fd
+	ln -sf /proc/self/fd/0 /dev/stdin
+	ln -sf /proc/self/fd/1 /dev/stdout
+	ln -sf /proc/self/fd/2 /dev/stderr
+	mount -t cgroup2 cgroup2 /sys/fs/cgroup
+	mount -t bpf bpf /sys/fs/bpf
+	mount -t debugfs debugfs /sys/kernel/debug
+	mount -t tracefs tracefs /sys/kernel/tracing
+	mount -t securityfs securityfs /sys/kernel/security
+}
+
+# Modules come on demand, from the folder of this kernel and through busybox: the host may have no kmod.
+module_loading()
+{
+	dir=/lib/modules/$(uname -r)
+	[ -s /run/vm/kernel ] || return 0
+	mkdir -p "$dir"
+	mount --bind "$(cat /run/vm/kernel)/lib/modules/$(uname -r)" "$dir"
+	
+	echo /run/vm/bin/modprobe >/proc/sys/kernel/modprobe
+	[ -e /sbin/modprobe ] || ln -s /run/vm/bin/modprobe /sbin/modprobe
+}
+
+writable_folders()
+{
+	while read -r tag path; do
+		mkdir -p "$path"
+		mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=512000 "$tag" "$path" ||
+			fail "cannot mount $path"
+	done </run/vm/mounts
+}
+
+# What the command left running would keep its output open for ever.
+end_others()
+{
+	for proc in /proc/[0-9]*; do
+		pid=${proc##*/}
+		case " 1 $1 $2 " in
+		*" $pid "*) ;;
+		*) kill -9 "$pid" 2>/dev/null;;
+		esac
+	done
+}
+
+# A pipe stands between the command and each port: a port opens once only, and /dev/stdout would open it again.
+pump()
+{
+	mkfifo "/run/vm/$1"
+	exec 4>"$(port "$1")"
+	(cat "/run/vm/$1" && cat /run/vm/mark) >&4 &
+	exec 4>&-
+}
+
+run_command()
+{
+	shell=/bin/bash
+	[ -x $shell ] || shell=/bin/sh
+	pump stdout
+	out=$!
+	pump stderr
+	err=$!
+	exec 3>"$(port control)"
+	echo start >&3
+	setsid $shell /run/vm/command </dev/null >/run/vm/stdout 2>/run/vm/stderr 3>&- &
+	wait $!
+	code=$?
+	end_others $out $err
+	wait $out $err
+	sync
+	echo "exit $code" >&3
+}
+
+stage2()
+{
+	mount_all
+	hostname tallyd-vm
+	ip link set lo up
+	ulimit -n 65536
+	module_loading
+	writable_folders
+	run_command
+	sleep 60
+	poweroff -f
+}
+
+if [ "${1:-}" = stage2 ]; then
+	stage2
+else
+	stage1
+fi

@@ -1,0 +1,267 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Boot a Debian kernel in qemu, run a command there as root among the host's own files, and return what it
+# returned. Emulation by default: neither KVM nor root is needed, and the guest can change nothing here.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=tests/vm/common.sh
+. "$here/common.sh"
+
+usage()
+{
+	cat <<-END
+	usage: run.sh KERNEL [OPTION]... [--] COMMAND [ARG]...
+	  KERNEL           one of: $vm_releases (fetched when the cache has it not)
+	  --timeout S      end the guest after S seconds (default 600)
+	  --mem M          its memory in MiB (default 1024)
+	  --smp N          its processors (default 2)
+	  --disk FILE      a raw image as the next of /dev/vda, /dev/vdb, ...; what the guest flushed stays
+	  --share DIR      a folder that the guest writes to as well; all else it writes is forgotten
+	  --env NAME=VALUE set in the guest; TALLYD_* variables are passed on anyway
+	  --append WORDS   for the kernel's command line
+	  --verbose        kernel messages to stderr while it runs
+	The guest has the host's file tree, the current folder, cgroup v2, bpffs, tracefs, and loopback as its network.
+	exit code: that of COMMAND, or
+	  123   the guest went down (reset, power off) before COMMAND ended
+	  124   time is up
+	  125   it did not boot, or the kernel panicked; also: wrong usage, nothing to boot
+	environment: ARCH, TALLYD_CACHE, TALLYD_DEBIAN_URI (see fetch-kernel.sh), TALLYD_VM_ACCEL (default tcg)
+	END
+}
+
+parse()
+{
+	case ${1:-} in
+	-h|--help) usage; exit 0;;
+	''|-*) usage >&2; exit 125;;
+	esac
+	kernel=$1 timeout=600 mem=1024 smp=2 disks=() shares=() env=() append='' verbose=''
+	shift
+	while [ $# -gt 0 ]; do
+		case $1 in
+		--verbose) verbose=1; shift; continue;;
+		--) shift; break;;
+		--*) [ $# -ge 2 ] || die "$1 wants a value" 125;;
+		*) break;;
+		esac
+		case $1 in
+		--timeout) timeout=$2;;
+		--mem) mem=$2;;
+		--smp) smp=$2;;
+		--disk) disks+=("$(realpath -e "$2")") || die "no disk $2" 125;;
+		--share) shares+=("$(realpath -e "$2")") || die "no folder $2" 125;;
+		--env) env+=("$2");;
+		--append) append=$2;;
+		*) die "unknown option $1" 125;;
+		esac
+		shift 2
+	done
+	[ $# -gt 0 ] || { usage >&2; exit 125; }
+	command=("$@")
+}
+
+# The guest's shell reads what this prints; %q quotes for it.
+command_script()
+{
+	local name
+
+	echo "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	echo "export HOME=/root LANG=C.UTF-8 TALLYD_VM_KERNEL=$kernel"
+	for name in $(compgen -e TALLYD_); do
+		printf 'export %s=%q\n' "$name" "${!name}"
+	done
+	for name in ${env[@]+"${env[@]}"}; do
+		printf 'export %s=%q\n' "${name%%=*}" "${name#*=}"
+	done
+	printf 'cd %q || exit 125\n' "$PWD"
+	printf '%q ' exec "${command[@]}"
+	echo
+}
+
+# Module $1 and all it stands on, in the order of insertion. What is not in modules.dep is built in.
+add_module()
+{
+	local line dep
+
+	[ -z "${added[$1]:-}" ] || return 0
+	added[$1]=1
+	line=$(grep -m1 "/$1\.ko:" "$modules/modules.dep") || return 0
+	for dep in ${line#*:}; do
+		dep=${dep##*/}
+		add_module "${dep%.ko}"
+	done
+	echo "${line%%:*}"
+}
+
+guest_modules()
+{
+	local module
+	declare -A added
+
+	for module in virtio_pci virtio_console virtio_rng virtio_blk 9pnet_virtio 9p overlay; do
+		add_module "$module"
+	done
+}
+
+# What guest-init.sh reads; its head says what each file is.
+make_initramfs()
+{
+	local root=$tmp/initramfs vm=$tmp/initramfs/run/vm busybox=/bin/busybox module i
+
+	mkdir -p "$root"/{proc,sys,dev,lower,upper,root,modules} "$vm"
+	[ ! -e "$dir/busybox" ] || busybox=$dir/busybox
+	cp -L "$busybox" "$vm/busybox"
+	cp "$here/guest-init.sh" "$root/init"
+	command_script >"$vm/command"
+	# shellcheck disable=SC2001,SC2059  # the format is the bytes
+	printf "$(sed 's/../\\x&/g' <<<"$mark")" >"$vm/mark"
+	[ -e "$dir/busybox" ] || echo "$dir" >"$vm/kernel"
+	touch "$vm/kernel"
+	for i in "${!shares[@]}"; do
+		echo "share$i ${shares[i]}"
+	done >"$vm/mounts"
+	for module in $(guest_modules); do
+		cp "$modules/$module" "$root/modules/"
+		echo "${module##*/}"
+	done >"$vm/modules"
+	(cd "$root" && find . | cpio --quiet -o -H newc) >"$tmp/initramfs.cpio"
+}
+
+machine_args()
+{
+	case $(vm_arch) in
+	amd64) qemu=(qemu-system-x86_64 -M q35 -cpu max) tty=ttyS0;;
+	arm64) qemu=(qemu-system-aarch64 -M virt -cpu max) tty=ttyAMA0;;
+	*) die "no machine known for $(vm_arch)" 125;;
+	esac
+	command -v "${qemu[0]}" >/dev/null || die "${qemu[0]} is not installed" 125
+}
+
+# A writable port of the guest that ends in descriptor $2 here.
+port_args()
+{
+	qemu+=(-chardev "file,id=$1,path=/dev/fd/$2" -device "virtserialport,chardev=$1,name=tallyd.$1")
+}
+
+share_args()
+{
+	qemu+=(-fsdev "local,id=$1,path=${2//,/,,},security_model=none,multidevs=remap$3"
+		-device "virtio-9p-pci,fsdev=$1,mount_tag=$1")
+}
+
+qemu_args()
+{
+	local i quiet='quiet loglevel=4'
+
+	[ -z "$verbose" ] || quiet='ignore_loglevel'
+	machine_args
+	qemu+=(-accel "${TALLYD_VM_ACCEL:-tcg}" -smp "$smp" -m "$mem" -nodefaults -no-user-config
+		-display none -no-reboot -kernel "$dir/vmlinuz" -initrd "$tmp/initramfs.cpio"
+		-append "console=$tty $quiet panic=-1 oops=panic nokaslr cgroup_no_v1=all random.trust_cpu=on $append"
+		-chardev "file,id=console,path=/dev/fd/$console" -serial chardev:console
+		-device virtio-rng-pci -device virtio-serial-pci)
+	port_args stdout "$out"
+	port_args stderr "$err"
+	port_args control 1
+	share_args root / ,readonly=on
+	for i in "${!shares[@]}"; do
+		share_args "share$i" "${shares[i]}" ''
+	done
+	for i in "${!disks[@]}"; do
+		qemu+=(-drive "file=${disks[i]//,/,,},format=raw,if=virtio,index=$i")
+	done
+}
+
+# Its stdout is the control port; it does not outlive this script.
+start_guest()
+{
+	local sink=/dev/null
+
+	[ -z "$verbose" ] || sink=/dev/stderr
+	exec {out}> >(exec "$here/pump.py" "$mark")
+	out_pid=$!
+	exec {err}> >(exec "$here/pump.py" "$mark" >&2)
+	err_pid=$!
+	exec {console}> >(exec tee "$tmp/console" >$sink)
+	console_pid=$!
+	qemu_args
+	exec {control}< <(exec setpriv --pdeathsig KILL "${qemu[@]}" </dev/null 2>"$tmp/qemu")
+	guest=$!
+	exec {out}>&- {err}>&- {console}>&-
+}
+
+# Follows the guest to its end: state says how far it came, code what COMMAND returned.
+follow_guest()
+{
+	local deadline=$((SECONDS + timeout)) line
+
+	state=boot code=''
+	while [ "$state" != ended ]; do
+		if IFS= read -r -t $((deadline - SECONDS + 1)) -u "$control" line; then
+			case $line in
+			start) state=running;;
+			exit\ *) state=ended code=${line#exit };;
+			esac
+		elif [ $? -gt 128 ] || [ $SECONDS -gt $deadline ]; then
+			state=timeout
+			return 0
+		else
+			return 0
+		fi
+	done
+	wait "$out_pid" "$err_pid" || true
+}
+
+end_guest()
+{
+	kill -KILL "$guest" 2>/dev/null || true
+	wait "$guest" "$out_pid" "$err_pid" "$console_pid" 2>/dev/null || true
+}
+
+show_console()
+{
+	[ -n "$verbose" ] || tail -n 60 "$tmp/console" >&2
+	cat "$tmp/qemu" >&2
+}
+
+verdict()
+{
+	case $state in
+	ended)
+		[ "$code" = 0 ] || [ -n "$verbose" ] || tail -n 40 "$tmp/console" >&2
+		exit "$code";;
+	timeout)
+		show_console
+		die "kernel=$kernel: time is up after $timeout s" 124;;
+	esac
+	show_console
+	if grep -q 'Kernel panic' "$tmp/console"; then
+		die "kernel=$kernel: the kernel panicked" 125
+	fi
+	[ "$state" = running ] || die "kernel=$kernel: the guest did not boot" 125
+	die "kernel=$kernel: the guest went down before the command ended" 123
+}
+
+# shellcheck disable=SC2317  # by trap
+cleanup()
+{
+	[ -z "${guest:-}" ] || kill -KILL "$guest" 2>/dev/null || true
+	rm -rf "$tmp"
+}
+
+parse "$@"
+vm_known "$kernel" || die "unknown kernel '$kernel' (one of: $vm_releases)" 125
+"$here/fetch-kernel.sh" "$kernel" >/dev/null || exit 125
+dir=$(vm_kernel_dir "$kernel")
+modules=$dir/lib/modules/$(cat "$dir/version")
+mark=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/tallyd-vm.XXXXXX")
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+make_initramfs
+start_guest
+follow_guest
+end_guest
+verdict

@@ -76,7 +76,7 @@ DEMO_PROGS := $(patsubst deploy/demo/%.c,$(B)/demo-%,$(sort $(wildcard deploy/de
 # Targets ---------------------------------------------------------------------------------------
 
 .PHONY: all tests demo demo-live check check-long bench fuzz soak faults lint format install clean deps help
-all: $(SKEL) $(if $(wildcard user/main.c),$(B)/tallyd) $(DEMO_PROGS) ## build tallyd and the demo's programs
+all: $(SKEL) $(B)/obj/libtally.a $(if $(wildcard user/main.c),$(B)/tallyd) $(DEMO_PROGS) ## build tallyd and the demo's programs
 
 tests: all $(SAN_PROGS) $(OBJ_PROGS) $(FUZZ_PROGS) ## build every test program
 
@@ -139,7 +139,7 @@ $(B)/%.skel.h: $(B)/%.bpf.o
 
 # flavour NAME COMPILER FLAGS
 define flavour
-$(B)/$(1)/%.o: %.c | $(SKEL) $(TEST_SKEL) $(B)/.tools
+$(B)/$(1)/%.o: %.c | $(B)/.tools
 	@mkdir -p $$(@D)
 	$$(call say,CC,$$@)
 	$$(Q)$(2) $$(CPPFLAGS) $$(CFLAGS) $(3) -MMD -MP -c $$< -o $$@
@@ -183,6 +183,11 @@ $(FUZZ_PROGS): $(B)/test/%: $(B)/fuzz/tests/%.o $$(call libs,fuzz,$$@) $(B)/fuzz
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CLANG) $(FUZZ) -fsanitize=fuzzer -Wl,--as-needed $^ $(LDLIBS) $(TEST_LIBS) -o $@
+
+# Who includes a skeleton: built before the first compile; then the .d files know.
+COLLECT := $(patsubst %.c,%.o,$(filter user/collect/%,$(LIB_SRC)))
+$(COLLECT:%=$(B)/obj/%) $(COLLECT:%=$(B)/san/%) $(COLLECT:%=$(B)/fuzz/%): | $(SKEL)
+$(OBJ_PROGS:$(B)/test/%=$(B)/obj/tests/%.o) $(SAN_PROGS:$(B)/test/%=$(B)/san/tests/%.o): | $(SKEL) $(TEST_SKEL)
 
 # Every header compiles alone (tests/lint calls this).
 .PHONY: headers

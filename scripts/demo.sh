@@ -135,8 +135,8 @@ start_nginx() {
 start_tallyd() {
 	step tallyd 'starting ...'
 	cp deploy/demo/keys.yaml "$run/"
-	sed "s|@RUN@|$run|; s|@BROKERS@|$brokers|; s/18080/$port/" deploy/demo/tallyd.yaml >"$run/tallyd.yaml"
-	mkdir -p "$run/state"
+	sed "s|@RUN@|$run|; s|@BROKERS@|$brokers|; s/18080/$port/; s/18081/$((port + 1))/" deploy/demo/tallyd.yaml >"$run/tallyd.yaml"
+	mkdir -p "$run/state" "$run/run"
 	"$build/tallyd" run --config "$run/tallyd.yaml" >"$run/tallyd.log" 2>&1 &
 	meter_started=$!
 	wait_for 15 "$meter_started" tallyd "$run/tallyd.log" tallyd_is_ready
@@ -189,6 +189,7 @@ print_live() {
 		  wrk -d 10 -c 32 -H 'X-API-Key: globex-live-c5a2740e96d3' http://127.0.0.1:$port/v1/search
 
 		  $build/tallyd top --config $run/tallyd.yaml          live rates per key and route
+		  curl -s http://127.0.0.1:$((port + 1))/metrics
 		  kcat -C -q -b $brokers -t usage.records.v1 -o end    the records as they come
 		  tail -f $run/access.log                     the server's own log
 	TEXT

@@ -33,6 +33,7 @@ enum tally_exchange_flag {
 	EX_NO_LEARN = 1 << 3, /* the route does not check keys */
 	EX_NO_ROOM = 1 << 4,  /* no candidate slot for the key's text */
 	EX_ORPHAN = 1 << 5,   /* no request of its own */
+	EX_TAINTED = 1 << 6,  /* read at or after the connection's taint */
 };
 
 struct tally_exchange {
@@ -60,8 +61,6 @@ enum tally_conn_flag {
 	CONN_RESOLVED = 1 << 3,	   /* service is known */
 	CONN_RESPONDING = 1 << 4,  /* a final head was read, its response goes on */
 	CONN_TUNNEL = 1 << 5,
-	CONN_FRAMED_OUT = 1 << 6,  /* h1[OUT] has framed from the first octet of a response */
-	CONN_IN_OVER = 1 << 7,
 };
 
 struct tally_conn {
@@ -75,6 +74,8 @@ struct tally_conn {
 	__u8 fin_seen[2];
 	__u8 taint;	    /* enum tally_detail: from the stream layer; sticky */
 	__u8 owner_known;   /* last_key is a key a response accepted */
+	__u8 in_over;	    /* IN: the current request is past the depth */
+	__u8 pad0[3];
 	__u32 parsed_to;    /* IN: octets from here on were skipped as body, never looked at */
 	__u32 seen_at;	    /* IN: stream position of seen.b[0] */
 	__u32 seen_len;
@@ -219,7 +220,9 @@ TALLY_INLINE struct tally_exchange *tally_conn_request_head(struct tally_conn *c
 	else
 		conn_attribute(x, TALLY_ATTR_ANONYMOUS,
 			       p->flags & H1_F_EMPTY_KEY ? TALLY_DETAIL_EMPTY_KEY : 0);
-	if (x->attribution == TALLY_ATTR_KEY)
+	if (conn_taint(c))
+		x->flags |= EX_TAINTED;
+	else if (x->attribution == TALLY_ATTR_KEY)
 		x->flags |= EX_UNKNOWN;
 	return x;
 }
@@ -292,11 +295,10 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 		c->taint = TALLY_DETAIL_CONFLICT;
 	if (c->flags & CONN_MIDSTREAM) {
 		conn_attribute(x, TALLY_ATTR_MIDSTREAM, 0);
-	} else if (conn_taint(c) && x->detail != TALLY_DETAIL_PIPELINE_DEPTH) {
-		/* Only requests from the taint on: those read before it keep their key, unless the
-		 * bytes themselves are in doubt. */
-		if (c->taint || x->flags & EX_ORPHAN || x->detail == conn_taint(c))
-			conn_attribute_tainted(c, r, x);
+	} else if (c->taint || x->flags & EX_TAINTED ||
+		   (x->flags & EX_ORPHAN && conn_taint(c))) {
+		/* Requests read before a taint keep their key, unless the bytes are in doubt. */
+		conn_attribute_tainted(c, r, x);
 	}
 	if (p->key_priority && !(c->flags & CONN_MIDSTREAM)) {
 		/* The server says who the customer is. */

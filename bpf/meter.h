@@ -1,0 +1,764 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The meter: segments of TCP in, rows of the ledger out. It puts segments in stream order, drives
+ * the engine over them, and books what the engine finds. One source for the kernel (skb.h gives the
+ * ports) and for native use (user/replay, tests).
+ *
+ *	segment ── place ─┬─ in order ── feed ── events ── book
+ *	                  ├─ old: compared where TCP has not taken it yet (R9), else dropped
+ *	                  ├─ ahead, in a body of known length: the gap is skipped by length
+ *	                  └─ ahead: parked in pieces until the gap fills
+ *
+ * The ports, defined by whoever includes this file:
+ *	port_load(pkt, run, chunk, off, n)	octets of the segment into a chunk
+ *	port_row_add(run, c, x)			run->delta to the row of exchange x
+ *	port_key_known(run, hash)		is it in the dictionary?
+ *	port_key_learn(run, hash, id)		candidate id (+1) becomes an entry: 0, or -1: full
+ *	port_candidate_take(run, p, hash)	keep the key text of parser p: id + 1, or 0: no room
+ *	port_candidate_drop(run, id)
+ *	port_spill(run, p)			move p->key_text to p->spill_slot
+ *	port_park(pkt, run, c, at)		keep octets from `at` on: 0, or -1: no room
+ *	port_unpark(run, c, i)			parked piece i: its position and length into run; 0: none
+ *	port_park_drop(run, c, i)
+ *
+ * Invariants: M1 the direction's lock is held while its parser is touched; M2 every octet that
+ * passes is in exactly one of: a row, an exchange or head not yet answered, unparsed_bytes.
+ */
+#ifndef TALLY_METER_H
+#define TALLY_METER_H
+
+#include "engine/conn.h"
+#include "run.h"
+
+#ifdef __bpf__
+#define TALLY_PACKET struct __sk_buff
+#else
+#define TALLY_PACKET void
+#endif
+
+TALLY_INLINE __u64 meter_take(__u64 *v)
+{
+	return __sync_lock_test_and_set(v, 0);
+}
+
+TALLY_INLINE struct tally_h1 *meter_parser(struct tally_conn *c, __u32 dir)
+{
+	return dir == TALLY_IN ? &c->h1[TALLY_IN] : &c->h1[TALLY_OUT];
+}
+
+TALLY_INLINE int meter_unparsed(struct tally_totals *t, __u32 dir, __u32 reason, __u64 n)
+{
+	if (dir == TALLY_IN)
+		t->unparsed_bytes[0][reason] += n;
+	else
+		t->unparsed_bytes[1][reason] += n;
+	return 0;
+}
+
+/* ---- booking ---- */
+
+/* Add run->delta to the row of x, if there is anything to add. */
+TALLY_GLOBAL int meter_book(struct tally_run *run, struct tally_conn *c, struct tally_exchange *x)
+{
+	struct tally_delta *d;
+
+	if (!run || !c || !x)
+		return 0;
+	d = &run->delta;
+	if (!(d->requests | d->request_bytes | d->response_bytes))
+		return 0;
+	tally_conn_row_key(c, x, run->hour, &run->key);
+	port_row_add(run, c);
+	d->requests = 0;
+	d->incomplete = 0;
+	d->request_bytes = 0;
+	d->response_bytes = 0;
+	d->duration_ns = 0;
+	return 0;
+}
+
+/* Octets of requests that wait with x go to the delta; each octet is taken once. */
+TALLY_INLINE void meter_take_request_bytes(struct tally_run *run, struct tally_conn *c,
+					   struct tally_exchange *x)
+{
+	run->delta.request_bytes += meter_take(&x->request_bytes);
+	if (x->flags & EX_ORPHAN)
+		run->delta.request_bytes += meter_take(&c->over_bytes);
+}
+
+TALLY_INLINE void meter_count_booked(struct tally_totals *t, const struct tally_exchange *x)
+{
+	__u32 a = x->attribution;
+
+	if (!x->status) {
+		t->aborted++;
+	} else if (a == TALLY_ATTR_KEY) {
+		t->attributed++;
+	} else {
+		tally_opaque(a);
+		t->unattributed[a & 7]++;
+	}
+}
+
+/* The response of x is over: book it. incomplete: it was cut short. */
+TALLY_GLOBAL int meter_end_response(struct tally_run *run, struct tally_conn *c,
+				    struct tally_exchange *x, struct tally_totals *t,
+				    int incomplete)
+{
+	struct tally_h1 *p;
+
+	if (!run || !c || !x || !t)
+		return 0;
+	p = &c->h1[TALLY_OUT];
+	meter_take_request_bytes(run, c, x);
+	run->delta.requests = 1;
+	run->delta.incomplete = incomplete;
+	run->delta.response_bytes += p->octets;
+	run->delta.duration_ns = run->now > x->start_ns ? run->now - x->start_ns : 0;
+	p->octets = 0;
+	t->held_leave++;
+	meter_count_booked(t, x);
+	meter_book(run, c, x);
+	return 0;
+}
+
+/* ---- keys ---- */
+
+/* The request's key: known, or kept as a candidate until the response says. */
+TALLY_INLINE void meter_key_lookup(struct tally_run *run, struct tally_conn *c,
+				   struct tally_exchange *x, struct tally_totals *t)
+{
+	struct tally_h1 *p = &c->h1[TALLY_IN];
+
+	if (!(x->flags & EX_UNKNOWN))
+		return;
+	if (port_key_known(run, x->key)) {
+		x->flags &= ~EX_UNKNOWN;
+		return;
+	}
+	x->candidate = port_candidate_take(run, p, x->key);
+	if (!x->candidate) {
+		x->flags |= EX_NO_ROOM;
+		t->gaps[TALLY_GAP_CANDIDATE_FULL]++;
+	}
+}
+
+/* A response has answered a request whose key was unknown: learn it, or not. */
+TALLY_INLINE void meter_key_decide(struct tally_run *run, struct tally_exchange *x,
+				   struct tally_totals *t)
+{
+	if (x->attribution != TALLY_ATTR_KEY || port_key_known(run, x->key)) {
+		;
+	} else if (x->status == 401 || x->status == 403) {
+		conn_attribute(x, TALLY_ATTR_ANONYMOUS, TALLY_DETAIL_REJECTED_KEY);
+	} else if (x->flags & EX_NO_LEARN) {
+		conn_attribute(x, TALLY_ATTR_ANONYMOUS, TALLY_DETAIL_UNVERIFIED_KEY);
+	} else if (!x->candidate) {
+		conn_attribute(x, TALLY_ATTR_DICTIONARY_FULL, TALLY_DETAIL_NO_CANDIDATE);
+	} else if (port_key_learn(run, x->key, x->candidate)) {
+		conn_attribute(x, TALLY_ATTR_DICTIONARY_FULL, 0);
+		t->gaps[TALLY_GAP_DICTIONARY_FULL]++;
+	} else {
+		x->candidate = 0;
+	}
+	x->flags &= ~EX_UNKNOWN;
+	if (x->candidate)
+		port_candidate_drop(run, x->candidate);
+	x->candidate = 0;
+}
+
+/* ---- events ---- */
+
+TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c,
+				     const struct tally_rules *r, struct tally_totals *t)
+{
+	struct tally_h1 *p = &c->h1[TALLY_IN];
+	struct tally_exchange *x = tally_conn_request_head(c, r, run->seq + run->at);
+
+	c->in_over = !x;
+	if (x) {
+		meter_key_lookup(run, c, x, t);
+		x->request_bytes = p->octets;
+		p->octets = 0;
+		__sync_lock_test_and_set(&c->head, c->head + 1);
+	} else {
+		__sync_fetch_and_add(&c->over_bytes, p->octets);
+		p->octets = 0;
+		if (tally_conn_push_over(c, r))
+			h1_bad(p, TALLY_DETAIL_PIPELINE_DEPTH);
+	}
+	if (p->spill_slot) {
+		port_candidate_drop(run, p->spill_slot);
+		p->spill_slot = 0;
+	}
+}
+
+/* Octets of a request whose head is known go to its exchange, and from there to its row. */
+TALLY_INLINE void meter_request_octets(struct tally_run *run, struct tally_conn *c)
+{
+	struct tally_h1 *p = &c->h1[TALLY_IN];
+	struct tally_exchange *x = c->flags & CONN_TUNNEL ? conn_front(c) : conn_last(c);
+
+	if (!p->octets)
+		return;
+	if (c->in_over && !(c->flags & CONN_TUNNEL)) {
+		__sync_fetch_and_add(&c->over_bytes, p->octets);
+		p->octets = 0;
+		return;
+	}
+	__sync_fetch_and_add(&x->request_bytes, p->octets);
+	p->octets = 0;
+	if (x->answered) {
+		run->delta.request_bytes += meter_take(&x->request_bytes);
+		meter_book(run, c, x);
+	}
+}
+
+TALLY_INLINE void meter_response_final(struct tally_run *run, struct tally_conn *c,
+				       const struct tally_rules *r, struct tally_totals *t)
+{
+	struct tally_h1 *p = &c->h1[TALLY_OUT];
+	struct tally_exchange *x;
+
+	t->seen++;
+	x = tally_conn_response_head(c, r, run->rcv_nxt, run->now);
+	if (p->key_priority && x->attribution == TALLY_ATTR_KEY && x->flags & EX_UNKNOWN) {
+		if (x->candidate)
+			port_candidate_drop(run, x->candidate);
+		x->candidate = port_key_known(run, x->key) ? 0 :
+							     port_candidate_take(run, p, x->key);
+	}
+	if (x->flags & EX_UNKNOWN)
+		meter_key_decide(run, x, t);
+	if (x->attribution == TALLY_ATTR_KEY && !(x->flags & EX_TAINTED)) {
+		c->last_key = x->key;
+		c->owner_known = 1;
+	}
+	__sync_lock_test_and_set(&x->answered, 1);
+	t->held_enter++;
+}
+
+TALLY_INLINE void meter_response_head(struct tally_run *run, struct tally_conn *c,
+				      const struct tally_rules *r, struct tally_totals *t)
+{
+	struct tally_h1 *p = &c->h1[TALLY_OUT];
+	struct tally_exchange *x;
+
+	if (p->status < 200 && p->status != 101) {
+		tally_h1_frame_response(p, 0, 0); /* interim: its octets wait for the final head */
+		return;
+	}
+	meter_response_final(run, c, r, t);
+	x = conn_front(c);
+	tally_conn_frame_response(c, x);
+	if (p->state == H1_START) {
+		meter_end_response(run, c, x, t, 0);
+		tally_conn_pop(c, x);
+	} else if (p->state == H1_TUNNEL) {
+		meter_end_response(run, c, x, t, 0); /* counted once; then octets only */
+		c->flags &= ~CONN_RESPONDING;
+	}
+	if (p->spill_slot) {
+		port_candidate_drop(run, p->spill_slot);
+		p->spill_slot = 0;
+	}
+}
+
+TALLY_GLOBAL int meter_event(struct tally_run *run, struct tally_conn *c,
+			     const struct tally_rules *r, struct tally_totals *t)
+{
+	struct tally_h1 *p;
+	__u8 event;
+
+	if (!run || !c || !r || !t)
+		return 0;
+	p = meter_parser(c, run->dir);
+	event = p->event;
+	p->event = TALLY_EV_MORE;
+	if (event == TALLY_EV_SPILL) {
+		port_spill(run, p);
+	} else if (run->dir == TALLY_IN) {
+		if (event == TALLY_EV_HEAD)
+			meter_request_head(run, c, r, t);
+		else
+			meter_request_octets(run, c);
+	} else if (event == TALLY_EV_HEAD) {
+		meter_response_head(run, c, r, t);
+	} else if (c->flags & CONN_RESPONDING) {
+		struct tally_exchange *x = conn_front(c);
+
+		meter_end_response(run, c, x, t, 0);
+		tally_conn_pop(c, x);
+	}
+	return 0;
+}
+
+/* ---- feeding ---- */
+
+struct meter_loop {
+	TALLY_PACKET *pkt;
+	struct tally_run *run;
+	struct tally_conn *c;
+	const struct tally_rules *r;
+	struct tally_totals *t;
+};
+
+TALLY_INLINE int meter_load(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+			    struct tally_h1 *p)
+{
+	struct tally_chunk *chunk = run->dir == TALLY_IN ? &c->seen : &run->chunk;
+	__u32 n = run->len - run->at;
+
+	if (n > TALLY_CHUNK)
+		n = TALLY_CHUNK;
+	if (port_load(pkt, run, chunk, run->off + run->at, n))
+		return -1;
+	p->pos = 0;
+	p->end = n;
+	run->loaded = run->at;
+	if (run->dir == TALLY_IN) {
+		c->seen_at = run->seq + run->at;
+		c->seen_len = n;
+		c->parsed_to = c->seen_at + n;
+	}
+	return 0;
+}
+
+static long meter_feed_step(__u32 i, void *ctx)
+{
+	struct meter_loop *l = ctx;
+	struct tally_run *run = l->run;
+	struct tally_h1 *p = meter_parser(l->c, run->dir);
+
+	(void)i;
+	if (run->at >= run->len)
+		return 1;
+	if (p->state == H1_START && run->dir == TALLY_IN)
+		l->c->begun_ns = run->now;
+	if (p->pos < p->end) {
+		if (run->dir == TALLY_IN)
+			tally_h1_run(p, &l->c->seen, l->r);
+		else
+			tally_h1_run(p, &run->chunk, l->r);
+		run->at = run->loaded + p->pos;
+	} else if (p->state <= H1_SKIPPING) {
+		run->at += tally_h1_skip(p, run->len - run->at);
+	} else if (meter_load(l->pkt, run, l->c, p)) {
+		l->t->gaps[TALLY_GAP_LOAD_FAILED]++;
+		return 1;
+	}
+	if (p->event)
+		meter_event(run, l->c, l->r, l->t);
+	return 0;
+}
+
+/* Octets run->at .. run->len, which are in order, through the parser. */
+TALLY_GLOBAL int meter_feed(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+			    const struct tally_rules *r, struct tally_totals *t)
+{
+	struct meter_loop l = { pkt, run, c, r, t };
+	struct tally_h1 *p;
+
+	if (!run || !c || !r || !t)
+		return 0;
+	p = meter_parser(c, run->dir);
+	p->pos = 0;
+	p->end = 0;
+	tally_loop(1 << 18, meter_feed_step, &l);
+	if (run->at < run->len)
+		t->gaps[TALLY_GAP_LOOP_LIMIT]++;
+	if (run->dir == TALLY_IN)
+		c->next[TALLY_IN] = run->seq + run->at;
+	else
+		c->next[TALLY_OUT] = run->seq + run->at;
+	return 0;
+}
+
+/* ---- stream order ---- */
+
+/*
+ * A segment repeats octets that TCP has not taken yet (its first copy may have been refused: bad
+ * checksum, old timestamp): they must be the same octets (R9). Octets skipped as body do not matter.
+ * Returns 0: same, or nobody can tell a difference; 1: they differ, or cannot be compared.
+ */
+struct meter_compare {
+	const struct tally_chunk *a, *b;
+	struct tally_run *run;
+};
+
+static long meter_compare_step(__u32 i, void *ctx)
+{
+	struct meter_compare *m = ctx;
+	__u32 x = m->run->compare + i, y = i;
+
+	tally_opaque(x);
+	tally_opaque(y);
+	if (m->a->b[x & (TALLY_CHUNK - 1)] != m->b->b[y & (TALLY_CHUNK - 1)]) {
+		m->run->differs = 1;
+		return 1;
+	}
+	return 0;
+}
+
+TALLY_GLOBAL int meter_conflicts(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c)
+{
+	struct meter_compare m;
+	__u32 from, to;
+
+	if (!run || !c)
+		return 0;
+	from = run->seq;
+	to = run->seq + run->len;
+	if ((__s32)(from - run->rcv_nxt) < 0)
+		from = run->rcv_nxt;
+	if ((__s32)(to - c->next[TALLY_IN]) > 0)
+		to = c->next[TALLY_IN];
+	if ((__s32)(to - c->parsed_to) > 0)
+		to = c->parsed_to;
+	if ((__s32)(to - from) <= 0)
+		return 0;
+	if ((__s32)(from - c->seen_at) < 0 || (__s32)(to - c->seen_at - c->seen_len) > 0 ||
+	    to - from > TALLY_CHUNK)
+		return 1;
+	if (port_load(pkt, run, &run->chunk, run->off + (from - run->seq), to - from))
+		return 1;
+	m.a = &c->seen;
+	m.b = &run->chunk;
+	m.run = run;
+	run->compare = from - c->seen_at;
+	run->differs = 0;
+	tally_loop((to - from) & (2 * TALLY_CHUNK - 1), meter_compare_step, &m);
+	return run->differs;
+}
+
+/* First segment of a direction whose position is not known: join where it begins. */
+TALLY_INLINE void meter_join(struct tally_run *run, struct tally_conn *c, struct tally_totals *t)
+{
+	struct tally_h1 *p = meter_parser(c, run->dir);
+
+	t->gaps[TALLY_GAP_MIDSTREAM_JOIN]++;
+	if (run->dir == TALLY_IN) {
+		c->next[TALLY_IN] = run->seq;
+		c->synced[TALLY_IN] = 1;
+		c->parsed_to = run->seq;
+		c->seen_at = run->seq;
+		c->seen_len = 0;
+		if (run->snd_una != run->snd_nxt || run->seq != run->rcv_nxt)
+			p->state = H1_BAD; /* an answer is under way: no boundary here */
+	} else {
+		c->next[TALLY_OUT] = run->seq;
+		c->synced[TALLY_OUT] = 1;
+		if (run->snd_una != run->snd_nxt || run->seq != run->snd_nxt)
+			p->state = H1_BAD;
+	}
+}
+
+/*
+ * Joined midway, and now a request begins at a provable boundary: all answers framed from their
+ * first octet and acknowledged, no request waiting, none half read. From here on it is exact.
+ */
+TALLY_INLINE void meter_resync(struct tally_run *run, struct tally_conn *c, struct tally_totals *t)
+{
+	if (!(c->flags & CONN_MIDSTREAM) || run->dir != TALLY_IN || !c->synced[TALLY_OUT])
+		return;
+	if (c->h1[TALLY_IN].state != H1_START || c->h1[TALLY_OUT].state != H1_START)
+		return;
+	if (c->head != c->tail || c->over_head != c->over_tail || c->h1[TALLY_OUT].octets)
+		return;
+	if (run->seq != run->rcv_nxt || run->seq != c->next[TALLY_IN])
+		return;
+	if (run->snd_una != run->snd_nxt || run->snd_nxt != c->next[TALLY_OUT])
+		return;
+	c->flags &= ~CONN_MIDSTREAM;
+	t->gaps[TALLY_GAP_RESYNC]++;
+}
+
+/* Octets between what was read and pos are gone: no packet will bring them any more. */
+TALLY_INLINE void meter_lose(struct tally_run *run, struct tally_conn *c, struct tally_totals *t)
+{
+	struct tally_h1 *p = meter_parser(c, run->dir);
+
+	t->gaps[TALLY_GAP_NEVER_FILLED]++;
+	meter_unparsed(t, run->dir, TALLY_UNPARSED_GAP,
+		       run->seq - (run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT]));
+	if (run->dir == TALLY_IN)
+		h1_taint(p, TALLY_DETAIL_GAP);
+	p->state = H1_BAD;
+}
+
+enum meter_placed { PLACED_FEED, PLACED_NOTHING, PLACED_PARK };
+
+/* Where the segment stands in the stream: sets run->at. Returns enum meter_placed. */
+TALLY_GLOBAL int meter_place(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+			     struct tally_totals *t)
+{
+	struct tally_h1 *p;
+	__u32 next, taken;
+	__s32 gap;
+
+	if (!run || !c || !t)
+		return PLACED_NOTHING;
+	p = meter_parser(c, run->dir);
+	if (!(run->dir == TALLY_IN ? c->synced[TALLY_IN] : c->synced[TALLY_OUT]))
+		meter_join(run, c, t);
+	next = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
+	gap = run->seq - next;
+	run->at = 0;
+	if (gap <= 0) {
+		__u32 old = -gap;
+
+		if (old && run->dir == TALLY_IN && !run->source &&
+		    (__s32)(run->rcv_nxt - next) < 0 && meter_conflicts(pkt, run, c)) {
+			c->taint = TALLY_DETAIL_CONFLICT;
+			t->gaps[TALLY_GAP_CONFLICT]++;
+		}
+		run->at = old < run->len ? old : run->len;
+		return run->at < run->len ? PLACED_FEED : PLACED_NOTHING;
+	}
+	if ((__u32)gap > TALLY_WINDOW_MAX)
+		return PLACED_NOTHING;
+	/* A gap inside a body of known length, or in what is not looked at, is skipped by length. */
+	if (p->state == H1_CLOSE || p->state == H1_TUNNEL || p->state == H1_BAD ||
+	    ((p->state == H1_BODY || p->state == H1_CHUNK_DATA) && p->remain > (__u32)gap)) {
+		tally_h1_skip(p, gap);
+		return PLACED_FEED;
+	}
+	taken = run->dir == TALLY_IN ? run->rcv_nxt : run->snd_una;
+	if ((__s32)(taken - run->seq) >= 0 && !run->source) {
+		meter_lose(run, c, t);
+		return PLACED_FEED;
+	}
+	return PLACED_PARK;
+}
+
+/* ---- the end of a run ---- */
+
+/* An answer to HTTP/0.9 has no head: its first octets are the response. */
+TALLY_INLINE void meter_http09(struct tally_run *run, struct tally_conn *c,
+			       const struct tally_rules *r, struct tally_totals *t)
+{
+	struct tally_h1 *p = &c->h1[TALLY_OUT];
+
+	if (c->tail == c->head || conn_front(c)->protocol != TALLY_PROTO_HTTP09 || !p->octets)
+		return;
+	p->status = 200;
+	p->key_priority = 0;
+	meter_response_final(run, c, r, t);
+	p->state = H1_CLOSE;
+}
+
+/* The server has sent FIN, and everything before it was read. */
+TALLY_INLINE void meter_out_fin(struct tally_run *run, struct tally_conn *c,
+				const struct tally_rules *r, struct tally_totals *t)
+{
+	struct tally_h1 *p = &c->h1[TALLY_OUT];
+	struct tally_exchange *x;
+
+	if (p->state == H1_PROTOCOL || p->state == H1_STATUS)
+		meter_http09(run, c, r, t);
+	if (!(c->flags & CONN_RESPONDING))
+		return;
+	x = conn_front(c);
+	meter_end_response(run, c, x, t, p->state != H1_CLOSE);
+	tally_conn_pop(c, x);
+	p->state = H1_BAD;
+}
+
+/* What a run over segments leaves: octets to their rows, FIN, octets that nobody can parse. */
+TALLY_GLOBAL int meter_settle(struct tally_run *run, struct tally_conn *c,
+			      const struct tally_rules *r, struct tally_totals *t)
+{
+	struct tally_h1 *p;
+
+	if (!run || !c || !r || !t)
+		return 0;
+	p = meter_parser(c, run->dir);
+	if (run->dir == TALLY_IN) {
+		if (c->flags & CONN_TUNNEL || p->state < H1_BAD || (p->state > H1_HEAD_LF) ||
+		    p->flags & H1_F_TRAILER)
+			meter_request_octets(run, c);
+	} else {
+		if (p->state == H1_BAD && !(c->flags & (CONN_RESPONDING | CONN_TUNNEL)))
+			meter_http09(run, c, r, t);
+		if (c->fin_seen[TALLY_OUT] && c->next[TALLY_OUT] == c->fin[TALLY_OUT])
+			meter_out_fin(run, c, r, t);
+		if (c->flags & (CONN_RESPONDING | CONN_TUNNEL)) {
+			struct tally_exchange *x = conn_front(c);
+
+			run->delta.response_bytes += p->octets;
+			p->octets = 0;
+			meter_take_request_bytes(run, c, x);
+			meter_book(run, c, x);
+		}
+	}
+	if (p->state == H1_BAD && p->octets) {
+		meter_unparsed(t, run->dir,
+			       c->flags & CONN_MIDSTREAM ? TALLY_UNPARSED_MIDSTREAM :
+							   TALLY_UNPARSED_GAVE_UP,
+			       p->octets);
+		p->octets = 0;
+	}
+	return 0;
+}
+
+static long meter_unpark_step(__u32 i, void *ctx)
+{
+	struct meter_loop *l = ctx;
+	int placed;
+
+	if (!port_unpark(l->run, l->c, i))
+		return 0;
+	placed = meter_place(l->pkt, l->run, l->c, l->t);
+	if (placed == PLACED_PARK)
+		return 0;
+	if (placed == PLACED_FEED)
+		meter_feed(l->pkt, l->run, l->c, l->r, l->t);
+	port_park_drop(l->run, l->c, i);
+	return 0;
+}
+
+/*
+ * Parked pieces whose turn has come. Each round finds at least the next one, if it is there.
+ * Leaves run->source set: the run is over.
+ */
+TALLY_GLOBAL int meter_unpark(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+			      const struct tally_rules *r, struct tally_totals *t)
+{
+	struct meter_loop l = { pkt, run, c, r, t };
+	__u32 before;
+
+	if (!run || !c || !r || !t)
+		return 0;
+	for (int round = 0; round < 4; round++) {
+		before = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
+		tally_loop(TALLY_PARK_PIECES, meter_unpark_step, &l);
+		if (before == (run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT]))
+			break;
+	}
+	return 0;
+}
+
+TALLY_INLINE __u32 meter_parked(const struct tally_conn *c, __u32 dir)
+{
+	return dir == TALLY_IN ? c->parked_count[TALLY_IN] : c->parked_count[TALLY_OUT];
+}
+
+/*
+ * One segment of a connection whose service has rules r. The caller has filled run and holds the
+ * lock of the direction.
+ */
+TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+				const struct tally_rules *r, struct tally_totals *t)
+{
+	struct tally_h1 *p = meter_parser(c, run->dir);
+	int placed = PLACED_NOTHING;
+
+	if (run->dir == TALLY_IN && c->flags & CONN_TUNNEL && p->state == H1_START)
+		p->state = H1_TUNNEL;
+	if (run->flags & SEG_FIN && run->dir == TALLY_OUT) {
+		c->fin[TALLY_OUT] = run->seq + run->len;
+		c->fin_seen[TALLY_OUT] = 1;
+	}
+	run->source = 0;
+	if (run->len) {
+		meter_resync(run, c, t);
+		placed = meter_place(pkt, run, c, t);
+	}
+	if (placed == PLACED_FEED)
+		meter_feed(pkt, run, c, r, t);
+	else if (placed == PLACED_PARK)
+		t->gaps[port_park(pkt, run, c) ? TALLY_GAP_PARK_FULL : TALLY_GAP_PARKED]++;
+	if (meter_parked(c, run->dir))
+		meter_unpark(pkt, run, c, r, t);
+	meter_settle(run, c, r, t);
+}
+
+/* ---- the end of a connection ---- */
+
+static long meter_abort_step(__u32 i, void *ctx)
+{
+	struct meter_loop *l = ctx;
+	struct tally_conn *c = l->c;
+	struct tally_exchange *x = conn_slot(c, c->tail);
+
+	(void)i;
+	if (c->tail == c->head)
+		return 1;
+	if (x->candidate)
+		port_candidate_drop(l->run, x->candidate);
+	if (x->flags & EX_UNKNOWN && x->attribution == TALLY_ATTR_KEY)
+		conn_attribute(x, TALLY_ATTR_ANONYMOUS, TALLY_DETAIL_UNVERIFIED_KEY);
+	x->candidate = 0;
+	x->status = 0;
+	if (c->flags & CONN_MIDSTREAM)
+		conn_attribute(x, TALLY_ATTR_MIDSTREAM, 0);
+	else if (c->taint || x->flags & EX_TAINTED)
+		conn_attribute_tainted(c, l->r, x);
+	meter_take_request_bytes(l->run, c, x);
+	l->run->delta.requests = 1;
+	l->run->delta.duration_ns = l->run->now > x->start_ns ? l->run->now - x->start_ns : 0;
+	l->run->delta.response_bytes = c->h1[TALLY_OUT].octets;
+	c->h1[TALLY_OUT].octets = 0;
+	meter_count_booked(l->t, x);
+	meter_book(l->run, c, x);
+	c->tail++;
+	return 0;
+}
+
+/*
+ * The connection is gone: what was answered in part counts as incomplete, requests without an
+ * answer as aborted, octets of half a head as unparsed. Both locks are held.
+ */
+TALLY_GLOBAL int meter_close(struct tally_run *run, struct tally_conn *c,
+			     const struct tally_rules *r, struct tally_totals *t)
+{
+	struct meter_loop l = { 0, run, c, r, t };
+	struct tally_h1 *p;
+
+	if (!run || !c || !r || !t || c->flags & CONN_CLOSED)
+		return 0;
+	p = &c->h1[TALLY_OUT];
+	if (c->flags & CONN_RESPONDING) {
+		struct tally_exchange *x = conn_front(c);
+
+		meter_end_response(run, c, x, t, 1);
+		tally_conn_pop(c, x);
+	}
+	if (c->flags & CONN_TUNNEL) {
+		struct tally_exchange *x = conn_front(c);
+
+		run->delta.response_bytes += p->octets;
+		p->octets = 0;
+		meter_take_request_bytes(run, c, x);
+		meter_book(run, c, x);
+		if (!(x->flags & EX_ORPHAN))
+			c->tail++;
+	}
+	c->flags |= CONN_CLOSED;
+	c->flags &= ~(CONN_RESPONDING | CONN_TUNNEL);
+	tally_loop(TALLY_PIPELINE, meter_abort_step, &l);
+	if (c->over_head != c->over_tail) {
+		struct tally_exchange *x = conn_orphan(c, r, run->now);
+
+		run->delta.requests = c->over_head - c->over_tail;
+		run->delta.request_bytes = meter_take(&c->over_bytes);
+		x->status = 0;
+		t->aborted += run->delta.requests;
+		meter_book(run, c, x);
+		c->over_tail = c->over_head;
+	}
+	meter_unparsed(t, TALLY_IN, TALLY_UNPARSED_PARTIAL_HEAD,
+		       c->h1[TALLY_IN].octets + meter_take(&c->over_bytes));
+	meter_unparsed(t, TALLY_OUT, TALLY_UNPARSED_PARTIAL_HEAD, p->octets);
+	c->h1[TALLY_IN].octets = 0;
+	p->octets = 0;
+	if (c->h1[TALLY_IN].spill_slot)
+		port_candidate_drop(run, c->h1[TALLY_IN].spill_slot);
+	if (p->spill_slot)
+		port_candidate_drop(run, p->spill_slot);
+	c->h1[TALLY_IN].spill_slot = 0;
+	p->spill_slot = 0;
+	return 0;
+}
+
+#endif

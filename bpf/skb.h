@@ -1,0 +1,801 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The plaintext front end: cgroup_skb programs on ingress and egress. It finds the connection of a
+ * packet, and gives meter.h its ports over maps and helpers.
+ *
+ * What the hook really gives (each pinned by a test in tests/kernel):
+ *  - the payload is not in the linear part: bpf_skb_load_bytes only; skb->len is the true length;
+ *  - data with the handshake comes with the listener's socket: kept by 4-tuple (`deferred`);
+ *  - programs nest and are preempted on one CPU: scratch slots are taken by exchange;
+ *  - the hook sees segments that TCP then refuses: meter.h compares (R9).
+ */
+#ifndef TALLY_BPF_SKB_H
+#define TALLY_BPF_SKB_H
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "maps.h"
+
+#define PROBES 8
+#define SERVICE_NONE 0xffffffff
+#define HOUR_NS 3600000000000ULL
+
+enum { PASS = 1 };
+
+/* Kernel -> UTC hour, with the agent's cached hour against a division. */
+static __always_inline void run_clock(struct tally_run *run)
+{
+	__u32 zero = 0;
+	struct tally_clock *k = bpf_map_lookup_elem(&clock, &zero);
+
+	run->now = bpf_ktime_get_ns();
+	if (!k)
+		return;
+	if (run->now - k->hour_start_ns < HOUR_NS)
+		run->hour = k->hour;
+	else
+		run->hour = (run->now + k->offset_ns) / HOUR_NS;
+}
+
+static __always_inline struct tally_scratch *scratch_take(void)
+{
+	for (__u32 i = 0; i < TALLY_NEST; i++) {
+		__u32 key = i;
+		struct tally_scratch *s = bpf_map_lookup_elem(&scratch, &key);
+
+		if (s && !__sync_lock_test_and_set(&s->busy, 1))
+			return s;
+	}
+	return 0;
+}
+
+static __always_inline void scratch_give(struct tally_scratch *s)
+{
+	__sync_lock_test_and_set(&s->busy, 0);
+}
+
+static __always_inline struct tally_totals *totals_of(struct tally_run *run, __u32 service)
+{
+	__u32 zero = 0;
+	struct tally_epoch *e = bpf_map_lookup_elem(&epoch, &zero);
+	void *inner;
+
+	if (!e)
+		return 0;
+	run->epoch = e->index & 1;
+	inner = bpf_map_lookup_elem(&epochs_totals, &run->epoch);
+	return inner ? bpf_map_lookup_elem(inner, &service) : 0;
+}
+
+/* ---- ports ---- */
+
+/* Payload may hold secrets: nothing of it stays in memory that nobody owns. */
+static __always_inline void chunk_wipe(struct tally_chunk *c, __u32 len)
+{
+	for (__u32 i = 0; i < TALLY_CHUNK; i += 8) {
+		__u32 at = i;
+
+		if (i >= len)
+			break;
+		tally_opaque(at);
+		*(tally_unaligned *)(c->b + (at & (TALLY_CHUNK - 8))) = 0;
+	}
+}
+
+static __always_inline int port_load(struct __sk_buff *skb, struct tally_run *run,
+				     struct tally_chunk *chunk, __u32 off, __u32 n)
+{
+	if (run->source) {
+		__u32 id = run->source - 1;
+		struct tally_parked *piece = bpf_map_lookup_elem(&parked, &id);
+		__u32 i = off, k = n - 1;
+
+		if (!piece || !n)
+			return -1;
+		tally_opaque(i);
+		i &= TALLY_CHUNK - 1;
+		for (__u32 j = 0; j < TALLY_CHUNK; j += 8) {
+			__u32 at = i + j;
+
+			if (j > k)
+				break;
+			tally_opaque(at);
+			at &= TALLY_CHUNK - 1;
+			*(tally_unaligned *)(chunk->b + j) =
+				*(tally_unaligned *)(piece->data.b + at);
+		}
+		return 0;
+	}
+	n--;
+	n &= TALLY_CHUNK - 1;
+	tally_opaque(n);
+	n = (n & (TALLY_CHUNK - 1)) + 1;
+	return bpf_skb_load_bytes(skb, off, chunk->b, n);
+}
+
+static __always_inline void row_add(struct tally_row *row, const struct tally_delta *d)
+{
+	if (d->requests)
+		__sync_fetch_and_add(&row->requests, d->requests);
+	if (d->incomplete)
+		__sync_fetch_and_add(&row->incomplete, d->incomplete);
+	if (d->request_bytes)
+		__sync_fetch_and_add(&row->request_bytes, d->request_bytes);
+	if (d->response_bytes)
+		__sync_fetch_and_add(&row->response_bytes, d->response_bytes);
+	if (d->duration_ns)
+		__sync_fetch_and_add(&row->duration_ns, d->duration_ns);
+}
+
+/* Add to the row, making it if needed. Returns 0, or -1: the map refuses. */
+static __always_inline int row_book(void *map, struct tally_run *run, const struct tally_conn *c)
+{
+	struct tally_row *row = bpf_map_lookup_elem(map, &run->key);
+
+	if (!row) {
+		__builtin_memset(&run->row, 0, sizeof(run->row));
+		if (c) {
+			__builtin_memcpy(run->row.peer, c->peer, 16);
+			run->row.peer_port = c->peer_port;
+		}
+		bpf_map_update_elem(map, &run->key, &run->row, BPF_NOEXIST);
+		row = bpf_map_lookup_elem(map, &run->key);
+		if (!row)
+			return -1;
+	}
+	row_add(row, &run->delta);
+	return 0;
+}
+
+/* Connection row; else the row without connection; else the totals, which cannot refuse. */
+static __always_inline void port_row_add(struct tally_run *run, struct tally_conn *c)
+{
+	struct tally_totals *t;
+	void *map = bpf_map_lookup_elem(&epochs_rows, &run->epoch);
+
+	if (map && !row_book(map, run, c))
+		return;
+	t = totals_of(run, c->service);
+	if (t)
+		t->gaps[TALLY_GAP_ROW_FULL]++;
+	run->key.conn = bpf_get_smp_processor_id();
+	map = bpf_map_lookup_elem(&epochs_spill, &run->epoch);
+	if (map && !row_book(map, run, 0))
+		return;
+	if (!t)
+		return;
+	t->gaps[TALLY_GAP_AGG_FULL]++;
+	t->lost.requests += run->delta.requests;
+	t->lost.incomplete += run->delta.incomplete;
+	t->lost.request_bytes += run->delta.request_bytes;
+	t->lost.response_bytes += run->delta.response_bytes;
+	t->lost.duration_ns += run->delta.duration_ns;
+}
+
+static __always_inline int port_key_known(struct tally_run *run, __u64 hash)
+{
+	return bpf_map_lookup_elem(&dictionary, &hash) != 0;
+}
+
+static __always_inline __u32 candidate_take_long(void)
+{
+	__u32 start = bpf_get_prandom_u32();
+
+	for (__u32 i = 0; i < PROBES; i++) {
+		__u32 id = (start + i) % TALLY_CANDIDATES_LONG;
+		struct tally_candidate_long *k = bpf_map_lookup_elem(&candidates_long, &id);
+
+		if (k && !__sync_val_compare_and_swap(&k->state, TALLY_CAND_FREE, TALLY_CAND_HELD))
+			return TALLY_CANDIDATES + id + 1;
+	}
+	return 0;
+}
+
+/* The octets of p->key_text behind those already spilled. Returns 0, or -1: too long. */
+static __always_inline int long_append(struct tally_candidate_long *k, struct tally_h1 *p)
+{
+	__u32 at = p->key_spilled;
+
+	if (at + p->key_len > TALLY_KEY_MAX)
+		return -1;
+	for (__u32 i = 0; i < TALLY_KEY_INLINE; i += 8) {
+		__u32 to = at + i;
+
+		if (i >= p->key_len)
+			break;
+		tally_opaque(to);
+		to &= TALLY_KEY_MAX - 1;
+		*(tally_unaligned *)(k->text + to) = *(tally_unaligned *)(p->key_text + i);
+	}
+	return 0;
+}
+
+#define SPILL_LOST 0xffffffff
+
+static __always_inline struct tally_candidate_long *long_of(__u32 slot)
+{
+	__u32 id = slot - 1 - TALLY_CANDIDATES;
+
+	return slot == SPILL_LOST ? 0 : bpf_map_lookup_elem(&candidates_long, &id);
+}
+
+static __always_inline void port_spill(struct tally_run *run, struct tally_h1 *p)
+{
+	struct tally_candidate_long *k;
+
+	if (!p->spill_slot)
+		p->spill_slot = candidate_take_long();
+	if (!p->spill_slot)
+		p->spill_slot = SPILL_LOST; /* still hashed: a known key needs no text */
+	k = long_of(p->spill_slot);
+	if (p->key_spilled + p->key_len > TALLY_KEY_MAX)
+		p->flags |= H1_F_KEY_LIMIT;
+	else if (k)
+		long_append(k, p);
+	p->key_spilled += p->key_len;
+	p->key_len = 0;
+}
+
+static __always_inline __u32 candidate_keep_long(struct tally_h1 *p, __u64 hash)
+{
+	struct tally_candidate_long *k = long_of(p->spill_slot);
+	__u32 slot = p->spill_slot;
+
+	if (!k || long_append(k, p))
+		return 0;
+	k->len = p->key_spilled + p->key_len;
+	k->hash = hash;
+	p->spill_slot = 0;
+	return slot;
+}
+
+static __always_inline __u32 port_candidate_take(struct tally_run *run, struct tally_h1 *p,
+						 __u64 hash)
+{
+	__u32 start = bpf_get_prandom_u32();
+
+	if (p->key_spilled)
+		return candidate_keep_long(p, hash);
+	for (__u32 i = 0; i < PROBES; i++) {
+		__u32 id = (start + i) % TALLY_CANDIDATES;
+		struct tally_candidate *k = bpf_map_lookup_elem(&candidates, &id);
+
+		if (!k ||
+		    __sync_val_compare_and_swap(&k->state, TALLY_CAND_FREE, TALLY_CAND_HELD))
+			continue;
+		k->len = p->key_len;
+		k->hash = hash;
+		__builtin_memcpy(k->text, p->key_text, sizeof(k->text));
+		return id + 1;
+	}
+	return 0;
+}
+
+static __always_inline void port_candidate_drop(struct tally_run *run, __u32 slot)
+{
+	__u32 id = slot - 1;
+
+	if (slot == SPILL_LOST)
+		return;
+	if (id >= TALLY_CANDIDATES) {
+		struct tally_candidate_long *k = long_of(slot);
+
+		if (!k)
+			return;
+		/* 8 KiB are too much to wipe here; the next holder or the agent overwrites them. */
+		k->len = 0;
+		__sync_lock_test_and_set(&k->state, TALLY_CAND_FREE);
+	} else {
+		struct tally_candidate *k = bpf_map_lookup_elem(&candidates, &id);
+
+		if (!k)
+			return;
+		__builtin_memset(k->text, 0, sizeof(k->text));
+		k->len = 0;
+		__sync_lock_test_and_set(&k->state, TALLY_CAND_FREE);
+	}
+}
+
+static __always_inline void candidate_accept(__u32 slot)
+{
+	__u32 id = slot - 1;
+
+	if (id >= TALLY_CANDIDATES) {
+		struct tally_candidate_long *k = long_of(slot);
+
+		if (k)
+			__sync_lock_test_and_set(&k->state, TALLY_CAND_ACCEPTED);
+	} else {
+		struct tally_candidate *k = bpf_map_lookup_elem(&candidates, &id);
+
+		if (k)
+			__sync_lock_test_and_set(&k->state, TALLY_CAND_ACCEPTED);
+	}
+}
+
+static __always_inline int port_key_learn(struct tally_run *run, __u64 hash, __u32 slot)
+{
+	struct tally_key_entry e = { .state = TALLY_KEY_NEW, .slot = slot };
+
+	if (!bpf_map_update_elem(&dictionary, &hash, &e, BPF_NOEXIST)) {
+		candidate_accept(slot);
+		return 0;
+	}
+	if (!bpf_map_lookup_elem(&dictionary, &hash))
+		return -1;
+	port_candidate_drop(run, slot); /* another connection was first */
+	return 0;
+}
+
+/* ---- parking ---- */
+
+static __always_inline __u32 piece_take(__u64 now)
+{
+	__u32 start = bpf_get_prandom_u32();
+
+	for (__u32 i = 0; i < PROBES; i++) {
+		__u32 id = (start + i) % TALLY_PARK_POOL;
+		struct tally_parked *k = bpf_map_lookup_elem(&parked, &id);
+
+		if (!k || __sync_val_compare_and_swap(&k->busy, 0, 1))
+			continue;
+		k->since_ns = now;
+		return id + 1;
+	}
+	return 0;
+}
+
+static __always_inline void piece_free(__u32 slot)
+{
+	__u32 id = slot - 1;
+	struct tally_parked *k = bpf_map_lookup_elem(&parked, &id);
+
+	if (!k)
+		return;
+	chunk_wipe(&k->data, k->len);
+	__sync_lock_test_and_set(&k->busy, 0);
+}
+
+/* One piece of the segment at offset `at`: a slot, or 0. */
+static __always_inline __u32 piece_fill(struct __sk_buff *skb, struct tally_run *run, __u32 at)
+{
+	__u32 slot = piece_take(run->now), id = slot - 1, n = run->len - at;
+	struct tally_parked *k;
+
+	if (!slot)
+		return 0;
+	k = bpf_map_lookup_elem(&parked, &id);
+	if (!k)
+		return 0;
+	if (n > TALLY_CHUNK)
+		n = TALLY_CHUNK;
+	k->seq = run->seq + at;
+	k->len = n;
+	n--;
+	n &= TALLY_CHUNK - 1;
+	tally_opaque(n);
+	n = (n & (TALLY_CHUNK - 1)) + 1;
+	if (bpf_skb_load_bytes(skb, run->off + at, k->data.b, n)) {
+		piece_free(slot);
+		return 0;
+	}
+	return slot;
+}
+
+struct park_loop {
+	struct __sk_buff *skb;
+	struct tally_run *run;
+	struct tally_conn *c;
+};
+
+static __always_inline __u32 *parked_at(struct tally_conn *c, __u32 dir, __u32 i)
+{
+	tally_opaque(i);
+	i &= TALLY_PARK_PIECES - 1;
+	return dir == TALLY_IN ? &c->parked[TALLY_IN][i] : &c->parked[TALLY_OUT][i];
+}
+
+static long park_step(__u32 i, void *ctx)
+{
+	struct park_loop *l = ctx;
+	__u32 *at = parked_at(l->c, l->run->dir, i), slot;
+
+	if (l->run->at >= l->run->len)
+		return 1;
+	if (*at)
+		return 0;
+	slot = piece_fill(l->skb, l->run, l->run->at);
+	if (!slot)
+		return 1;
+	if (__sync_val_compare_and_swap(at, 0, slot)) {
+		piece_free(slot);
+		return 0;
+	}
+	if (l->run->dir == TALLY_IN)
+		__sync_fetch_and_add(&l->c->parked_count[TALLY_IN], 1);
+	else
+		__sync_fetch_and_add(&l->c->parked_count[TALLY_OUT], 1);
+	l->run->at += TALLY_CHUNK;
+	return 0;
+}
+
+static __noinline int park_segment(struct __sk_buff *skb, struct tally_run *run,
+				   struct tally_conn *c)
+{
+	struct park_loop l = { skb, run, c };
+
+	run->at = 0;
+	bpf_loop(TALLY_PARK_PIECES, park_step, &l, 0);
+	return run->at >= run->len ? 0 : -1;
+}
+
+static __always_inline int port_park(struct __sk_buff *skb, struct tally_run *run,
+				     struct tally_conn *c)
+{
+	return park_segment(skb, run, c);
+}
+
+static __always_inline int port_unpark(struct tally_run *run, struct tally_conn *c, __u32 i)
+{
+	__u32 slot = *parked_at(c, run->dir, i), id = slot - 1;
+	struct tally_parked *k;
+
+	if (!slot)
+		return 0;
+	k = bpf_map_lookup_elem(&parked, &id);
+	if (!k)
+		return 0;
+	run->source = slot;
+	run->seq = k->seq;
+	run->len = k->len;
+	run->off = 0;
+	run->at = 0;
+	return 1;
+}
+
+static __always_inline void port_park_drop(struct tally_run *run, struct tally_conn *c, __u32 i)
+{
+	__u32 slot = __sync_lock_test_and_set(parked_at(c, run->dir, i), 0);
+
+	if (!slot)
+		return;
+	piece_free(slot);
+	if (run->dir == TALLY_IN)
+		__sync_fetch_and_sub(&c->parked_count[TALLY_IN], 1);
+	else
+		__sync_fetch_and_sub(&c->parked_count[TALLY_OUT], 1);
+}
+
+#include "meter.h"
+
+/* ---- the packet ---- */
+
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+#define TCP_FIN 1
+#define TCP_SYN 2
+#define TCP_RST 4
+
+struct packet_head {
+	__u32 seq; /* host order */
+	__u32 off; /* of the payload */
+	__u32 len; /* of the payload */
+	__u8 flags;
+};
+
+/* Where the TCP header begins, 0: not TCP, or not understood. */
+static __always_inline __u32 tcp_offset(struct __sk_buff *skb)
+{
+	__u8 b[2];
+	__u32 off = 40;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, 0, b, 1))
+			return 0;
+		return (b[0] & 15) * 4;
+	}
+	if (skb->protocol != bpf_htons(ETH_P_IPV6) || bpf_skb_load_bytes(skb, 6, b, 1))
+		return 0;
+	for (int i = 0; i < 4; i++) { /* extension headers, RFC 8200 4.1 */
+		if (b[0] == IPPROTO_TCP)
+			return off;
+		if (b[0] != 0 && b[0] != 43 && b[0] != 60)
+			return 0;
+		if (bpf_skb_load_bytes(skb, off, b, 2))
+			return 0;
+		off += 8 + 8 * b[1];
+	}
+	return 0;
+}
+
+static __always_inline int packet_parse(struct __sk_buff *skb, struct packet_head *h)
+{
+	__u8 tcp[16] __attribute__((aligned(8)));
+	__u32 off = tcp_offset(skb);
+
+	if (!off || bpf_skb_load_bytes(skb, off, tcp, sizeof(tcp)))
+		return -1;
+	h->seq = bpf_ntohl(*(__u32 *)(tcp + 4));
+	h->flags = tcp[13];
+	h->off = off + (tcp[12] >> 4) * 4;
+	if (h->off > skb->len)
+		return -1;
+	h->len = skb->len - h->off;
+	return 0;
+}
+
+/* ---- the connection ---- */
+
+static __always_inline void peer_of(struct bpf_sock *sk, __u8 *peer, __u16 *port)
+{
+	__u32 *w = (__u32 *)peer;
+	/* Context fields are read one by one, at fixed offsets: never through a chosen pointer. */
+	__u32 ip4 = sk->dst_ip4, a = sk->dst_ip6[0], b = sk->dst_ip6[1], c = sk->dst_ip6[2],
+	      d = sk->dst_ip6[3];
+	int v4 = sk->family == AF_INET;
+
+	tally_opaque(ip4);
+	tally_opaque(a);
+	tally_opaque(b);
+	tally_opaque(c);
+	tally_opaque(d);
+	w[0] = v4 ? 0 : a;
+	w[1] = v4 ? 0 : b;
+	w[2] = v4 ? bpf_htonl(0xffff) : c;
+	w[3] = v4 ? ip4 : d;
+	*port = bpf_ntohs(sk->dst_port);
+}
+
+static __always_inline __u32 scope_find(__u64 cgroup, __u16 port)
+{
+	struct tally_scope_key k = { .cgroup = cgroup, .port = port };
+	struct tally_scope *s = bpf_map_lookup_elem(&scopes, &k);
+
+	return s ? s->service : SERVICE_NONE;
+}
+
+/* The one service that owns a socket: the deepest tagged cgroup with its port, else the port. */
+static __noinline __u32 service_of(struct bpf_sock *sk)
+{
+	__u32 zero = 0, service, port = sk->src_port;
+	struct tally_settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	if (!set)
+		return SERVICE_NONE;
+	for (int level = TALLY_SCOPE_LEVELS - 1; level >= 0; level--) {
+		__u64 cgroup;
+
+		if (!(set->levels_mask >> level & 1))
+			continue;
+		cgroup = bpf_sk_ancestor_cgroup_id(sk, level);
+		if (!cgroup)
+			continue;
+		service = scope_find(cgroup, port);
+		if (service == SERVICE_NONE)
+			service = scope_find(cgroup, 0);
+		if (service != SERVICE_NONE)
+			return service;
+	}
+	return scope_find(0, port);
+}
+
+/* Whom the connection belongs to, decided at its first packet. */
+static __always_inline int conn_resolve(struct bpf_sock *sk, struct __sk_buff *skb,
+					struct tally_conn *c)
+{
+	if (c->flags & CONN_RESOLVED)
+		return !(c->flags & CONN_IGNORED);
+	c->service = service_of(sk);
+	c->cookie = bpf_get_socket_cookie(skb);
+	peer_of(sk, c->peer, &c->peer_port);
+	c->flags |= CONN_RESOLVED;
+	if (c->service >= TALLY_SERVICES)
+		c->flags |= CONN_IGNORED;
+	return !(c->flags & CONN_IGNORED);
+}
+
+static __always_inline const struct tally_rules *rules_of(__u32 service)
+{
+	struct tally_service *s = bpf_map_lookup_elem(&services, &service);
+
+	return s ? bpf_map_lookup_elem(&rulesets, &s->slot) : 0;
+}
+
+static __always_inline __u32 *conn_lock(struct tally_conn *c, __u32 dir)
+{
+	return dir == TALLY_IN ? &c->lock[TALLY_IN] : &c->lock[TALLY_OUT];
+}
+
+static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
+				 struct bpf_sock *sk, __u32 port);
+
+/* Early request octets whose turn may have come by now: read before the answer to them. */
+static __always_inline int catch_up(struct __sk_buff *skb, struct tally_run *run, struct tally_conn *c,
+			       const struct tally_rules *r, struct tally_totals *t)
+{
+	if (!c->parked_count[TALLY_IN] || __sync_lock_test_and_set(&c->lock[TALLY_IN], 1))
+		return 0;
+	run->dir = TALLY_IN;
+	run->flags = 0;
+	meter_unpark(skb, run, c, r, t);
+	meter_settle(run, c, r, t);
+	__sync_lock_test_and_set(&c->lock[TALLY_IN], 0);
+	run->dir = TALLY_OUT;
+	return 0;
+}
+
+static __always_inline void run_packet(struct tally_run *run, const struct packet_head *h,
+				       __u32 dir)
+{
+	run->dir = dir;
+	run->seq = h->seq + (h->flags & TCP_SYN ? 1 : 0);
+	run->len = h->len;
+	run->off = h->off;
+	run->at = 0;
+	run->source = 0;
+	run->flags = h->flags & TCP_FIN ? SEG_FIN : 0;
+}
+
+static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scratch *s,
+				   struct tally_conn *c, const struct packet_head *h, __u32 dir)
+{
+	struct tally_run *run = &s->run;
+	const struct tally_rules *r = rules_of(c->service);
+	struct tally_totals *t;
+
+	run_clock(run);
+	t = totals_of(run, c->service);
+	if (!r || !t)
+		return 0;
+	if (dir == TALLY_OUT && c->parked_count[TALLY_IN])
+		catch_up(skb, run, c, r, t);
+	run_packet(run, h, dir);
+	if (dir == TALLY_IN)
+		t->bytes[0] += 0;
+	if (c->flags & CONN_CLOSED) {
+		meter_unparsed(t, dir, TALLY_UNPARSED_AFTER_CLOSE, h->len);
+		return 0;
+	}
+	if (__sync_lock_test_and_set(conn_lock(c, dir), 1)) {
+		t->gaps[TALLY_GAP_LOCK_BUSY]++;
+		if (park_segment(skb, run, c))
+			t->gaps[TALLY_GAP_PARK_FULL]++;
+		return 0;
+	}
+	meter_segment(skb, run, c, r, t);
+	__sync_lock_test_and_set(conn_lock(c, dir), 0);
+	return 0;
+}
+
+static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct bpf_tcp_sock *tcp;
+	struct tally_scratch *s;
+	struct packet_head h;
+	struct tally_conn *c;
+	__u32 port;
+	__u8 *wanted;
+
+	if (!sk)
+		return PASS;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->protocol != IPPROTO_TCP)
+		return PASS;
+	port = sk->src_port;
+	wanted = bpf_map_lookup_elem(&ports, &port);
+	if (!wanted || !*wanted || packet_parse(skb, &h))
+		return PASS;
+	if (sk->state == BPF_TCP_LISTEN) {
+		if (dir == TALLY_IN && h.len) {
+			s = scratch_take();
+			if (!s)
+				return PASS;
+			run_packet(&s->run, &h, dir);
+			defer_park(skb, s, sk, port);
+			scratch_give(s);
+		}
+		return PASS;
+	}
+	c = bpf_sk_storage_get(&conns, sk, 0, 0);
+	if (!h.len && !(h.flags & TCP_FIN) &&
+	    (!c || (!c->parked_count[TALLY_IN] && !c->parked_count[TALLY_OUT])))
+		return PASS;
+	if (!c) {
+		c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!c)
+			return PASS;
+		tally_conn_join(c);
+	}
+	if (!conn_resolve(sk, skb, c))
+		return PASS;
+	tcp = bpf_tcp_sock(sk);
+	if (!tcp)
+		return PASS;
+	s = scratch_take();
+	if (!s)
+		return PASS;
+	s->run.rcv_nxt = tcp->rcv_nxt;
+	s->run.snd_nxt = tcp->snd_nxt;
+	s->run.snd_una = tcp->snd_una;
+	packet_meter(skb, s, c, &h, dir);
+	scratch_give(s);
+	return PASS;
+}
+
+/* ---- data that comes with the listener ---- */
+
+static long defer_step(__u32 i, void *ctx)
+{
+	struct {
+		struct __sk_buff *skb;
+		struct tally_scratch *s;
+	} *l = ctx;
+	struct tally_run *run = &l->s->run;
+	__u32 slot;
+
+	if (run->at >= run->len)
+		return 1;
+	slot = piece_fill(l->skb, run, run->at);
+	if (!slot)
+		return 1;
+	tally_opaque(i);
+	l->s->deferred.piece[i & (TALLY_PARK_PIECES - 1)] = slot;
+	l->s->deferred.count = (i & (TALLY_PARK_PIECES - 1)) + 1;
+	run->at += TALLY_CHUNK;
+	return 0;
+}
+
+static long defer_drop_step(__u32 i, void *ctx)
+{
+	struct tally_deferred *d = *(struct tally_deferred **)ctx;
+
+	tally_opaque(i);
+	i &= TALLY_PARK_PIECES - 1;
+	if (d->piece[i])
+		piece_free(d->piece[i]);
+	d->piece[i] = 0;
+	return 0;
+}
+
+static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
+				 struct bpf_sock *sk, __u32 port)
+{
+	struct {
+		struct __sk_buff *skb;
+		struct tally_scratch *s;
+	} l = { skb, s };
+	struct tally_deferred *d = &s->deferred;
+	struct tally_deferred_key k = { .port = port };
+	__u8 head[40];
+
+	/* The listener's socket has no peer: the packet has. */
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		__u32 *w = (__u32 *)k.peer;
+
+		if (bpf_skb_load_bytes(skb, 12, w + 3, 4))
+			return 0;
+		w[2] = bpf_htonl(0xffff);
+	} else if (bpf_skb_load_bytes(skb, 8, k.peer, 16)) {
+		return 0;
+	}
+	(void)head;
+	{
+		__u16 sport;
+		__u32 off = tcp_offset(skb);
+
+		if (!off || bpf_skb_load_bytes(skb, off, &sport, 2))
+			return 0;
+		k.peer_port = bpf_ntohs(sport);
+	}
+	s->run.now = bpf_ktime_get_ns();
+	__builtin_memset(d, 0, sizeof(*d));
+	d->since_ns = s->run.now;
+	bpf_loop(TALLY_PARK_PIECES, defer_step, &l, 0);
+	if (bpf_map_update_elem(&deferred, &k, d, BPF_NOEXIST))
+		bpf_loop(TALLY_PARK_PIECES, defer_drop_step, &d, 0);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Birth and death of connections: sock_ops. At birth the stream positions are known before any data
+ * passes; at death what is left is booked. Runs under the socket's lock.
+ */
+#ifndef TALLY_BPF_SOCK_H
+#define TALLY_BPF_SOCK_H
+
+#include "skb.h"
+
+#define LOCK_TRIES 4096
+
+static long lock_step(__u32 i, void *ctx)
+{
+	__u32 *lock = *(__u32 **)ctx;
+
+	return !__sync_lock_test_and_set(lock, 1);
+}
+
+struct adopt_loop {
+	struct tally_conn *c;
+	struct tally_deferred *d;
+};
+
+static long adopt_step(__u32 i, void *ctx)
+{
+	struct adopt_loop *l = ctx;
+
+	tally_opaque(i);
+	i &= TALLY_PARK_PIECES - 1;
+	if (!l->d->piece[i])
+		return 1;
+	l->c->parked[TALLY_IN][i] = l->d->piece[i];
+	l->c->parked_count[TALLY_IN]++;
+	return 0;
+}
+
+/* Data that came with the listener's socket belongs to this connection. */
+static __noinline int conn_adopt(struct bpf_sock_ops *ops, struct bpf_sock *sk,
+				 struct tally_conn *c)
+{
+	struct tally_deferred_key k = { .port = ops->local_port };
+	struct adopt_loop l = { c, 0 };
+	__u16 port;
+
+	peer_of(sk, k.peer, &port);
+	k.peer_port = port;
+	l.d = bpf_map_lookup_elem(&deferred, &k);
+	if (!l.d)
+		return 0;
+	bpf_loop(TALLY_PARK_PIECES, adopt_step, &l, 0);
+	bpf_map_delete_elem(&deferred, &k);
+	return 0;
+}
+
+static __always_inline void on_born(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+	struct tally_conn *c;
+
+	if (!sk)
+		return;
+	c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!c || c->synced[TALLY_IN])
+		return;
+	tally_conn_born(c, ops->rcv_nxt, ops->snd_nxt);
+	conn_adopt(ops, sk, c);
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+static long drop_parked_step(__u32 i, void *ctx)
+{
+	struct tally_conn *c = *(struct tally_conn **)ctx;
+	__u32 in, out;
+
+	tally_opaque(i);
+	i &= TALLY_PARK_PIECES - 1;
+	in = __sync_lock_test_and_set(&c->parked[TALLY_IN][i], 0);
+	out = __sync_lock_test_and_set(&c->parked[TALLY_OUT][i], 0);
+	if (in)
+		piece_free(in);
+	if (out)
+		piece_free(out);
+	return 0;
+}
+
+static __always_inline int conn_died(struct tally_scratch *s, struct tally_conn *c, __u32 rcv_nxt,
+				__u32 snd_una)
+{
+	const struct tally_rules *r = rules_of(c->service);
+	struct tally_run *run = &s->run;
+	struct tally_totals *t;
+	__u32 *lock;
+
+	run_clock(run);
+	t = totals_of(run, c->service);
+	if (!r || !t)
+		return 0;
+	run->rcv_nxt = rcv_nxt;
+	run->snd_una = snd_una;
+	run->snd_nxt = snd_una;
+	lock = &c->lock[TALLY_IN];
+	bpf_loop(LOCK_TRIES, lock_step, &lock, 0);
+	lock = &c->lock[TALLY_OUT];
+	bpf_loop(LOCK_TRIES, lock_step, &lock, 0);
+	/* Parked pieces are not read here: every packet before this one, the FIN or RST included,
+	 * had its chance to (on_packet), so what is left has a gap before it. */
+	meter_close(run, c, r, t);
+	bpf_loop(TALLY_PARK_PIECES, drop_parked_step, &c, 0);
+	return 0;
+}
+
+static __always_inline void on_state(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+	struct tally_scratch *s;
+	struct tally_conn *c;
+
+	if (ops->args[1] != BPF_TCP_CLOSE || !sk)
+		return;
+	c = bpf_sk_storage_get(&conns, sk, 0, 0);
+	if (!c || !(c->flags & CONN_RESOLVED) || c->flags & CONN_IGNORED)
+		return;
+	s = scratch_take();
+	if (!s)
+		return;
+	conn_died(s, c, ops->rcv_nxt, ops->snd_una);
+	scratch_give(s);
+}
+
+static __always_inline void on_sock_ops(struct bpf_sock_ops *ops)
+{
+	__u32 port = ops->local_port;
+	__u8 *wanted;
+
+	if (ops->op == BPF_SOCK_OPS_STATE_CB) {
+		on_state(ops);
+		return;
+	}
+	if (ops->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		return;
+	wanted = bpf_map_lookup_elem(&ports, &port);
+	if (wanted && *wanted)
+		on_born(ops);
+}
+
+#endif

@@ -100,14 +100,26 @@ disable_new_services() {
 	done
 }
 
+# On a terminal the newest package in place, elsewhere a line for every tenth.
+progress() {
+	local tty=0
+	[ ! -t 1 ] || tty=1
+	awk -v tty="$tty" '
+		/^Get:/ && tty { printf "\r\033[K  downloading %s", $5; fflush() }
+		/^Setting up / { n++
+			if (tty) printf "\r\033[K  %d set up: %s %s", n, $3, $4
+			else if (n % 10 == 0) printf "  %d set up, now %s\n", n, $3
+			fflush() }
+		END { if (tty) printf "\r\033[K" }'
+}
+
 # apt_get ARGS...: quiet, one line of progress per package, the whole log on failure
 apt_get() {
 	local log
 	log=$(mktemp)
 	if ! DEBIAN_FRONTEND=noninteractive apt-get -y -q -o Dpkg::Use-Pty=0 \
 		-o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 "$@" 2>&1 </dev/null |
-		tee "$log" | awk '/^Setting up / {
-			printf "  [%3d] %s %s\n", ++n, $3, $4; fflush() }'; then
+		tee "$log" | progress; then
 		tail -n 30 "$log" >&2
 		rm -f "$log"
 		return 1

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Folders of cgroup v2: where it is mounted, which folders a pattern names, and a watch that says
+ * when the answer may have changed.
+ *
+ * Patterns are matched component by component from the mount with fnmatch(3): "/system.slice/geo*".
+ * "**" stands for any number of components, none included; a unit name is the pattern "**" "/name".
+ * A match is the folder itself; what lies below belongs to it.
+ *
+ * Level 0 is the root, as bpf_skb_ancestor_cgroup_id() counts.
+ */
+#ifndef TALLY_COLLECT_CGROUP_H
+#define TALLY_COLLECT_CGROUP_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/util.h"
+
+struct tally_cgroup {
+	uint64_t id; /* inode number of the folder */
+	uint32_t level;
+	char *path;
+};
+
+struct tally_cgroups {
+	struct tally_cgroup *items;
+	size_t n;
+	size_t cap;
+};
+
+void tally_cgroups_done(struct tally_cgroups *cgroups);
+
+/* Mount point of the cgroup v2 hierarchy that shows most of it. -ENOENT: it is not mounted. */
+TALLY_MUST int tally_cgroup_mount(char *ret_path, size_t size);
+
+/* The same, from a mountinfo file. */
+TALLY_MUST int tally_cgroup_mount_in(const char *mountinfo, char *ret_path,
+			     size_t size);
+
+/* The folder at path. level counts from mount. */
+TALLY_MUST int tally_cgroup_get(const char *mount, const char *path,
+			     struct tally_cgroup *ret_cgroup);
+
+/* Does a path (from the mount, "/a/b") match? */
+bool tally_cgroup_matches(const char *pattern, const char *path);
+
+/*
+ * Add all folders that match. When watch_fd (inotify) is not negative, every folder visited is
+ * watched for folders that come and go. -E2BIG: more than TALLY_CGROUPS_MAX.
+ */
+#define TALLY_CGROUPS_MAX 4096
+TALLY_MUST int tally_cgroup_find(const char *mount, const char *pattern,
+			     int watch_fd,
+			     struct tally_cgroups *cgroups);
+
+#endif

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "collect/keys.h"
+
+#include <bpf/bpf.h>
+#include <openssl/sha.h>
+#include <sys/mman.h>
+
+#include "tally/hash.h"
+#include "tally/ledger.h"
+
+/* The dictionary as we know it: open addressing, hash 0 is a free place. */
+struct known {
+	uint64_t hash;
+	uint64_t epoch; /* last used */
+	uint8_t sha256[32];
+	bool in_kernel;
+};
+
+/* One of the two candidate arrays, mapped. */
+struct pool {
+	uint8_t *base;
+	size_t bytes;
+	size_t stride;
+	uint32_t n;
+	uint64_t *held_since_s; /* per candidate; 0: not held */
+};
+
+struct tally_keys {
+	struct tally_load *load;
+	struct pool pools[2];
+	struct known *table;
+	size_t size; /* a power of two */
+	size_t used;
+	uint32_t in_kernel;
+	uint32_t capacity;
+	uint64_t epoch; /* the latest one mentioned */
+	struct tally_keys_status status;
+};
+
+/* Hashes are SipHash values: already spread. */
+static struct known *place(struct known *table, size_t size, uint64_t hash)
+{
+	size_t i = hash & (size - 1);
+
+	while (table[i].hash && table[i].hash != hash)
+		i = (i + 1) & (size - 1);
+	return &table[i];
+}
+
+static int resize(struct tally_keys *keys, size_t size)
+{
+	struct known *table = calloc(size, sizeof(*table));
+
+	if (!table)
+		return -ENOMEM;
+	for (size_t i = 0; i < keys->size; i++)
+		if (keys->table[i].hash)
+			*place(table, size, keys->table[i].hash) = keys->table[i];
+	free(keys->table);
+	keys->table = table;
+	keys->size = size;
+	return 0;
+}
+
+static int remember(struct tally_keys *keys, uint64_t hash, const uint8_t *sha256)
+{
+	struct known *known;
+
+	if (keys->used * 2 >= keys->size) {
+		int err = resize(keys, keys->size * 2);
+
+		if (err)
+			return err;
+	}
+	known = place(keys->table, keys->size, hash);
+	keys->used += !known->hash;
+	keys->in_kernel += !known->in_kernel;
+	known->hash = hash;
+	known->in_kernel = true;
+	known->epoch = keys->epoch;
+	memcpy(known->sha256, sha256, sizeof(known->sha256));
+	return 0;
+}
+
+static int map_pool(struct pool *pool, int fd, size_t value_size, uint32_t n)
+{
+	size_t page = sysconf(_SC_PAGESIZE);
+	void *base;
+
+	pool->stride = (value_size + 7) & ~(size_t)7;
+	pool->n = n;
+	pool->bytes = (pool->stride * n + page - 1) / page * page;
+	pool->held_since_s = calloc(n, sizeof(*pool->held_since_s));
+	if (!pool->held_since_s)
+		return -ENOMEM;
+	base = mmap(NULL, pool->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (base == MAP_FAILED)
+		return -errno;
+	pool->base = base;
+	/* Key texts: not in core dumps. Old kernels may refuse, which changes nothing else. */
+	(void)madvise(base, pool->bytes, MADV_DONTDUMP);
+	return 0;
+}
+
+/* What an earlier start resolved. Entries still NEW come by their candidates. */
+static int read_dictionary(struct tally_keys *keys)
+{
+	int fd = keys->load->maps[TALLY_MAP_DICTIONARY];
+	struct tally_key_entry entry;
+	__u64 hash, *previous = NULL;
+
+	while (!bpf_map_get_next_key(fd, previous, &hash)) {
+		int err = 0;
+
+		previous = &hash;
+		if (bpf_map_lookup_elem(fd, &hash, &entry))
+			continue;
+		if (entry.state == TALLY_KEY_RESOLVED)
+			err = remember(keys, hash, entry.sha256);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+TALLY_CLEANUP(struct tally_keys *, keys_closep, tally_keys_close)
+
+int tally_keys_open(struct tally_load *load, uint64_t epoch, struct tally_keys **ret_keys)
+{
+	_cleanup_(keys_closep) struct tally_keys *keys = calloc(1, sizeof(*keys));
+	int err;
+
+	if (!keys)
+		return -ENOMEM;
+	keys->load = load;
+	keys->epoch = epoch;
+	keys->capacity = tally_load_capacity(load, TALLY_MAP_DICTIONARY);
+	err = resize(keys, 1024);
+	if (!err)
+		err = map_pool(&keys->pools[0], load->maps[TALLY_MAP_CANDIDATES],
+			       sizeof(struct tally_candidate), TALLY_CANDIDATES);
+	if (!err)
+		err = map_pool(&keys->pools[1], load->maps[TALLY_MAP_CANDIDATES_LONG],
+			       sizeof(struct tally_candidate_long), TALLY_CANDIDATES_LONG);
+	if (!err)
+		err = read_dictionary(keys);
+	if (err)
+		return err;
+	*ret_keys = TAKE_PTR(keys);
+	return 0;
+}
+
+void tally_keys_close(struct tally_keys *keys)
+{
+	for (int i = 0; i < 2; i++) {
+		if (keys->pools[i].base)
+			(void)munmap(keys->pools[i].base, keys->pools[i].bytes); /* cannot fail */
+		free(keys->pools[i].held_since_s);
+	}
+	free(keys->table);
+	free(keys);
+}
+
+/* Both kinds of candidates begin alike; only the room for the text differs. */
+static struct tally_candidate_long *candidate_at(const struct pool *pool, uint32_t i)
+{
+	return (struct tally_candidate_long *)(pool->base + i * pool->stride);
+}
+
+static size_t text_room(const struct pool *pool)
+{
+	return pool->stride - offsetof(struct tally_candidate_long, text);
+}
+
+/* K2 */
+static void set_free(struct pool *pool, uint32_t i)
+{
+	struct tally_candidate_long *candidate = candidate_at(pool, i);
+
+	explicit_bzero(candidate->text, text_room(pool));
+	candidate->hash = 0;
+	candidate->len = 0;
+	pool->held_since_s[i] = 0;
+	__atomic_store_n(&candidate->state, TALLY_CAND_FREE, __ATOMIC_RELEASE);
+}
+
+static int resolve(struct tally_keys *keys, struct pool *pool, uint32_t i)
+{
+	struct tally_candidate_long *candidate = candidate_at(pool, i);
+	struct tally_key_entry entry = { .state = TALLY_KEY_RESOLVED };
+	__u64 hash = candidate->hash;
+	uint32_t len = candidate->len;
+	int err;
+
+	if (len <= text_room(pool)) {
+		SHA256(candidate->text, len, entry.sha256);
+		if (bpf_map_update_elem(keys->load->maps[TALLY_MAP_DICTIONARY], &hash, &entry,
+					BPF_ANY))
+			return -errno;
+		err = remember(keys, hash, entry.sha256);
+		if (err)
+			return err;
+		keys->status.resolved++;
+	}
+	set_free(pool, i);
+	return 0;
+}
+
+static void check_stale(struct tally_keys *keys, struct pool *pool, uint32_t i, uint64_t now_s)
+{
+	keys->status.held++;
+	if (!pool->held_since_s[i])
+		pool->held_since_s[i] = now_s;
+	if (now_s - pool->held_since_s[i] < TALLY_KEYS_STALE_S)
+		return;
+	keys->status.stale++;
+	set_free(pool, i);
+}
+
+static int poll_pool(struct tally_keys *keys, struct pool *pool, uint64_t now_s)
+{
+	for (uint32_t i = 0; i < pool->n; i++) {
+		struct tally_candidate_long *candidate = candidate_at(pool, i);
+		uint32_t state = __atomic_load_n(&candidate->state, __ATOMIC_ACQUIRE);
+		int err;
+
+		if (state == TALLY_CAND_HELD) {
+			check_stale(keys, pool, i, now_s);
+			continue;
+		}
+		pool->held_since_s[i] = 0;
+		if (state != TALLY_CAND_ACCEPTED)
+			continue;
+		keys->status.accepted++;
+		err = resolve(keys, pool, i);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+int tally_keys_poll(struct tally_keys *keys)
+{
+	uint64_t now_s = tally_util_mono_ns() / TALLY_NS_PER_S;
+	int err;
+
+	keys->status.held = 0;
+	keys->status.accepted = 0;
+	err = poll_pool(keys, &keys->pools[0], now_s);
+	return err ? err : poll_pool(keys, &keys->pools[1], now_s);
+}
+
+int tally_keys_find(struct tally_keys *keys, uint64_t hash, uint64_t epoch, uint8_t ret_sha256[32])
+{
+	struct known *known = place(keys->table, keys->size, hash);
+
+	keys->epoch = TALLY_MAX(keys->epoch, epoch);
+	if (!hash || !known->hash)
+		return -ENOENT;
+	known->epoch = TALLY_MAX(known->epoch, epoch);
+	memcpy(ret_sha256, known->sha256, sizeof(known->sha256));
+	return 0;
+}
+
+static bool is_idle(const struct known *known, uint64_t epoch)
+{
+	return known->epoch + TALLY_KEYS_IDLE < epoch;
+}
+
+/* Rebuild the table without what the kernel dropped and nobody used since. */
+static int forget(struct tally_keys *keys, uint64_t epoch)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < keys->size; i++) {
+		struct known *known = &keys->table[i];
+
+		if (known->hash && !known->in_kernel && is_idle(known, epoch - TALLY_KEYS_IDLE))
+			known->hash = 0;
+		kept += known->hash != 0;
+	}
+	keys->used = kept;
+	return resize(keys, keys->size);
+}
+
+int tally_keys_trim(struct tally_keys *keys, uint64_t epoch)
+{
+	int fd = keys->load->maps[TALLY_MAP_DICTIONARY];
+
+	if ((uint64_t)keys->in_kernel * 100 < (uint64_t)keys->capacity * TALLY_KEYS_FULL_PERCENT)
+		return 0;
+	for (size_t i = 0; i < keys->size; i++) {
+		struct known *known = &keys->table[i];
+
+		if (!known->hash || !known->in_kernel || !is_idle(known, epoch))
+			continue;
+		if (bpf_map_delete_elem(fd, &known->hash) && errno != ENOENT)
+			return -errno;
+		known->in_kernel = false;
+		keys->in_kernel--;
+		keys->status.dropped++;
+	}
+	return epoch > 2 * TALLY_KEYS_IDLE ? forget(keys, epoch) : 0;
+}
+
+void tally_keys_status(const struct tally_keys *keys, struct tally_keys_status *ret_status)
+{
+	*ret_status = keys->status;
+	ret_status->entries = keys->in_kernel;
+	ret_status->capacity = keys->capacity;
+}

@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "collect/ledger.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <openssl/sha.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/util.h"
+
+#define BATCH 4096U
+
+struct tally_ledger {
+	struct tally_load *load;
+	uint64_t number;	    /* of the open epoch */
+	uint64_t start_ns;	    /* when it began */
+	int fds[TALLY_EPOCH_KINDS]; /* of the open epoch */
+	bool unsettled;		    /* flipped, but the wait failed: no draining yet (L1) */
+	int cpus;
+	uint8_t id[TALLY_LEDGER_ID];
+};
+
+static const enum tally_map outer_maps[] = { TALLY_MAP_EPOCHS_ROWS, TALLY_MAP_EPOCHS_SPILL,
+					     TALLY_MAP_EPOCHS_TOTALS };
+
+static uint32_t slot_of(uint64_t number)
+{
+	return (number - 1) & 1;
+}
+
+static int fill_slots(struct tally_ledger *ledger, uint64_t number, const int *fds)
+{
+	__u32 slot = slot_of(number);
+
+	for (int i = 0; i < TALLY_EPOCH_KINDS; i++) {
+		int outer = ledger->load->maps[outer_maps[i]];
+
+		if (bpf_map_update_elem(outer, &slot, &fds[i], BPF_ANY))
+			return -errno;
+	}
+	return 0;
+}
+
+/* L1. Any update of an array of maps waits for the programs that run. */
+static int settle(struct tally_ledger *ledger)
+{
+	int outer = ledger->load->maps[TALLY_MAP_EPOCHS_ROWS];
+	__u32 slot = slot_of(ledger->number);
+
+	if (bpf_map_update_elem(outer, &slot, &ledger->fds[TALLY_EPOCH_ROWS], BPF_ANY))
+		return -errno;
+	ledger->unsettled = false;
+	return 0;
+}
+
+static int flip(struct tally_ledger *ledger, uint64_t number)
+{
+	struct tally_epoch epoch = { .index = slot_of(number), .number = number };
+	__u32 zero = 0;
+
+	return bpf_map_update_elem(ledger->load->maps[TALLY_MAP_EPOCH], &zero, &epoch, BPF_ANY) ?
+		       -errno :
+		       0;
+}
+
+static int put_window(struct tally_ledger *ledger, uint64_t number, const struct tally_window *w)
+{
+	return bpf_map_update_elem(ledger->load->maps[TALLY_MAP_WINDOWS], &number, w, BPF_ANY) ?
+		       -errno :
+		       0;
+}
+
+static int get_window(struct tally_ledger *ledger, uint64_t number, struct tally_window *ret_window)
+{
+	int fd = ledger->load->maps[TALLY_MAP_WINDOWS];
+
+	return bpf_map_lookup_elem(fd, &number, ret_window) ? -errno : 0;
+}
+
+/* The very first epoch of these pins. The number is written last: without it, we begin again. */
+static int begin(struct tally_ledger *ledger, uint64_t now_ns)
+{
+	struct tally_window window = { .start_ns = now_ns };
+	int err = tally_epoch_unpin(ledger->load, 1);
+
+	if (!err)
+		err = tally_epoch_create(ledger->load, 1, ledger->fds);
+	if (!err)
+		err = put_window(ledger, 1, &window);
+	if (!err)
+		err = fill_slots(ledger, 1, ledger->fds);
+	if (!err)
+		err = flip(ledger, 1);
+	if (err)
+		return err;
+	ledger->number = 1;
+	ledger->start_ns = now_ns;
+	return 0;
+}
+
+/* Made for a swap that never came, or released by half: nobody writes or needs them. */
+static int clear_halves(struct tally_ledger *ledger)
+{
+	uint64_t number = 0;
+	int fds[TALLY_EPOCH_KINDS];
+
+	while (!tally_epoch_next(ledger->load, number + 1, &number)) {
+		int err;
+
+		if (number == ledger->number)
+			continue;
+		if (number < ledger->number && !tally_epoch_open(ledger->load, number, fds)) {
+			tally_epoch_close(fds);
+			continue;
+		}
+		err = tally_epoch_unpin(ledger->load, number);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static int resume(struct tally_ledger *ledger, uint64_t number)
+{
+	struct tally_window window;
+	int err;
+
+	ledger->number = number;
+	err = tally_epoch_open(ledger->load, number, ledger->fds);
+	if (!err)
+		err = get_window(ledger, number, &window);
+	if (!err)
+		err = settle(ledger);
+	if (!err)
+		err = clear_halves(ledger);
+	if (err)
+		return err;
+	ledger->start_ns = window.start_ns;
+	return 0;
+}
+
+/* Not the secret itself: the id is written to files. */
+static int make_id(struct tally_ledger *ledger)
+{
+	struct {
+		char label[32];
+		uint64_t secret[2];
+	} text = { .label = "tally ledger id" };
+	uint8_t digest[SHA256_DIGEST_LENGTH];
+	int err = tally_load_secret(ledger->load, text.secret);
+
+	if (err)
+		return err;
+	SHA256((const uint8_t *)&text, sizeof(text), digest);
+	memcpy(ledger->id, digest, sizeof(ledger->id));
+	explicit_bzero(&text, sizeof(text));
+	return 0;
+}
+
+int tally_ledger_open(struct tally_load *load, uint64_t now_ns, struct tally_ledger **ret_ledger)
+{
+	struct tally_ledger *ledger = calloc(1, sizeof(*ledger));
+	struct tally_epoch epoch;
+	__u32 zero = 0;
+	int err;
+
+	if (!ledger)
+		return -ENOMEM;
+	ledger->load = load;
+	for (int i = 0; i < TALLY_EPOCH_KINDS; i++)
+		ledger->fds[i] = -1;
+	ledger->cpus = libbpf_num_possible_cpus();
+	err = ledger->cpus < 0 ? ledger->cpus : make_id(ledger);
+	if (!err && bpf_map_lookup_elem(load->maps[TALLY_MAP_EPOCH], &zero, &epoch))
+		err = -errno;
+	if (!err)
+		err = epoch.number ? resume(ledger, epoch.number) : begin(ledger, now_ns);
+	if (err) {
+		tally_ledger_close(ledger);
+		return err;
+	}
+	*ret_ledger = ledger;
+	return 0;
+}
+
+void tally_ledger_close(struct tally_ledger *ledger)
+{
+	if (!ledger)
+		return;
+	tally_epoch_close(ledger->fds);
+	free(ledger);
+}
+
+uint64_t tally_ledger_number(const struct tally_ledger *ledger)
+{
+	return ledger->number;
+}
+
+uint64_t tally_ledger_start_ns(const struct tally_ledger *ledger)
+{
+	return ledger->start_ns;
+}
+
+void tally_ledger_id(const struct tally_ledger *ledger, uint8_t ret_id[TALLY_LEDGER_ID])
+{
+	memcpy(ret_id, ledger->id, TALLY_LEDGER_ID);
+}
+
+/* Everything that can fail, before the index moves. */
+static int prepare(struct tally_ledger *ledger, const struct tally_window *closed,
+		   const struct tally_window *next, int fds[TALLY_EPOCH_KINDS])
+{
+	uint64_t number = ledger->number + 1;
+	int err = tally_epoch_unpin(ledger->load, number);
+
+	if (!err)
+		err = tally_epoch_create(ledger->load, number, fds);
+	if (!err)
+		err = put_window(ledger, number, next);
+	if (!err)
+		err = put_window(ledger, ledger->number, closed);
+	if (!err)
+		err = fill_slots(ledger, number, fds);
+	if (!err)
+		err = flip(ledger, number);
+	return err;
+}
+
+int tally_ledger_swap(struct tally_ledger *ledger, uint64_t end_ns, uint64_t next_ns,
+		      enum tally_close_cause cause)
+{
+	struct tally_window closed = { ledger->start_ns, end_ns, cause, 0 };
+	struct tally_window next = { .start_ns = next_ns };
+	int fds[TALLY_EPOCH_KINDS] = { -1, -1, -1 };
+	int err;
+
+	if (ledger->unsettled) {
+		err = settle(ledger);
+		if (err)
+			return err;
+	}
+	err = prepare(ledger, &closed, &next, fds);
+	if (err) {
+		tally_epoch_close(fds);
+		return err; /* pins that stand already are removed by the next try */
+	}
+	tally_epoch_close(ledger->fds);
+	memcpy(ledger->fds, fds, sizeof(fds));
+	ledger->number++;
+	ledger->start_ns = next_ns;
+	ledger->unsettled = true;
+	(void)settle(ledger); /* oldest() tries again */
+	return 0;
+}
+
+int tally_ledger_oldest(struct tally_ledger *ledger, uint64_t *ret_number)
+{
+	uint64_t number;
+	int err;
+
+	if (ledger->unsettled) {
+		err = settle(ledger);
+		if (err)
+			return err;
+	}
+	err = tally_epoch_next(ledger->load, 1, &number);
+	if (err)
+		return err;
+	if (number >= ledger->number)
+		return -ENOENT;
+	*ret_number = number;
+	return 0;
+}
+
+uint32_t tally_ledger_frozen_count(const struct tally_ledger *ledger)
+{
+	uint64_t number = 0;
+	uint32_t n = 0;
+
+	while (!tally_epoch_next(ledger->load, number + 1, &number) && number < ledger->number)
+		n++;
+	return n;
+}
+
+static int grow(struct tally_frozen *frozen, size_t more, size_t *cap)
+{
+	struct tally_frozen_row *rows;
+	size_t want = *cap ? *cap : BATCH;
+
+	while (want < frozen->n_rows + more)
+		want *= 2;
+	if (want == *cap)
+		return 0;
+	rows = reallocarray(frozen->rows, want, sizeof(*rows));
+	if (!rows)
+		return -ENOMEM;
+	frozen->rows = rows;
+	*cap = want;
+	return 0;
+}
+
+struct batch {
+	struct tally_row_key *keys;
+	struct tally_row *rows;
+	uint32_t room;
+};
+
+static void batch_done(struct batch *batch)
+{
+	free(batch->keys);
+	free(batch->rows);
+}
+
+static int batch_resize(struct batch *batch, uint32_t room)
+{
+	batch_done(batch);
+	batch->keys = calloc(room, sizeof(*batch->keys));
+	batch->rows = calloc(room, sizeof(*batch->rows));
+	batch->room = room;
+	return batch->keys && batch->rows ? 0 : -ENOMEM;
+}
+
+static int append(struct tally_frozen *frozen, const struct batch *batch, uint32_t n, size_t *cap)
+{
+	int err = grow(frozen, n, cap);
+
+	if (err)
+		return err;
+	for (uint32_t i = 0; i < n; i++) {
+		frozen->rows[frozen->n_rows].key = batch->keys[i];
+		frozen->rows[frozen->n_rows++].row = batch->rows[i];
+	}
+	return 0;
+}
+
+/* Read a whole hash. ENOENT comes with the last entries, ENOSPC when one bucket is over our room. */
+static int read_rows(int fd, struct tally_frozen *frozen, size_t *cap)
+{
+	_cleanup_(batch_done) struct batch batch = {};
+	__u64 cursor = 0; /* the kernel writes a u32 bucket number */
+	bool first = true;
+	int err = batch_resize(&batch, BATCH);
+
+	while (!err) {
+		__u32 n = batch.room;
+		int last = bpf_map_lookup_batch(fd, first ? NULL : &cursor, &cursor, batch.keys,
+						batch.rows, &n, NULL) ?
+				   errno :
+				   0;
+
+		if (last == ENOSPC) {
+			err = batch_resize(&batch, batch.room * 2);
+			continue;
+		}
+		if (last && last != ENOENT)
+			return -last;
+		err = append(frozen, &batch, n, cap);
+		if (last)
+			return err;
+		first = false;
+	}
+	return err;
+}
+
+/* Counters are all u64, so that adding CPUs up is adding words up. */
+static int read_totals(const struct tally_ledger *ledger, int fd, struct tally_frozen *frozen)
+{
+	const size_t words = sizeof(struct tally_totals) / sizeof(__u64);
+	_cleanup_free_ __u64 *values = calloc(ledger->cpus, sizeof(struct tally_totals));
+
+	frozen->totals = calloc(TALLY_SERVICES, sizeof(*frozen->totals));
+	if (!values || !frozen->totals)
+		return -ENOMEM;
+	frozen->n_services = TALLY_SERVICES;
+	for (__u32 service = 0; service < TALLY_SERVICES; service++) {
+		__u64 *sum = (__u64 *)&frozen->totals[service];
+
+		if (bpf_map_lookup_elem(fd, &service, values))
+			return -errno;
+		for (size_t i = 0; i < words * ledger->cpus; i++)
+			sum[i % words] += values[i];
+	}
+	return 0;
+}
+
+static int read_epoch(const struct tally_ledger *ledger, const int *fds,
+		      struct tally_frozen *frozen)
+{
+	size_t cap = 0;
+	int err = read_rows(fds[TALLY_EPOCH_ROWS], frozen, &cap);
+
+	if (!err)
+		err = read_rows(fds[TALLY_EPOCH_SPILL], frozen, &cap);
+	if (!err)
+		err = read_totals(ledger, fds[TALLY_EPOCH_TOTALS], frozen);
+	return err;
+}
+
+static int copy_out(struct tally_ledger *ledger, uint64_t number, const int *fds,
+		    struct tally_frozen *ret_frozen)
+{
+	struct tally_frozen frozen = { .number = number };
+	struct tally_window window;
+	int err = get_window(ledger, number, &window);
+
+	if (err)
+		return err;
+	memcpy(frozen.ledger, ledger->id, sizeof(frozen.ledger));
+	frozen.start_ns = window.start_ns;
+	frozen.end_ns = window.end_ns;
+	frozen.cause = window.cause;
+	err = read_epoch(ledger, fds, &frozen);
+	if (err) {
+		tally_ledger_frozen_done(&frozen);
+		return err;
+	}
+	*ret_frozen = frozen;
+	return 0;
+}
+
+int tally_ledger_drain(struct tally_ledger *ledger, uint64_t number,
+		       struct tally_frozen *ret_frozen)
+{
+	int fds[TALLY_EPOCH_KINDS];
+	int err;
+
+	if (number >= ledger->number || ledger->unsettled)
+		return -EBUSY;
+	err = tally_epoch_open(ledger->load, number, fds);
+	if (err)
+		return err;
+	err = copy_out(ledger, number, fds, ret_frozen);
+	tally_epoch_close(fds);
+	return err;
+}
+
+int tally_ledger_peek(struct tally_ledger *ledger, struct tally_frozen *ret_frozen)
+{
+	return copy_out(ledger, ledger->number, ledger->fds, ret_frozen);
+}
+
+void tally_ledger_frozen_done(struct tally_frozen *frozen)
+{
+	free(frozen->rows);
+	free(frozen->totals);
+	memset(frozen, 0, sizeof(*frozen));
+}
+
+/* The outer maps still hold the last frozen epoch: let go of it, its memory is wanted. */
+static void clear_slots(struct tally_ledger *ledger)
+{
+	__u32 slot = slot_of(ledger->number + 1);
+
+	for (int i = 0; i < TALLY_EPOCH_KINDS; i++)
+		/* an empty slot is no error, and the next swap fills it anyway */
+		(void)bpf_map_delete_elem(ledger->load->maps[outer_maps[i]], &slot);
+}
+
+int tally_ledger_release(struct tally_ledger *ledger, uint64_t number)
+{
+	int err;
+
+	if (number >= ledger->number)
+		return -EBUSY;
+	err = tally_epoch_unpin(ledger->load, number);
+	if (err)
+		return err;
+	if (number + 1 == ledger->number)
+		clear_slots(ledger);
+	(void)bpf_map_delete_elem(ledger->load->maps[TALLY_MAP_WINDOWS], &number); /* gone is fine */
+	return 0;
+}

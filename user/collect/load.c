@@ -1,0 +1,531 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "collect/load.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "collect/epoch.h"
+#include "meter.skel.h"
+#include "tally/ledger.h"
+
+#define MAP_NAME_ITEM(symbol, name) [TALLY_MAP_##symbol] = #name,
+static const char *const map_names[] = {
+	TALLY_PINNED_MAPS(MAP_NAME_ITEM)[TALLY_MAP_WINDOWS] = "windows",
+};
+static const char *const hook_names[] = { "ingress", "egress", "sockops" };
+static const char *const prog_names[] = { "tally_ingress", "tally_egress", "tally_sockops" };
+
+const char *tally_load_map_name(enum tally_map map)
+{
+	return map_names[map];
+}
+
+const char *tally_load_hook_name(enum tally_hook hook)
+{
+	return hook_names[hook];
+}
+
+const char *tally_load_prog_name(enum tally_hook hook)
+{
+	return prog_names[hook];
+}
+
+int tally_load_path(const struct tally_load *load, const char *name, char *out, size_t size)
+{
+	int n = snprintf(out, size, "%s/%s", load->pin_dir, name);
+
+	return n < 0 || (size_t)n >= size ? -ENAMETOOLONG : 0;
+}
+
+static struct tally_load *load_new(const char *pin_dir)
+{
+	struct tally_load *load = calloc(1, sizeof(*load));
+
+	if (!load)
+		return NULL;
+	if (strlen(pin_dir) >= sizeof(load->pin_dir)) {
+		free(load);
+		return NULL;
+	}
+	strcpy(load->pin_dir, pin_dir);
+	load->dir_fd = -1;
+	for (int i = 0; i < TALLY_MAP_COUNT; i++)
+		load->maps[i] = -1;
+	for (int i = 0; i < TALLY_HOOK_COUNT; i++)
+		load->progs[i] = -1;
+	return load;
+}
+
+void tally_load_close(struct tally_load *load)
+{
+	if (!load)
+		return;
+	for (int i = 0; i < TALLY_MAP_COUNT; i++)
+		if (load->maps[i] >= 0)
+			(void)close(load->maps[i]); /* read-only use: nothing to lose */
+	for (int i = 0; i < TALLY_HOOK_COUNT; i++)
+		if (load->progs[i] >= 0)
+			(void)close(load->progs[i]);
+	if (load->dir_fd >= 0)
+		(void)close(load->dir_fd); /* and with it the lock */
+	free(load);
+}
+
+static void load_closep(struct tally_load **load)
+{
+	tally_load_close(*load);
+}
+
+/* Open the pin folder and keep others out. */
+static int lock_dir(struct tally_load *load)
+{
+	load->dir_fd = open(load->pin_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (load->dir_fd < 0)
+		return -errno;
+	if (flock(load->dir_fd, LOCK_EX | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK ? -EBUSY : -errno;
+	return 0;
+}
+
+static int open_pin(const struct tally_load *load, const char *name, int *ret_fd)
+{
+	char path[PATH_MAX];
+	int fd, err;
+
+	err = tally_load_path(load, name, path, sizeof(path));
+	if (err)
+		return err;
+	fd = bpf_obj_get(path);
+	if (fd < 0)
+		return -errno;
+	*ret_fd = fd;
+	return 0;
+}
+
+static int pin(const struct tally_load *load, int fd, const char *name)
+{
+	char path[PATH_MAX];
+	int err = tally_load_path(load, name, path, sizeof(path));
+
+	if (err)
+		return err;
+	return bpf_obj_pin(fd, path) ? -errno : 0;
+}
+
+/* Maps that carry nothing from one run of a program to the next belong to their object alone. */
+static bool is_private(const struct bpf_map *map)
+{
+	return bpf_map__is_internal(map) || bpf_map__type(map) == BPF_MAP_TYPE_PERCPU_ARRAY;
+}
+
+static int same_layout(const struct bpf_map *map, const struct bpf_map_info *info)
+{
+	bool sized = bpf_map__type(map) == BPF_MAP_TYPE_ARRAY ||
+		     bpf_map__type(map) == BPF_MAP_TYPE_ARRAY_OF_MAPS;
+
+	if (info->type == bpf_map__type(map) && info->key_size == bpf_map__key_size(map) &&
+	    info->value_size == bpf_map__value_size(map) &&
+	    (!sized || info->max_entries == bpf_map__max_entries(map)))
+		return 0;
+	tally_log_error("pinned_map_differs", "map=%s", bpf_map__name(map));
+	return -EPROTO;
+}
+
+static int reuse_map(struct tally_load *load, struct bpf_map *map)
+{
+	struct bpf_map_info info = {};
+	__u32 len = sizeof(info);
+	_cleanup_close_ int fd = -1;
+	int err;
+
+	err = open_pin(load, bpf_map__name(map), &fd);
+	if (err == -ENOENT)
+		return 0; /* new in this object: made by the load, pinned after it */
+	if (err)
+		return err;
+	if (bpf_obj_get_info_by_fd(fd, &info, &len))
+		return -errno;
+	err = same_layout(map, &info);
+	if (err)
+		return err;
+	return bpf_map__reuse_fd(map, fd);
+}
+
+static int reuse_maps(struct tally_load *load, struct bpf_object *obj)
+{
+	struct bpf_map *map;
+
+	bpf_object__for_each_map(map, obj) {
+		int err = is_private(map) ? 0 : reuse_map(load, map);
+
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+/* Is there a meter already, and can we talk to it? */
+static int check_pins(struct tally_load *load, bool *ret_exists)
+{
+	struct tally_settings settings;
+	_cleanup_close_ int fd = -1;
+	__u32 zero = 0;
+	int err;
+
+	err = open_pin(load, map_names[TALLY_MAP_SETTINGS], &fd);
+	if (err == -ENOENT) {
+		*ret_exists = false;
+		return 0;
+	}
+	if (err)
+		return err;
+	if (bpf_map_lookup_elem(fd, &zero, &settings))
+		return -errno;
+	if (settings.abi_version != TALLY_ABI_VERSION) {
+		tally_log_error("pinned_abi_differs", "pin_dir=%s pinned=%u ours=%u", load->pin_dir,
+			        settings.abi_version, TALLY_ABI_VERSION);
+		return -EPROTO;
+	}
+	*ret_exists = true;
+	return 0;
+}
+
+/* Pins without `settings` are a start that died: nothing was attached yet, so they count nothing. */
+static int clear_ruin(struct tally_load *load)
+{
+	DIR *dir = opendir(load->pin_dir);
+	struct dirent *entry;
+	int err = 0;
+
+	if (!dir)
+		return -errno;
+	while (!err && (entry = readdir(dir))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		if (!strncmp(entry->d_name, "link-", 5))
+			err = -EUCLEAN; /* somebody removed pins under a meter that counts */
+		else if (unlinkat(load->dir_fd, entry->d_name, 0))
+			err = -errno;
+	}
+	(void)closedir(dir); /* only read */
+	return err;
+}
+
+/* The templates of the inner maps: libbpf wants them open until the load. */
+static int set_inner(struct meter_bpf *skel, const struct tally_load *load,
+		     int ret_fds[TALLY_EPOCH_KINDS])
+{
+	struct bpf_map *outers[] = { skel->maps.epochs_rows, skel->maps.epochs_spill,
+				     skel->maps.epochs_totals };
+	int err = 0;
+
+	for (int kind = 0; kind < TALLY_EPOCH_KINDS && !err; kind++) {
+		err = tally_epoch_create_map(load, kind, &ret_fds[kind]);
+		if (!err)
+			err = bpf_map__set_inner_map_fd(outers[kind], ret_fds[kind]);
+	}
+	return err;
+}
+
+static int set_sizes(struct meter_bpf *skel, const struct tally_load *load)
+{
+	int err;
+
+	err = bpf_map__set_max_entries(skel->maps.dictionary, load->keys);
+	/* Candidates are freed word by word in place: an update would race with a new owner. */
+	if (!err)
+		err = bpf_map__set_map_flags(skel->maps.candidates, BPF_F_MMAPABLE);
+	if (!err)
+		err = bpf_map__set_map_flags(skel->maps.candidates_long, BPF_F_MMAPABLE);
+	if (!err)
+		err = bpf_map__set_map_flags(skel->maps.clock, BPF_F_MMAPABLE);
+	return err;
+}
+
+static int keep_fd(int fd, int *slot)
+{
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+
+	if (copy < 0)
+		return -errno;
+	*slot = copy;
+	return 0;
+}
+
+static int keep_maps(struct tally_load *load, struct bpf_object *obj)
+{
+	for (int i = 0; i < TALLY_MAP_WINDOWS; i++) {
+		int fd = bpf_object__find_map_fd_by_name(obj, map_names[i]);
+		int err = fd < 0 ? fd : keep_fd(fd, &load->maps[i]);
+
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static int keep_programs(struct tally_load *load, const struct meter_bpf *skel)
+{
+	const struct bpf_program *progs[] = { skel->progs.tally_ingress, skel->progs.tally_egress,
+					      skel->progs.tally_sockops };
+
+	for (int i = 0; i < TALLY_HOOK_COUNT; i++) {
+		int err = keep_fd(bpf_program__fd(progs[i]), &load->progs[i]);
+
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+/* Everything but `settings`, whose pin says that the others are there. */
+static int pin_maps(struct tally_load *load, struct bpf_object *obj)
+{
+	struct bpf_map *map;
+
+	bpf_object__for_each_map(map, obj) {
+		int err;
+
+		if (is_private(map) || !strcmp(bpf_map__name(map), map_names[TALLY_MAP_SETTINGS]))
+			continue;
+		err = pin(load, bpf_map__fd(map), bpf_map__name(map));
+		if (err && !(err == -EEXIST && load->reused))
+			return err;
+	}
+	return 0;
+}
+
+static int make_settings(struct tally_load *load)
+{
+	struct tally_settings settings = { .abi_version = TALLY_ABI_VERSION };
+	__u32 zero = 0;
+
+	if (getrandom(settings.secret, sizeof(settings.secret), 0) != sizeof(settings.secret))
+		return -EIO;
+	if (bpf_map_update_elem(load->maps[TALLY_MAP_SETTINGS], &zero, &settings, BPF_ANY))
+		return -errno;
+	return pin(load, load->maps[TALLY_MAP_SETTINGS], map_names[TALLY_MAP_SETTINGS]);
+}
+
+static int open_windows(struct tally_load *load)
+{
+	int *fd = &load->maps[TALLY_MAP_WINDOWS];
+	int err = open_pin(load, map_names[TALLY_MAP_WINDOWS], fd);
+
+	if (err != -ENOENT)
+		return err;
+	err = tally_epoch_create_windows(fd);
+	return err ? err : pin(load, *fd, map_names[TALLY_MAP_WINDOWS]);
+}
+
+static void skel_destroyp(struct meter_bpf **skel)
+{
+	meter_bpf__destroy(*skel);
+}
+
+/* On the pinned maps, or with maps of its own. */
+static int load_skeleton(struct tally_load *load, struct meter_bpf *skel)
+{
+	int fds[TALLY_EPOCH_KINDS] = { -1, -1, -1 };
+	int err = set_sizes(skel, load);
+
+	if (!err)
+		err = set_inner(skel, load, fds);
+	if (!err && load->reused)
+		err = reuse_maps(load, skel->obj);
+	if (!err)
+		err = meter_bpf__load(skel);
+	tally_epoch_close(fds);
+	return err;
+}
+
+/* Load our object, and pin what is new of it. */
+static int load_object(struct tally_load *load)
+{
+	_cleanup_(skel_destroyp) struct meter_bpf *skel = meter_bpf__open();
+	int err;
+
+	if (!skel)
+		return -errno;
+	err = load_skeleton(load, skel);
+	if (!err)
+		err = keep_maps(load, skel->obj);
+	if (!err)
+		err = keep_programs(load, skel);
+	if (!err)
+		err = pin_maps(load, skel->obj);
+	if (!err)
+		err = open_windows(load);
+	if (!err && !load->reused)
+		err = make_settings(load);
+	return err;
+}
+
+static int adopt_maps(struct tally_load *load)
+{
+	for (int i = 0; i < TALLY_MAP_COUNT; i++) {
+		int err = load->maps[i] >= 0 ? 0 : open_pin(load, map_names[i], &load->maps[i]);
+
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static int adopt_programs(struct tally_load *load)
+{
+	for (int i = 0; i < TALLY_HOOK_COUNT; i++) {
+		int err = load->progs[i] >= 0 ? 0 : open_pin(load, prog_names[i], &load->progs[i]);
+
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static void drop_programs(struct tally_load *load)
+{
+	for (int i = 0; i < TALLY_HOOK_COUNT; i++) {
+		if (load->progs[i] >= 0)
+			(void)close(load->progs[i]);
+		load->progs[i] = -1;
+	}
+}
+
+/* The object did not load. If an older one counts, that one goes on. */
+static int fall_back(struct tally_load *load, int err)
+{
+	if (!load->reused || err == -EPROTO)
+		return err;
+	drop_programs(load);
+	if (adopt_maps(load) || adopt_programs(load))
+		return err;
+	tally_log_error("programs_refused", "error=%s counting=old", strerror(-err));
+	load->stale = true;
+	return 0;
+}
+
+static int print_libbpf(enum libbpf_print_level level, const char *format, va_list args)
+{
+	if (level != LIBBPF_DEBUG)
+		tally_log_foreign(level == LIBBPF_WARN ? TALLY_LOG_WARNING : TALLY_LOG_DEBUG,
+				  "libbpf", format, args);
+	return 0;
+}
+
+int tally_load_open(const struct tally_load_options *options, struct tally_load **ret_load)
+{
+	_cleanup_(load_closep) struct tally_load *load = load_new(options->pin_dir);
+	int err;
+
+	if (!load)
+		return -ENOMEM;
+	(void)libbpf_set_print(print_libbpf); /* the one before */
+	load->connection_rows = options->connection_rows;
+	load->rows = options->rows;
+	load->keys = options->keys;
+	if (mkdir(load->pin_dir, 0700) && errno != EEXIST)
+		return -errno;
+	err = lock_dir(load);
+	if (!err)
+		err = check_pins(load, &load->reused);
+	if (!err && !load->reused)
+		err = clear_ruin(load);
+	if (err)
+		return err;
+	err = load_object(load);
+	if (err)
+		err = fall_back(load, err);
+	if (err)
+		return err;
+	*ret_load = TAKE_PTR(load);
+	return 0;
+}
+
+int tally_load_adopt(const char *pin_dir, struct tally_load **ret_load)
+{
+	_cleanup_(load_closep) struct tally_load *load = load_new(pin_dir);
+	int err;
+
+	if (!load)
+		return -ENOMEM;
+	err = lock_dir(load);
+	if (!err)
+		err = check_pins(load, &load->reused);
+	if (!err && !load->reused)
+		err = -ENOENT;
+	if (!err)
+		err = adopt_maps(load);
+	if (!err)
+		err = adopt_programs(load);
+	if (err)
+		return err;
+	*ret_load = TAKE_PTR(load);
+	return 0;
+}
+
+/* bpffs refuses dots in names; rename replaces a pin in one step. */
+static int pin_program(struct tally_load *load, enum tally_hook hook)
+{
+	char fresh[64];
+	int err;
+
+	(void)snprintf(fresh, sizeof(fresh), "%s-new", prog_names[hook]); /* fits */
+	if (unlinkat(load->dir_fd, fresh, 0) && errno != ENOENT)
+		return -errno;
+	err = pin(load, load->progs[hook], fresh);
+	if (err)
+		return err;
+	if (renameat(load->dir_fd, fresh, load->dir_fd, prog_names[hook]))
+		return -errno;
+	return 0;
+}
+
+int tally_load_pin_programs(struct tally_load *load)
+{
+	for (int i = 0; i < TALLY_HOOK_COUNT && !load->stale; i++) {
+		int err = pin_program(load, i);
+
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+int tally_load_remove(struct tally_load *load)
+{
+	int err;
+
+	if (unlinkat(load->dir_fd, map_names[TALLY_MAP_SETTINGS], 0) && errno != ENOENT)
+		return -errno;
+	err = clear_ruin(load);
+	if (err)
+		return err;
+	return rmdir(load->pin_dir) ? -errno : 0;
+}
+
+int tally_load_secret(const struct tally_load *load, uint64_t ret_secret[2])
+{
+	struct tally_settings settings;
+	__u32 zero = 0;
+
+	if (bpf_map_lookup_elem(load->maps[TALLY_MAP_SETTINGS], &zero, &settings))
+		return -errno;
+	memcpy(ret_secret, settings.secret, sizeof(settings.secret));
+	return 0;
+}
+
+uint32_t tally_load_capacity(const struct tally_load *load, enum tally_map map)
+{
+	struct bpf_map_info info = {};
+	__u32 len = sizeof(info);
+
+	return bpf_obj_get_info_by_fd(load->maps[map], &info, &len) ? 0 : info.max_entries;
+}

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The API of lib/api.py on Node's http module. Arguments: log, idle seconds, files, ports.
 //
-// Bytes are read from the socket's own counters when a response has finished, as the growth
-// since the previous response: exact for every exchange that is not pipelined.
+// Bytes are the growth of the socket's own counters: those read, when the request has ended; those
+// written, when the response has finished, before Node lets the next response to the socket.
+// Exact for every exchange that is not pipelined.
 'use strict';
 
 const fs = require('fs');
@@ -11,20 +12,19 @@ const http = require('http');
 const [logPath, idle, files, ports] = process.argv.slice(2);
 const log = fs.openSync(logPath, 'a');
 const BAD = { HPE_HEADER_OVERFLOW: 431, ERR_HTTP_REQUEST_TIMEOUT: 408 };
-const seen = new WeakMap();
 
-function growth(socket) {
-	const last = seen.get(socket) || { read: 0, written: 0 };
-	const now = { read: socket.bytesRead, written: socket.bytesWritten };
-	seen.set(socket, now);
-	return [now.read - last.read, now.written - last.written];
+function growth(socket, counter) {
+	const grown = socket[counter] - (socket.metered[counter] || 0);
+	socket.metered[counter] = socket[counter];
+	return grown;
 }
 
-function note(socket, request, status) {
+function note(socket, request, status, received, sent) {
 	const h = request ? request.headers : {};
 	const fields = [h['x-api-key'] || '', h['authorization'] || '',
 		request ? request.method : '', request ? request.url : '', status,
-		...growth(socket), socket.meteredPort];
+		received ?? growth(socket, 'bytesRead'), sent ?? growth(socket, 'bytesWritten'),
+		socket.metered.port];
 	fs.writeSync(log, Buffer.from(fields.join('\t') + '\n', 'latin1'));
 }
 
@@ -88,13 +88,20 @@ function closeDelimited(response) {
 
 function serve(request, response) {
 	const socket = request.socket;
+	let received, sent;
+	response.prependListener('finish', () => {
+		sent = growth(socket, 'bytesWritten');
+	});
 	response.on('close', () => {
 		if (response.headersSent)
-			note(socket, request, response.statusCode);
+			note(socket, request, response.statusCode, received, sent);
 	});
 	if (request.url === '/early')
 		response.writeEarlyHints({ link: '</a.css>; rel=preload' });
-	request.on('end', () => route(request, response));
+	request.on('end', () => {
+		received = growth(socket, 'bytesRead');
+		route(request, response);
+	});
 	request.resume();
 }
 
@@ -120,7 +127,7 @@ for (const port of ports.split(',').map(Number)) {
 	server.keepAliveTimeout = idle * 1000;
 	server.headersTimeout = idle * 1000;
 	server.requestTimeout = idle * 1000;
-	server.on('connection', (socket) => { socket.meteredPort = port; });
+	server.on('connection', (socket) => { socket.metered = { port }; });
 	server.on('upgrade', upgrade);
 	server.on('clientError', refuse);
 	server.listen(port, '::', 65535);

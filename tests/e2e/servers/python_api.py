@@ -69,7 +69,7 @@ class Api(BaseHTTPRequestHandler):
             self._note()
 
     def _note(self):
-        fields = (self.headers.get("X-API-Key", ""), self.headers.get("Authorization", ""),
+        fields = (self.headers.get("X-API-Key", "").strip(" \t"), self.headers.get("Authorization", "").strip(" \t"),
                   self.command or "", self.path, self.final, self.rfile.count, self.wfile.count,
                   self.connection.getsockname()[1])
         os.write(LOG, ("\t".join(map(str, fields)) + "\n").encode("latin-1"))

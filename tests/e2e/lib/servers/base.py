@@ -28,6 +28,7 @@ class Entry(NamedTuple):
 
 def pick_key(x_api_key, authorization="", query_key=""):
     """The key as the tests configure it: header, bearer token, query; the first there is."""
+    x_api_key = (x_api_key or "").strip(" \t")
     if x_api_key and x_api_key != "-":
         return x_api_key
     scheme, _, token = (authorization or "").partition(" ")

@@ -36,12 +36,14 @@ PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 
 # Flags -----------------------------------------------------------------------------------------
 
+# gcc does not take (void) for a reason to ignore a result; clang does, and checks it (fuzz, clang-tidy).
+WERROR	?=
 WARN	:= -Wall -Wextra -Wno-unused-parameter -Wshadow -Wvla -Wstrict-prototypes \
 	   -Wmissing-prototypes -Wformat=2 -Werror=implicit-function-declaration \
 	   -Werror=incompatible-pointer-types -Werror=int-conversion -Werror=return-type
 REPRO	:= -ffile-prefix-map=$(CURDIR)/=
 CPPFLAGS := -Iinclude -Iuser -I. -I$(B) -D_GNU_SOURCE -DTALLY_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
-CFLAGS	:= -std=gnu11 -g $(WARN) $(REPRO)
+CFLAGS	:= -std=gnu11 -g $(WARN) $(WERROR) $(REPRO)
 HARDEN	:= -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fstack-clash-protection \
 	   -fcf-protection -fPIE
 LDFLAGS := -pie -Wl,-z,relro,-z,now -Wl,--as-needed
@@ -149,8 +151,8 @@ $(B)/$(1)/libtally.a: $(LIB_SRC:%.c=$(B)/$(1)/%.o)
 	@mkdir -p $$(@D)
 	$$(Q)rm -f $$@ && ar rcsD $$@ $$^
 endef
-$(eval $(call flavour,obj,$(CC),$(HARDEN)))
-$(eval $(call flavour,san,$(CC),$(SANITIZE)))
+$(eval $(call flavour,obj,$(CC),$(HARDEN) -Wno-unused-result))
+$(eval $(call flavour,san,$(CC),$(SANITIZE) -Wno-unused-result))
 $(eval $(call flavour,fuzz,$(CLANG),$(FUZZ) -fsanitize=fuzzer-no-link -Wno-unknown-warning-option))
 
 $(B)/tallyd: $(B)/obj/user/main.o $(B)/obj/libtally.a
@@ -189,14 +191,14 @@ COLLECT := $(patsubst %.c,%.o,$(filter user/collect/%,$(LIB_SRC)))
 $(COLLECT:%=$(B)/obj/%) $(COLLECT:%=$(B)/san/%) $(COLLECT:%=$(B)/fuzz/%): | $(SKEL)
 $(OBJ_PROGS:$(B)/test/%=$(B)/obj/tests/%.o) $(SAN_PROGS:$(B)/test/%=$(B)/san/tests/%.o): | $(SKEL) $(TEST_SKEL)
 
-# Every header compiles alone (tests/lint calls this).
+# Every header compiles alone (tests/lint calls this); those of bpf/ stand on vmlinux.h.
 .PHONY: headers
 headers: $(HEADERS:%=$(B)/alone/%.ok)
 $(B)/alone/include/%.ok: KIND = bpf
 $(B)/alone/bpf/%.ok: KIND = bpf
 $(B)/alone/%.ok: % | $(SKEL) $(B)/.tools
 	@mkdir -p $(@D)
-	$(Q)$(if $(KIND),$(CLANG) $(BPF_CFLAGS),$(CC) $(CPPFLAGS) $(CFLAGS)) -Wno-unused-function \
+	$(Q)$(if $(KIND),$(CLANG) $(BPF_CFLAGS) -include bpf/vmlinux.h,$(CC) $(CPPFLAGS) $(CFLAGS)) -Wno-unused-function \
 		-fsyntax-only -MMD -MP -MT $@ -MF $(@:.ok=.d) -x c -include $< /dev/null
 	@touch $@
 

@@ -151,13 +151,8 @@ struct tally_config {
 	size_t n_sinks;
 };
 
-enum tally_config_flag {
-	/* ${cred:NAME} outside of a unit is a warning: for check-config at a prompt. */
-	TALLY_CONFIG_CHECK_ONLY = 1,
-};
-
 /*
- * Read, decode, check. 0: *ret_config is whole (diag may hold warnings). -EINVAL: diag holds errors;
+ * Read, decode, check; flags: enum tally_option_decode_flag. 0: *ret_config is whole (diag may hold warnings). -EINVAL: diag holds errors;
  * -errno of reading, said in diag too.
  */
 TALLY_MUST int tally_config_load(const char *path, unsigned int flags, struct tally_diag *diag,
@@ -168,7 +163,6 @@ TALLY_MUST int tally_config_parse(const char *text, size_t bytes, unsigned int f
 void tally_config_free(struct tally_config *config);
 
 enum tally_log_level tally_config_log_level(const struct tally_config *config);
-/* Bytes of fleet_secret: any text, at least 16 bytes long. */
 extern const struct tally_option_table tally_config_table;
 
 TALLY_CLEANUP(struct tally_config *, tally_config_freep, tally_config_free)

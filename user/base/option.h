@@ -15,8 +15,6 @@
 #ifndef TALLY_BASE_OPTION_H
 #define TALLY_BASE_OPTION_H
 
-#include <jansson.h>
-
 #include "base/yaml.h"
 
 #define TALLY_OPTION_DECIMAL 1000000000ULL /* a DECIMAL of 1 */
@@ -40,6 +38,11 @@ enum tally_option_flag {
 	TALLY_OPTION_OPTIONAL = 2,   /* SECTION: without it no defaults are filled in */
 	TALLY_OPTION_SECRET = 4,     /* ${file:...} and ${cred:...} are expanded; never quoted */
 	TALLY_OPTION_NO_LITERAL = 8, /* must be one of the two */
+};
+
+enum tally_option_decode_flag {
+	TALLY_OPTION_KEEP_REFERENCES = 1, /* ${...} stays as it is */
+	TALLY_OPTION_NO_UNIT = 2, /* a ${cred:...} outside of a unit is a warning, and stays */
 };
 
 struct tally_option_ports {
@@ -72,6 +75,7 @@ struct tally_option {
 
 struct tally_option_table {
 	const char *title; /* for the manual */
+	bool one_of;	   /* exactly one of its sections must be there */
 	const struct tally_option *options;
 	size_t n_options;
 	size_t bytes; /* of the struct */
@@ -83,17 +87,13 @@ struct tally_option_table {
  * is filled in all the same. -ENOMEM is the only failure.
  */
 TALLY_MUST int tally_option_decode(const struct tally_option_table *table,
-				   const struct tally_yaml *node, const char *path, void *out,
+				   const struct tally_yaml *node, unsigned int flags, void *out,
 				   struct tally_diag *diag);
 /* Frees what decode made and zeroes the struct; texts are wiped. */
 void tally_option_done(const struct tally_option_table *table, void *out);
 
-/* JSON schema (2020-12) of a section. NULL: out of memory. */
-json_t *tally_option_schema(const struct tally_option_table *table);
-/* Markdown: a heading and a table per section, depth first. */
-void tally_option_reference(const struct tally_option_table *table, const char *path, FILE *out);
-/* One line per option, indented by depth. */
-void tally_option_help(const struct tally_option_table *table, unsigned int depth, FILE *out);
+/* Of a type, in the manual. */
+const char *tally_option_type_name(enum tally_option_type type);
 
 /* "10s", "500ms", "1m30s", "2h"; "0". -EINVAL, -ERANGE. */
 TALLY_MUST int tally_option_duration(const char *text, uint64_t *ret_ns);

@@ -15,8 +15,8 @@ from .sandbox import HarnessError
 class Conn:
     """One TCP connection. Counts what it sent and received.
 
-    Segments: TCP_NODELAY, one send() each, and the next one waits until the last has left
-    the send queue when `paced` (else a full congestion window would glue them together).
+    Segments: TCP_NODELAY and one send() each. A full congestion window would glue them together:
+    many small ones need a sandbox that is `exact`.
     """
 
     def __init__(self, sandbox, port, address="127.0.0.1", client_side=False, rcvbuf=None):
@@ -72,6 +72,11 @@ class Conn:
 
     def close(self):
         self.sock.close()
+
+    def tcp_counters(self):
+        """(octets acknowledged by the server, data segments sent), of linux/tcp.h's tcp_info."""
+        info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        return struct.unpack_from("Q", info, 120)[0], struct.unpack_from("I", info, 156)[0]
 
     def _read_some(self, deadline, size=1 << 18):
         ready, _, _ = select.select([self.sock], [], [], max(0, deadline - time.monotonic()))

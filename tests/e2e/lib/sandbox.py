@@ -111,9 +111,13 @@ class Process:
 
 
 class Sandbox:
-    """See the module. `veth=True` adds a second namespace and a pair of devices between them."""
+    """See the module.
 
-    def __init__(self, label, netns=True, veth=False):
+    veth: adds a second namespace and a pair of devices between them.
+    exact: the window of a connection over lo starts wide open, so that small segments stay apart.
+    """
+
+    def __init__(self, label, netns=True, veth=False, exact=False):
         self.name = f"tally-e2e-{os.getpid()}-{next(_serial)}"
         self.label = label
         self.dir = Path(tempfile.mkdtemp(prefix=self.name + "-"))
@@ -122,6 +126,7 @@ class Sandbox:
         self.cgroup = cgroup2_root() / self.name
         self.netns = self.name if netns else None
         self.netns_client = self.name + "-c" if veth else None
+        self.exact = exact
         self.processes = []
         self.undo = contextlib.ExitStack()
         try:
@@ -146,6 +151,10 @@ class Sandbox:
             self.undo.callback(run, ["ip", "netns", "del", ns])
             run(["ip", "-n", ns, "link", "set", "lo", "up"])
             self._tune(ns)
+        if self.exact:
+            run(["ip", "-n", self.netns, "route", "replace", "local", "127.0.0.0/8", "dev", "lo",
+                 "table", "local", "proto", "kernel", "scope", "host", "src", "127.0.0.1",
+                 "initcwnd", "10000", "initrwnd", "1000"])
         if self.netns_client:
             self._make_veth()
         self.undo.callback(self._stop_processes)

@@ -6,6 +6,7 @@ pipelined or not.
 """
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -72,7 +73,8 @@ class Api(BaseHTTPRequestHandler):
         fields = (self.headers.get("X-API-Key", "").strip(" \t"), self.headers.get("Authorization", "").strip(" \t"),
                   self.command or "", self.path, self.final, self.rfile.count, self.wfile.count,
                   self.connection.getsockname()[1])
-        os.write(LOG, ("\t".join(map(str, fields)) + "\n").encode("latin-1"))
+        line = "\t".join(re.sub(r"[\r\n\t]+", " ", str(f)) for f in fields)
+        os.write(LOG, (line + "\n").encode("latin-1"))
 
     def send_response(self, code, message=None):
         if code >= 200 or code == 101:
@@ -88,7 +90,8 @@ class Api(BaseHTTPRequestHandler):
         raise AttributeError(name)
 
     def _read_body(self):
-        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+        codings = self.headers.get("Transfer-Encoding", "").lower().split(",")
+        if codings[-1].strip() == "chunked":
             while size := int(self.rfile.readline().split(b";")[0], 16):
                 self.rfile.read(size)
                 self.rfile.readline()
@@ -103,9 +106,13 @@ class Api(BaseHTTPRequestHandler):
             left -= got
 
     def serve(self):
-        self._read_body()
+        try:
+            self._read_body()
+        except ValueError:
+            self.close_connection = True
+            return self._answer(400, b"400\n")
         url = urlsplit(self.path)
-        part = url.path.split("/")[1:]
+        part = url.path.split("/")[1:] or [""]
         special = {"upgrade": self._upgrade, "close": self._close, "early": self._early}
         if part[0] in special:
             special[part[0]]()
@@ -123,6 +130,7 @@ class Api(BaseHTTPRequestHandler):
             if part[0] == "slow":
                 time.sleep(float(parse_qs(url.query)["s"][0]))
             self._answer(200, b"ok\n")
+        return None
 
     def _answer(self, code, body):
         self.send_response(code)
@@ -139,21 +147,26 @@ class Api(BaseHTTPRequestHandler):
         return None
 
     def _file(self, size):
+        if not size.isdigit():
+            return self._answer(404, b"404\n")
         self.send_response(200)
         self.send_header("Content-Length", size)
         self.end_headers()
         if self.command == "HEAD":
-            return
+            return None
         with open(os.path.join(FILES, size), "rb") as f:
             try:
                 self.connection.sendfile(f)
             finally:
                 self.wfile.count += f.tell()
+        return None
 
     def _chunked(self, count):
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        if self.command == "HEAD":
+            return
         for _ in range(count):
             self.wfile.write(b"10\r\n0123456789abcde\n\r\n")
         self.wfile.write(b"0\r\n\r\n")

@@ -45,4 +45,9 @@ int tally_fs_open(const char *root, struct tally_fs *ret_fs);
 int tally_fs_put(const struct tally_fs *fs, const char *dir, const char *name, const void *data,
 		 size_t len) __attribute__((warn_unused_result));
 
+#define TALLY_QUARANTINE "quarantine"
+/* Out of the way, under a new name that ends in the old one; never deleted. Durable on 0. */
+int tally_fs_quarantine(const struct tally_fs *fs, const char *dir, const char *name)
+	__attribute__((warn_unused_result));
+
 #endif

@@ -15,12 +15,13 @@
 #define TALLY_DELIVER_SINK_H
 
 #include <stdbool.h>
+#include <string.h>
 #include <linux/types.h>
 
-#define TALLY_AGENT_ID 12
-#define TALLY_CHAIN 32
+#include "account/batch.h"
 
-struct tally_batch;
+#define TALLY_TXN_RECORDS 10000
+#define TALLY_TXN_BYTES (8u << 20)
 
 /* What a sink durably has. batch 0: nothing yet. */
 struct tally_checkpoint {
@@ -43,21 +44,22 @@ enum tally_sink_event_kind {
 
 struct tally_sink_event {
 	enum tally_sink_event_kind kind;
-	struct tally_checkpoint checkpoint; /* OPENED, CONFIRMED */
+	struct tally_checkpoint checkpoint; /* OPENED, SENT, CONFIRMED */
 	int error;			    /* FAILED, DOUBT: -errno */
 };
 
-/* One transaction: records [from, to) of a batch; `last`: the control record too. */
+/*
+ * One transaction: records of a batch from index `from`, as many as the sink's limits allow; when it
+ * is all of them, the control record too. SENT carries the checkpoint that was applied with them.
+ */
 struct tally_send {
-	const struct tally_batch *batch; /* stays valid until answered or closed */
-	__u64 from, to;			 /* indices of records */
-	bool last;
-	struct tally_checkpoint checkpoint; /* true once this is applied */
+	struct tally_batch *batch; /* valid until answered or closed; longer only with a reference */
+	__u64 from;
 };
 
 struct tally_sink;
 struct tally_sink_ops {
-	int (*open)(struct tally_sink *sink);
+	int (*open)(struct tally_sink *sink, const char *agent);
 	int (*send)(struct tally_sink *sink, const struct tally_send *send);
 	int (*confirm)(struct tally_sink *sink);
 	int (*close)(struct tally_sink *sink);
@@ -70,13 +72,21 @@ struct tally_sink_ops {
 struct tally_sink {
 	const struct tally_sink_ops *ops;
 	char *name;    /* unique; names its state file */
-	bool required; /* batches wait for it before they are trimmed */
-	__u32 max_records;
-	__u64 max_bytes;
-	int wake_fd; /* becomes readable when poll() has something; -1: poll after each step */
+	bool required; /* batches wait for it before they are trimmed; set by the creator's caller */
+	int wake_fd;   /* becomes readable when poll() has something; -1: it always may */
 };
 
-#define TALLY_TXN_RECORDS 10000
-#define TALLY_TXN_BYTES (8u << 20)
+/* The checkpoint after records [.., to) of a batch. */
+static inline void tally_checkpoint_at(const struct tally_batch *batch, __u64 to,
+				       struct tally_checkpoint *ret_checkpoint)
+{
+	*ret_checkpoint = (struct tally_checkpoint){
+		.batch = batch->head.number,
+		.seq = batch->head.seq_first + to - 1,
+		.whole = to == tally_batch_records(batch),
+		.incarnation = batch->head.incarnation,
+	};
+	memcpy(ret_checkpoint->chain, batch->chain, TALLY_CHAIN);
+}
 
 #endif

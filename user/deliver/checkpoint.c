@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "deliver/checkpoint.h"
+
+#include "base/log.h"
+#include "base/util.h"
+
+#define FILE_MAX 4096
+
+static int path_of(const char *state_dir, const char *name, const char *suffix, char **ret_path)
+{
+	if (asprintf(ret_path, "%s/sinks/%s%s", state_dir, name, suffix) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+static int decode(struct tally_reader *in, struct tally_checkpoint_file *file)
+{
+	const void *chain;
+
+	file->at.batch = tally_reader_var(in);
+	file->at.seq = tally_reader_var(in);
+	file->at.whole = tally_reader_u8(in);
+	file->at.incarnation = (__u32)tally_reader_below(in, 1ULL << 32);
+	chain = tally_reader_get(in, TALLY_CHAIN);
+	if (chain)
+		memcpy(file->at.chain, chain, TALLY_CHAIN);
+	for (int i = 0; i < TALLY_CHECKPOINT_EXTRA; i++)
+		file->extra[i] = tally_reader_var(in);
+	return in->error;
+}
+
+static int set_aside(const char *state_dir, const char *name, const char *path)
+{
+	_cleanup_free_ char *to = NULL;
+	int r = path_of(state_dir, name, ".damaged", &to);
+
+	if (r < 0)
+		return r;
+	tally_log_error("sink_checkpoint_damaged", "sink=%s moved_to=%s", name, to);
+	return rename(path, to) < 0 ? -errno : -EBADMSG;
+}
+
+int tally_checkpoint_load(const char *state_dir, const char *name, const char *agent,
+			  struct tally_checkpoint_file *ret_file)
+{
+	struct tally_checkpoint_file file = { 0 };
+	_cleanup_free_ char *path = NULL;
+	_cleanup_free_ char *data = NULL;
+	struct tally_reader reader;
+	size_t len = 0;
+	int r;
+
+	r = path_of(state_dir, name, "", &path);
+	if (r == 0)
+		r = tally_util_read_file(path, FILE_MAX, &data, &len);
+	if (r < 0)
+		return r;
+	r = tally_frame_get(data, len, TALLY_FRAME_SINK, agent, NULL, &reader);
+	if (r == -EXDEV)
+		return -ENOENT;
+	if (r == 0)
+		r = decode(&reader, &file);
+	if (r < 0)
+		return set_aside(state_dir, name, path);
+	*ret_file = file;
+	return 0;
+}
+
+int tally_checkpoint_save(const char *state_dir, const char *name, const char *agent,
+			  const struct tally_checkpoint_file *file)
+{
+	_cleanup_(tally_buf_done) struct tally_buf payload = { 0 };
+	_cleanup_(tally_buf_done) struct tally_buf framed = { 0 };
+	_cleanup_free_ char *path = NULL;
+	int r;
+
+	tally_buf_var(&payload, file->at.batch);
+	tally_buf_var(&payload, file->at.seq);
+	tally_buf_u8(&payload, file->at.whole);
+	tally_buf_var(&payload, file->at.incarnation);
+	tally_buf_put(&payload, file->at.chain, TALLY_CHAIN);
+	for (int i = 0; i < TALLY_CHECKPOINT_EXTRA; i++)
+		tally_buf_var(&payload, file->extra[i]);
+	if (payload.error)
+		return payload.error;
+	r = tally_frame_put(&framed, TALLY_FRAME_SINK, agent, payload.data, payload.len);
+	if (r == 0)
+		r = path_of(state_dir, name, "", &path);
+	return r < 0 ? r : tally_util_write_file(path, framed.data, framed.len, 0600);
+}

@@ -1,0 +1,784 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "deliver/spool.h"
+
+#include "base/log.h"
+#include "base/util.h"
+
+#define HOUR_S 3600
+
+static const char *const folders[] = { "sealed", "batches", "sinks", TALLY_QUARANTINE };
+#define SEALED folders[0]
+#define BATCHES folders[1]
+
+struct names {
+	char (*items)[128];
+	size_t n;
+};
+
+static void list_done(struct tally_spool_list *list)
+{
+	free(list->items);
+	*list = (struct tally_spool_list){ 0 };
+}
+
+static int list_add(struct tally_spool_list *list, const struct tally_spool_entry *entry)
+{
+	struct tally_spool_entry *items;
+
+	items = realloc(list->items, (list->n + 1) * sizeof(*items));
+	if (!items)
+		return -ENOMEM;
+	list->items = items;
+	items[list->n++] = *entry;
+	return 0;
+}
+
+static void list_cut(struct tally_spool_list *list, size_t at, size_t n)
+{
+	memmove(list->items + at, list->items + at + n,
+		(list->n - at - n) * sizeof(*list->items));
+	list->n -= n;
+}
+
+static int collect_name(void *arg, const char *name, __u64 size)
+{
+	struct names *names = arg;
+	char (*items)[128];
+
+	(void)size;
+	if (strlen(name) >= sizeof(*items))
+		return 0; /* no name of ours: it stays where it is */
+	items = realloc(names->items, (names->n + 1) * sizeof(*items));
+	if (!items)
+		return -ENOMEM;
+	names->items = items;
+	memcpy(items[names->n++], name, strlen(name) + 1);
+	return 0;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+	return strcmp(a, b);
+}
+
+/* Sorted, so that a history repeats exactly. */
+static int get_names(const struct tally_fs *fs, const char *dir, struct names *ret_names)
+{
+	struct names names = { 0 };
+	int r = fs->list(fs->ctx, dir, collect_name, &names);
+
+	if (r < 0) {
+		free(names.items);
+		return r;
+	}
+	if (names.n)
+		qsort(names.items, names.n, sizeof(*names.items), compare_names);
+	*ret_names = names;
+	return 0;
+}
+
+static bool is_tmp(const char *name)
+{
+	size_t len = strlen(name);
+
+	return len > 4 && strcmp(name + len - 4, ".tmp") == 0;
+}
+
+static void sealed_entry(const struct tally_sealed *sealed, struct tally_spool_entry *entry)
+{
+	entry->epoch_first = sealed->epoch_first;
+	entry->epoch_last = sealed->epoch_last;
+	entry->start_s = sealed->start_s;
+	entry->end_s = sealed->end_s;
+	entry->records = sealed->n_rows;
+	entry->hole = sealed->hole != TALLY_HOLE_NONE;
+}
+
+static void sealed_name(const struct tally_sealed *sealed, struct tally_spool_entry *entry)
+{
+	(void)snprintf(entry->name, sizeof(entry->name), "e%llu-%llu", /* at most 42 */
+		       (unsigned long long)sealed->epoch_first,
+		       (unsigned long long)sealed->epoch_last);
+}
+
+static void batch_entry(const struct tally_batch *batch, struct tally_spool_entry *entry)
+{
+	sealed_entry(&batch->sealed, entry);
+	entry->number = batch->head.number;
+	entry->seq_first = batch->head.seq_first;
+	entry->incarnation = batch->head.incarnation;
+	memcpy(entry->chain, batch->chain, sizeof(entry->chain));
+	(void)snprintf(entry->name, sizeof(entry->name), "b%llu-s%llu-r%llu-e%llu-%llu", /* fits */
+		       (unsigned long long)batch->head.number,
+		       (unsigned long long)batch->head.seq_first,
+		       (unsigned long long)batch->sealed.n_rows,
+		       (unsigned long long)batch->sealed.epoch_first,
+		       (unsigned long long)batch->sealed.epoch_last);
+}
+
+static int read_sealed(const struct tally_spool *spool, const char *name,
+		       struct tally_sealed *ret_sealed, __u64 *ret_bytes)
+{
+	_cleanup_(tally_buf_done) struct tally_buf buf = { 0 };
+	struct tally_reader reader;
+	struct tally_sealed sealed;
+	int r;
+
+	r = spool->fs->read(spool->fs->ctx, SEALED, name, &buf);
+	if (r == 0)
+		r = tally_frame_get(buf.data, buf.len, TALLY_FRAME_SEALED, spool->state.agent, NULL,
+				    &reader);
+	if (r == 0)
+		r = tally_sealed_decode(&reader, &sealed);
+	if (r < 0)
+		return r;
+	if (reader.pos != reader.len) {
+		tally_sealed_done(&sealed);
+		return -EBADMSG;
+	}
+	*ret_sealed = sealed;
+	*ret_bytes = buf.len;
+	return 0;
+}
+
+static int read_batch(const struct tally_spool *spool, const char *name,
+		      struct tally_batch **ret_batch, __u64 *ret_bytes)
+{
+	_cleanup_(tally_buf_done) struct tally_buf buf = { 0 };
+	struct tally_reader reader;
+	int r;
+
+	r = spool->fs->read(spool->fs->ctx, BATCHES, name, &buf);
+	if (r == 0)
+		r = tally_frame_get(buf.data, buf.len, TALLY_FRAME_BATCH, spool->state.agent, NULL,
+				    &reader);
+	if (r == 0)
+		r = tally_batch_decode(&reader, spool->state.agent, ret_batch);
+	if (r == 0)
+		*ret_bytes = buf.len;
+	return r;
+}
+
+/* Does the file prove itself wrong, rather than being out of reach for the moment? */
+static bool is_damaged(int r)
+{
+	return r == -EBADMSG || r == -EXDEV || r == -EFBIG || r == -ELOOP;
+}
+
+static int quarantine(struct tally_spool *spool, const char *dir, const char *name, int why)
+{
+	int r = tally_fs_quarantine(spool->fs, dir, name);
+
+	if (r < 0)
+		return r;
+	spool->quarantined++;
+	tally_log_error("spool_quarantined", "folder=%s file=%s reason=%s", dir, name,
+			why == -EXDEV ? "foreign" : "damaged");
+	return 0;
+}
+
+/* A ledger position known from a file that is newer than the state file. */
+static void learn_sealed(struct tally_state *state, const struct tally_sealed *sealed)
+{
+	if (!sealed->windows || sealed->epoch_last < state->epoch_last)
+		return;
+	state->epoch_last = sealed->epoch_last;
+	memcpy(state->ledger, sealed->ledger, sizeof(state->ledger));
+	state->number = sealed->number;
+	state->end_s = sealed->end_s;
+	state->held = sealed->held_after;
+	state->cause = sealed->cause;
+}
+
+static void learn_batch(struct tally_state *state, const struct tally_batch *batch)
+{
+	learn_sealed(state, &batch->sealed);
+	if (batch->sealed.windows && batch->sealed.epoch_last > state->epoch_batched)
+		state->epoch_batched = batch->sealed.epoch_last;
+	if (batch->head.number < state->next_batch)
+		return;
+	state->next_batch = batch->head.number + 1;
+	if (batch->head.incarnation >= state->incarnation) {
+		state->incarnation = batch->head.incarnation;
+		state->next_seq = tally_batch_seq_last(batch) + 1;
+	}
+	memcpy(state->chain, batch->chain, sizeof(state->chain));
+}
+
+static int scan_sealed(struct tally_spool *spool, const char *name)
+{
+	struct tally_spool_entry entry = { 0 };
+	struct tally_sealed sealed;
+	int r;
+
+	r = read_sealed(spool, name, &sealed, &entry.bytes);
+	if (r < 0)
+		return is_damaged(r) ? quarantine(spool, SEALED, name, r) : r;
+	sealed_entry(&sealed, &entry);
+	sealed_name(&sealed, &entry);
+	if (strcmp(entry.name, name) != 0) {
+		r = quarantine(spool, SEALED, name, -EBADMSG);
+	} else {
+		learn_sealed(&spool->state, &sealed);
+		r = list_add(&spool->sealed, &entry);
+	}
+	tally_sealed_done(&sealed);
+	return r;
+}
+
+static int scan_batch(struct tally_spool *spool, const char *name)
+{
+	struct tally_spool_entry entry = { 0 };
+	struct tally_batch *batch = NULL;
+	int r;
+
+	r = read_batch(spool, name, &batch, &entry.bytes);
+	if (r < 0)
+		return is_damaged(r) ? quarantine(spool, BATCHES, name, r) : r;
+	batch_entry(batch, &entry);
+	if (strcmp(entry.name, name) != 0) {
+		r = quarantine(spool, BATCHES, name, -EBADMSG);
+	} else {
+		learn_batch(&spool->state, batch);
+		r = list_add(&spool->batches, &entry);
+	}
+	tally_batch_free(batch);
+	return r;
+}
+
+static int scan(struct tally_spool *spool, const char *dir,
+		int (*each)(struct tally_spool *spool, const char *name))
+{
+	struct names names;
+	int r = get_names(spool->fs, dir, &names);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; r == 0 && i < names.n; i++) {
+		if (is_tmp(names.items[i]))
+			r = spool->fs->unlink(spool->fs->ctx, dir, names.items[i]);
+		else if (each)
+			r = each(spool, names.items[i]);
+	}
+	free(names.items);
+	return r;
+}
+
+static int compare_epochs(const void *a, const void *b)
+{
+	const struct tally_spool_entry *x = a, *y = b;
+
+	if (x->epoch_first != y->epoch_first)
+		return x->epoch_first < y->epoch_first ? -1 : 1;
+	/* the wider range first */
+	return x->epoch_last > y->epoch_last ? -1 : x->epoch_last < y->epoch_last;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+	const struct tally_spool_entry *x = a, *y = b;
+
+	return x->number < y->number ? -1 : x->number > y->number;
+}
+
+/* Sealed files whose epochs are in a batch already, or in a wider sealed file. */
+static int drop_covered(struct tally_spool *spool)
+{
+	struct tally_spool_list *list = &spool->sealed;
+	__u64 covered = spool->state.epoch_batched;
+	int r;
+
+	for (size_t i = 0; i < list->n;) {
+		struct tally_spool_entry *entry = &list->items[i];
+
+		if (entry->epoch_last > covered) {
+			covered = entry->epoch_last;
+			i++;
+			continue;
+		}
+		r = spool->fs->unlink(spool->fs->ctx, SEALED, entry->name);
+		if (r < 0 && r != -ENOENT)
+			return r;
+		list_cut(list, i, 1);
+	}
+	return 0;
+}
+
+static int count_name(void *arg, const char *name, __u64 size)
+{
+	__u64 *count = arg;
+
+	(void)size;
+	*count += strstr(name, ".declared") == NULL;
+	return 0;
+}
+
+static bool same_state(const struct tally_state *a, const struct tally_state *b)
+{
+	return a->next_batch == b->next_batch && a->next_seq == b->next_seq &&
+	       a->epoch_batched == b->epoch_batched && a->incarnation == b->incarnation;
+}
+
+static int load_state(struct tally_spool *spool, struct tally_state *ret_stored)
+{
+	enum tally_state_origin origin;
+	int r;
+
+	r = tally_state_load(spool->fs, spool->origin.machine_id, &spool->state, &origin);
+	if (r < 0)
+		return r;
+	if (origin != TALLY_STATE_KEPT || !spool->state.generation)
+		spool->state_origin = origin;
+	/* Twice: see state.c on generations that stand alone. */
+	for (int i = 0; r == 0 && i < 2 && origin != TALLY_STATE_KEPT; i++)
+		r = tally_state_save(spool->fs, &spool->state);
+	*ret_stored = spool->state;
+	return r;
+}
+
+static int scan_all(struct tally_spool *spool)
+{
+	int r = 0;
+
+	list_done(&spool->sealed);
+	list_done(&spool->batches);
+	for (size_t i = 0; r == 0 && i < TALLY_ARRAY_SIZE(folders); i++)
+		r = spool->fs->sync_dir(spool->fs->ctx, folders[i]);
+	if (r == 0)
+		r = scan(spool, "", NULL);
+	if (r == 0)
+		r = scan(spool, "sinks", NULL);
+	if (r == 0)
+		r = scan(spool, BATCHES, scan_batch);
+	if (r == 0)
+		r = scan(spool, SEALED, scan_sealed);
+	if (r < 0)
+		return r;
+	if (spool->sealed.n)
+		qsort(spool->sealed.items, spool->sealed.n, sizeof(*spool->sealed.items),
+		      compare_epochs);
+	if (spool->batches.n)
+		qsort(spool->batches.items, spool->batches.n, sizeof(*spool->batches.items),
+		      compare_numbers);
+	return 0;
+}
+
+static int recover(struct tally_spool *spool)
+{
+	struct tally_state stored;
+	int r;
+
+	spool->reload = true;
+	r = load_state(spool, &stored);
+	if (r == 0)
+		r = scan_all(spool);
+	/* Before anything is removed: the state must know what the files knew. */
+	if (r == 0 && !same_state(&stored, &spool->state))
+		r = tally_state_save(spool->fs, &spool->state);
+	if (r == 0)
+		r = drop_covered(spool);
+	spool->quarantined = 0;
+	if (r == 0)
+		r = spool->fs->list(spool->fs->ctx, TALLY_QUARANTINE, count_name,
+				    &spool->quarantined);
+	if (r < 0)
+		return r;
+	spool->reload = false;
+	return 0;
+}
+
+int tally_spool_open(struct tally_spool *spool, const struct tally_fs *fs,
+		     const struct tally_spool_origin *origin)
+{
+	int r = 0;
+
+	*spool = (struct tally_spool){ .fs = fs, .origin = *origin };
+	r = fs->lock(fs->ctx, "lock");
+	for (size_t i = 0; r == 0 && i < TALLY_ARRAY_SIZE(folders); i++)
+		r = fs->mkdir(fs->ctx, folders[i]);
+	if (r == 0)
+		r = recover(spool);
+	if (r < 0)
+		tally_spool_done(spool);
+	return r;
+}
+
+void tally_spool_done(struct tally_spool *spool)
+{
+	list_done(&spool->sealed);
+	list_done(&spool->batches);
+}
+
+int tally_spool_settle(struct tally_spool *spool)
+{
+	return spool->reload ? recover(spool) : 0;
+}
+
+bool tally_spool_has(const struct tally_spool *spool, const __u8 ledger[TALLY_LEDGER_ID],
+		     __u64 number)
+{
+	return !spool->reload && spool->state.epoch_last &&
+	       memcmp(spool->state.ledger, ledger, TALLY_LEDGER_ID) == 0 &&
+	       number <= spool->state.number;
+}
+
+/* The epoch's number among all of this agent, and what lies between it and the one before. */
+static void name_epoch(const struct tally_state *state, struct tally_sealed *sealed)
+{
+	bool same = state->epoch_last &&
+		    memcmp(state->ledger, sealed->ledger, sizeof(state->ledger)) == 0;
+	__u64 step = same ? sealed->number - state->number : 1;
+
+	sealed->epoch_first = sealed->epoch_last = state->epoch_last + step;
+	sealed->held_before = same ? state->held : 0;
+	sealed->held_after = sealed->held_before + (__s64)sealed->totals.held_enter -
+			     (__s64)sealed->totals.held_leave;
+	sealed->hole = TALLY_HOLE_NONE;
+	if (!state->epoch_last || (same && step == 1))
+		return;
+	sealed->hole = !same && state->cause == TALLY_CAUSE_SHUTDOWN ? TALLY_HOLE_STOPPED :
+								       TALLY_HOLE_LOST;
+	sealed->hole_start_s = state->end_s;
+	sealed->hole_end_s = TALLY_MAX(sealed->start_s, state->end_s);
+}
+
+/* Writes a file of the spool. A failure leaves the folders in doubt. */
+static int put(struct tally_spool *spool, enum tally_frame_kind kind, const struct tally_buf *payload,
+	       struct tally_spool_entry *entry)
+{
+	_cleanup_(tally_buf_done) struct tally_buf file = { 0 };
+	const char *dir = kind == TALLY_FRAME_SEALED ? SEALED : BATCHES;
+	int r;
+
+	r = tally_frame_put(&file, kind, spool->state.agent, payload->data, payload->len);
+	if (r < 0)
+		return r;
+	entry->bytes = file.len;
+	r = tally_fs_put(spool->fs, dir, entry->name, file.data, file.len);
+	if (r < 0)
+		spool->reload = true;
+	return r;
+}
+
+static int put_sealed(struct tally_spool *spool, const struct tally_sealed *sealed,
+		      struct tally_spool_entry *ret_entry)
+{
+	_cleanup_(tally_buf_done) struct tally_buf payload = { 0 };
+	int r;
+
+	*ret_entry = (struct tally_spool_entry){ 0 };
+	sealed_entry(sealed, ret_entry);
+	sealed_name(sealed, ret_entry);
+	r = tally_sealed_encode(sealed, &payload);
+	return r < 0 ? r : put(spool, TALLY_FRAME_SEALED, &payload, ret_entry);
+}
+
+int tally_spool_seal(struct tally_spool *spool, struct tally_sealed *sealed)
+{
+	struct tally_spool_entry entry;
+	int r;
+
+	r = tally_spool_settle(spool);
+	if (r < 0)
+		return r;
+	if (tally_spool_has(spool, sealed->ledger, sealed->number))
+		return 0;
+	name_epoch(&spool->state, sealed);
+	r = put_sealed(spool, sealed, &entry);
+	if (r < 0)
+		return r;
+	r = list_add(&spool->sealed, &entry);
+	if (r < 0) {
+		spool->reload = true;
+		return r;
+	}
+	learn_sealed(&spool->state, sealed);
+	return 0;
+}
+
+/* How many sealed files from `at` on may become one. */
+static size_t group(const struct tally_spool *spool, size_t at)
+{
+	const struct tally_spool_entry *first = &spool->sealed.items[at], *last = first;
+	__u64 rows = first->records;
+	size_t n = 1;
+
+	while (at + n < spool->sealed.n) {
+		const struct tally_spool_entry *next = &spool->sealed.items[at + n];
+
+		rows += next->records;
+		if (next->hole || next->epoch_first != last->epoch_last + 1 ||
+		    next->start_s / HOUR_S != first->start_s / HOUR_S || rows > TALLY_SPOOL_ROWS)
+			break;
+		last = next;
+		n++;
+	}
+	return n;
+}
+
+/* Reads a group and adds it up. A damaged file goes to quarantine: -EAGAIN, group anew. */
+static int merge_group(struct tally_spool *spool, size_t at, size_t n,
+		       struct tally_sealed *ret_sealed)
+{
+	struct tally_sealed all, one;
+	__u64 bytes;
+	int r = 0;
+
+	tally_sealed_init(&all);
+	for (size_t i = at; r == 0 && i < at + n; i++) {
+		r = read_sealed(spool, spool->sealed.items[i].name, &one, &bytes);
+		if (is_damaged(r)) {
+			r = quarantine(spool, SEALED, spool->sealed.items[i].name, r);
+			if (r == 0)
+				list_cut(&spool->sealed, i, 1);
+			r = r < 0 ? r : -EAGAIN;
+		} else if (r == 0) {
+			r = tally_sealed_merge(&all, &one);
+			tally_sealed_done(&one);
+		}
+	}
+	if (r < 0) {
+		tally_sealed_done(&all);
+		return r;
+	}
+	tally_sealed_settle(&all);
+	*ret_sealed = all;
+	return 0;
+}
+
+/* The files are covered by a durable one: what cannot be removed now, recovery removes. */
+static void remove_group(struct tally_spool *spool, size_t at, size_t n)
+{
+	for (size_t i = at; i < at + n; i++)
+		(void)spool->fs->unlink(spool->fs->ctx, SEALED, spool->sealed.items[i].name);
+	list_cut(&spool->sealed, at, n);
+}
+
+static int compact_group(struct tally_spool *spool, size_t at, size_t n)
+{
+	struct tally_spool_entry entry;
+	struct tally_sealed sealed;
+	int r;
+
+	r = merge_group(spool, at, n, &sealed);
+	if (r < 0)
+		return r == -EAGAIN ? 1 : r;
+	r = put_sealed(spool, &sealed, &entry);
+	tally_sealed_done(&sealed);
+	if (r < 0)
+		return r;
+	remove_group(spool, at, n - 1);
+	(void)spool->fs->unlink(spool->fs->ctx, SEALED, spool->sealed.items[at].name); /* likewise */
+	spool->sealed.items[at] = entry;
+	return 1;
+}
+
+int tally_spool_compact(struct tally_spool *spool)
+{
+	size_t n;
+	int r;
+
+	r = tally_spool_settle(spool);
+	if (r < 0)
+		return r;
+	for (size_t at = 0; at < spool->sealed.n; at += n) {
+		n = group(spool, at);
+		if (n >= TALLY_SPOOL_MERGE)
+			return compact_group(spool, at, n);
+	}
+	return 0;
+}
+
+static void fill_head(const struct tally_spool *spool, __u64 now_s, struct tally_batch_head *head)
+{
+	const struct tally_state *state = &spool->state;
+
+	*head = (struct tally_batch_head){
+		.incarnation = state->incarnation,
+		.number = state->next_batch,
+		.seq_first = state->next_seq,
+		.recorded_s = now_s,
+		.spool_records = tally_spool_records(spool),
+		.spool_bytes = tally_spool_bytes(spool),
+		.spool_oldest_s = tally_spool_oldest_s(spool),
+		.version = spool->origin.version,
+		.host = spool->origin.host,
+		.boot_id = spool->origin.boot_id,
+	};
+	memcpy(head->agent, state->agent, sizeof(head->agent));
+	memcpy(head->prev_chain, state->chain, sizeof(head->prev_chain));
+}
+
+static int put_batch(struct tally_spool *spool, const struct tally_batch *batch)
+{
+	_cleanup_(tally_buf_done) struct tally_buf payload = { 0 };
+	struct tally_spool_entry entry = { .reissue = true };
+	int r;
+
+	batch_entry(batch, &entry);
+	r = tally_batch_encode(batch, &payload);
+	if (r == 0)
+		r = put(spool, TALLY_FRAME_BATCH, &payload, &entry);
+	if (r == 0)
+		r = list_add(&spool->batches, &entry);
+	if (r < 0) {
+		spool->reload = true;
+		return r;
+	}
+	learn_batch(&spool->state, batch);
+	r = tally_state_save(spool->fs, &spool->state);
+	if (r < 0)
+		spool->reload = true;
+	return r;
+}
+
+int tally_spool_build(struct tally_spool *spool, __u64 now_s)
+{
+	struct tally_batch *batch = NULL;
+	struct tally_batch_head head;
+	struct tally_sealed sealed;
+	size_t n;
+	int r;
+
+	r = tally_spool_settle(spool);
+	if (r < 0 || !spool->sealed.n)
+		return r;
+	n = group(spool, 0);
+	r = merge_group(spool, 0, n, &sealed);
+	if (r < 0)
+		return r == -EAGAIN ? 1 : r;
+	fill_head(spool, now_s, &head);
+	r = tally_batch_new(&head, &sealed, &batch);
+	if (r < 0)
+		return r;
+	r = put_batch(spool, batch);
+	tally_batch_free(batch);
+	if (r < 0)
+		return r;
+	remove_group(spool, 0, n);
+	return 1;
+}
+
+int tally_spool_declare(struct tally_spool *spool, const struct tally_loss *loss, __u64 now_s)
+{
+	struct tally_sealed sealed = { .start_s = spool->state.end_s, .end_s = spool->state.end_s };
+	struct tally_batch *batch = NULL;
+	struct tally_batch_head head;
+	int r;
+
+	r = tally_spool_settle(spool);
+	if (r < 0)
+		return r;
+	fill_head(spool, now_s, &head);
+	head.kind = TALLY_BATCH_LOST;
+	head.loss = *loss;
+	sealed.held_before = sealed.held_after = spool->state.held;
+	r = tally_batch_new(&head, &sealed, &batch);
+	if (r < 0)
+		return r;
+	r = put_batch(spool, batch);
+	tally_batch_free(batch);
+	return r;
+}
+
+const struct tally_spool_entry *tally_spool_find(const struct tally_spool *spool, __u64 number)
+{
+	for (size_t i = 0; i < spool->batches.n; i++) {
+		if (spool->batches.items[i].number >= number)
+			return &spool->batches.items[i];
+	}
+	return NULL;
+}
+
+int tally_spool_load(struct tally_spool *spool, const struct tally_spool_entry *entry,
+		     struct tally_batch **ret_batch)
+{
+	size_t at = (size_t)(entry - spool->batches.items);
+	struct tally_batch *batch = NULL;
+	__u64 bytes;
+	int r;
+
+	r = read_batch(spool, entry->name, &batch, &bytes);
+	if (r == 0)
+		r = tally_batch_verify(batch);
+	if (r == 0 && memcmp(batch->chain, entry->chain, sizeof(entry->chain)) != 0)
+		r = -EBADMSG;
+	if (r == 0) {
+		*ret_batch = batch;
+		return 0;
+	}
+	tally_batch_free(batch);
+	if (!is_damaged(r))
+		return r;
+	r = quarantine(spool, BATCHES, entry->name, r);
+	if (r < 0)
+		return r;
+	list_cut(&spool->batches, at, 1);
+	return -EBADMSG;
+}
+
+int tally_spool_trim(struct tally_spool *spool, __u64 number)
+{
+	int r = tally_spool_settle(spool);
+
+	while (r == 0 && spool->batches.n && spool->batches.items[0].number <= number) {
+		r = spool->fs->unlink(spool->fs->ctx, BATCHES, spool->batches.items[0].name);
+		if (r == -ENOENT)
+			r = 0;
+		if (r == 0)
+			list_cut(&spool->batches, 0, 1);
+	}
+	return r;
+}
+
+int tally_spool_overtaken(struct tally_spool *spool, __u64 batch, __u32 incarnation)
+{
+	int r = tally_spool_settle(spool);
+
+	for (size_t i = 0; r == 0 && i < spool->batches.n;) {
+		const struct tally_spool_entry *entry = &spool->batches.items[i];
+
+		if (!entry->reissue || entry->number > batch) {
+			i++;
+			continue;
+		}
+		r = quarantine(spool, BATCHES, entry->name, -EBADMSG);
+		if (r == 0)
+			list_cut(&spool->batches, i, 1);
+	}
+	if (r < 0)
+		return r;
+	spool->state.incarnation = TALLY_MAX(spool->state.incarnation, incarnation);
+	tally_state_bump(&spool->state);
+	spool->state.next_batch = TALLY_MAX(spool->state.next_batch, batch + 1);
+	r = tally_state_save(spool->fs, &spool->state);
+	if (r < 0)
+		spool->reload = true;
+	return r;
+}
+
+static __u64 sum(const struct tally_spool_list *list, bool bytes)
+{
+	__u64 n = 0;
+
+	for (size_t i = 0; i < list->n; i++)
+		n += bytes ? list->items[i].bytes : list->items[i].records;
+	return n;
+}
+
+__u64 tally_spool_records(const struct tally_spool *spool)
+{
+	return sum(&spool->sealed, false) + sum(&spool->batches, false);
+}
+
+__u64 tally_spool_bytes(const struct tally_spool *spool)
+{
+	return sum(&spool->sealed, true) + sum(&spool->batches, true);
+}
+
+__u64 tally_spool_oldest_s(const struct tally_spool *spool)
+{
+	if (spool->batches.n && spool->batches.items[0].start_s)
+		return spool->batches.items[0].start_s;
+	return spool->sealed.n ? spool->sealed.items[0].start_s : 0;
+}

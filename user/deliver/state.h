@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What an agent must remember between two lives: who it is and which numbers are used up.
+ *
+ * Two files, state.0 and state.1, written in turn, each whole and durable; the higher generation is
+ * the truth. One of them damaged or gone: the other may be one step old, continuity cannot be proven,
+ * and the incarnation goes up. Both gone, or bound to another machine: a new agent.
+ */
+#ifndef TALLY_DELIVER_STATE_H
+#define TALLY_DELIVER_STATE_H
+
+#include "account/batch.h"
+#include "deliver/fs.h"
+
+struct tally_state {
+	char agent[TALLY_AGENT_ID + 1];
+	__u8 machine[TALLY_SHA256]; /* digest of the machine's id */
+	__u64 generation;
+	__u32 incarnation;
+	__u64 next_seq, next_batch;
+	__u8 chain[TALLY_CHAIN];
+	__u64 epoch_batched; /* epochs up to here are in a batch, or were */
+	/* of the last epoch known: */
+	__u64 epoch_last;
+	__u8 ledger[TALLY_LEDGER_ID];
+	__u64 number;
+	__u64 end_s;
+	__s64 held;
+	__u8 cause; /* enum tally_close_cause */
+};
+
+enum tally_state_origin {
+	TALLY_STATE_KEPT,    /* as it was left */
+	TALLY_STATE_DOUBTED, /* present, but continuity cannot be proven: incarnation raised */
+	TALLY_STATE_NEW,     /* none was there */
+	TALLY_STATE_MOVED,   /* of another machine: a new agent */
+};
+
+/* Reads or makes; nothing is written but by save. */
+int tally_state_load(const struct tally_fs *fs, const char *machine_id,
+		     struct tally_state *ret_state, enum tally_state_origin *ret_origin)
+	__attribute__((warn_unused_result));
+/* Durable on 0; raises the generation. */
+int tally_state_save(const struct tally_fs *fs, struct tally_state *state)
+	__attribute__((warn_unused_result));
+/* A new incarnation: seq begins at 1 again. */
+void tally_state_bump(struct tally_state *state);
+
+#endif

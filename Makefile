@@ -54,7 +54,7 @@ FUZZ	:= -O1 -fsanitize=address,undefined -fno-sanitize-recover=all
 # ARCH as the kernel's tracing headers name it; only x86 for now.
 BPF_CFLAGS := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -std=gnu11 -Iinclude -Ibpf -I. \
 	   -Wall -Wextra -Wno-unused-function -Wno-unused-parameter -Werror=return-type \
-	   -fno-stack-protector $(REPRO)
+	   -fno-stack-protector -idirafter /usr/include/$(shell $(CC) -print-multiarch) $(REPRO)
 
 # Sources ---------------------------------------------------------------------------------------
 
@@ -198,7 +198,7 @@ $(B)/alone/include/%.ok: KIND = bpf
 $(B)/alone/bpf/%.ok: KIND = bpf
 $(B)/alone/%.ok: % | $(SKEL) $(B)/.tools
 	@mkdir -p $(@D)
-	$(Q)$(if $(KIND),$(CLANG) $(BPF_CFLAGS) -include bpf/vmlinux.h,$(CC) $(CPPFLAGS) $(CFLAGS)) -Wno-unused-function \
+	$(Q)$(if $(KIND),$(CLANG) $(BPF_CFLAGS) -include bpf/vmlinux.h,$(CC) $(CPPFLAGS) $(CFLAGS)) -w \
 		-fsyntax-only -MMD -MP -MT $@ -MF $(@:.ok=.d) -x c -include $< /dev/null
 	@touch $@
 

@@ -70,7 +70,6 @@ spdx_of() {
 	case $1 in
 	bpf/*) echo 'GPL-2.0-only OR BSD-2-Clause' ;;
 	include/tally/*) echo 'GPL-2.0-only OR BSD-2-Clause OR Apache-2.0' ;;
-	tests/*.bpf.c) echo 'GPL-2.0-only OR BSD-2-Clause' ;;
 	*) echo 'Apache-2.0' ;;
 	esac
 }

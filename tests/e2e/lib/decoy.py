@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hand-made TCP segments: a small TCP client of our own, and an injector beside a kernel socket.
+
+    RawTcp    on a veth, an address that no kernel owns: every segment is ours, in any order,
+              twice, overlapping, wrong in any way; the kernel on the other side cannot tell.
+    Injector  on loopback, for a connection of a kernel socket: it sniffs the sequence numbers
+              (AF_PACKET) and sends with a raw socket, as a process on the same host could.
+
+Offsets count the octets of the client's stream: 0 is the first octet after the SYN.
+"""
+
+import random
+import select
+import socket
+import struct
+import time
+from typing import NamedTuple
+
+from .sandbox import VETH_SERVER, HarnessError, inside_netns, run
+
+FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
+ETH_P_IP = 0x0800
+RAW_ADDRESS = "10.77.0.9"
+
+
+def checksum(data):
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+
+
+class Endpoint(NamedTuple):
+    address: str
+    port: int
+
+    @property
+    def packed(self):
+        return socket.inet_aton(self.address)
+
+
+def build(src, dst, seq, ack, flags, payload=b"", options=b"", window=65535, urgent=0,
+          bad_checksum=False):
+    """An IPv4 packet with one TCP segment."""
+    options += b"\1" * (-len(options) % 4)
+    head = struct.pack("!HHIIBBHHH", src.port, dst.port, seq & 0xffffffff, ack & 0xffffffff,
+                       (5 + len(options) // 4) << 4, flags, window, 0, urgent) + options
+    pseudo = src.packed + dst.packed + struct.pack("!BBH", 0, 6, len(head) + len(payload))
+    value = checksum(pseudo + head + payload)
+    if bad_checksum:
+        value ^= 0x5555
+    head = head[:16] + struct.pack("!H", value) + head[18:]
+    length = 20 + len(head) + len(payload)
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, length, random.getrandbits(16), 0x4000, 64, 6, 0,
+                     src.packed, dst.packed)
+    return ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:] + head + payload
+
+
+class Segment(NamedTuple):
+    src: Endpoint
+    dst: Endpoint
+    seq: int
+    ack: int
+    flags: int
+    payload: bytes
+    ts_value: int
+    ts_echo: int
+
+
+def dissect(packet):
+    """The TCP segment of an IPv4 packet; None if it is none."""
+    if len(packet) < 40 or packet[0] >> 4 != 4 or packet[9] != 6:
+        return None
+    ihl, total = (packet[0] & 15) * 4, struct.unpack_from("!H", packet, 2)[0]
+    tcp = packet[ihl:total or len(packet)]
+    sport, dport, seq, ack, offset, flags = struct.unpack_from("!HHIIBB", tcp)
+    size = (offset >> 4) * 4
+    value, echo = timestamps(tcp[20:size])
+    return Segment(Endpoint(socket.inet_ntoa(packet[12:16]), sport),
+                   Endpoint(socket.inet_ntoa(packet[16:20]), dport), seq, ack, flags, tcp[size:],
+                   value, echo)
+
+
+def timestamps(options):
+    at = 0
+    while at < len(options) and options[at] != 0:
+        if options[at] == 1:
+            at += 1
+            continue
+        if options[at] == 8:
+            return struct.unpack_from("!II", options, at + 2)
+        at += max(2, options[at + 1])
+    return 0, 0
+
+
+def ts_option(value, echo):
+    return b"\1\1\x08\x0a" + struct.pack("!II", value & 0xffffffff, echo & 0xffffffff)
+
+
+class RawTcp:
+    """A TCP client made of single segments. Acknowledges what it gets, unless told not to."""
+
+    def __init__(self, sandbox, port):
+        self.dst = Endpoint(VETH_SERVER, port)
+        self.src = Endpoint(RAW_ADDRESS, 40000 + random.randrange(20000))
+        self.packet = sandbox.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP),
+                                     client_side=True)
+        with inside_netns(sandbox.netns_client):
+            self.packet.bind(("veth0", ETH_P_IP))
+        mine, theirs = self._macs(sandbox)
+        run(["ip", "-n", sandbox.netns, "neigh", "replace", RAW_ADDRESS, "lladdr", mine,
+             "dev", "veth0", "nud", "permanent"])
+        self.frame = bytes.fromhex(theirs.replace(":", "") + mine.replace(":", "") + "0800")
+        self.iss, self.clock = random.getrandbits(32), random.randrange(10 ** 6, 10 ** 9)
+        self.got, self.early, self.peer_ts, self.auto_ack = bytearray(), {}, 0, True
+        self.copies = 0         # segments of the server that came again
+        self.closed = False     # FIN or RST came
+        self.next = 0           # offset after the highest octet sent as real
+        self._handshake()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self._emit(self.iss + 1 + self.next, RST | ACK)
+        self.packet.close()
+
+    @staticmethod
+    def _macs(sandbox):
+        def mac(ns):
+            words = run(["ip", "-n", ns, "link", "show", "dev", "veth0"]).split()
+            return words[words.index("link/ether") + 1]
+        return mac(sandbox.netns_client), mac(sandbox.netns)
+
+    def _emit(self, seq, flags, payload=b"", ack_delta=0, ts_delta=0, options=b"", **wrong):
+        self.clock += 1
+        options += ts_option(self.clock + ts_delta, self.peer_ts)
+        ack = 0 if flags & SYN and not flags & ACK else self.irs + 1 + len(self.got) + ack_delta
+        self.packet.send(self.frame + build(self.src, self.dst, seq, ack, flags, payload, options,
+                                            **wrong))
+
+    def _handshake(self):
+        self.irs = 0
+        self._emit(self.iss, SYN, options=b"\2\4\x05\xb4")
+        deadline = time.monotonic() + 5
+        while True:
+            segment = self._receive(deadline)
+            if segment is None:
+                raise HarnessError("no SYN-ACK for a hand-made connection")
+            if segment.flags & (SYN | ACK) == SYN | ACK:
+                break
+        self.irs, self.peer_ts = segment.seq, segment.ts_value
+        self._emit(self.iss + 1, ACK)
+
+    def _receive(self, deadline):
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.packet], [], [], left)[0]:
+                return None
+            segment = dissect(self.packet.recv(1 << 17)[14:])
+            if segment and (segment.src, segment.dst) == (self.dst, self.src):
+                return segment
+
+    def segment(self, offset, payload, flags=PSH | ACK, **wrong):
+        """Sends payload at a place of the stream. wrong: bad_checksum, ts_delta, ack_delta, urgent,
+        window, options; they do not move the stream on."""
+        self._emit(self.iss + 1 + offset, flags, payload, **wrong)
+
+    def real(self, payload):
+        """The next octets of the stream, in order."""
+        self.segment(self.next, payload)
+        self.next += len(payload)
+
+    def _take(self, segment):
+        offset = (segment.seq - self.irs - 1) & 0xffffffff
+        offset -= 1 << 32 if offset > 1 << 31 else 0
+        self.closed |= bool(segment.flags & (FIN | RST))
+        if segment.payload:
+            self.copies += offset < len(self.got)
+            self.early[offset] = segment.payload
+            for at in sorted(self.early):
+                if at <= len(self.got):
+                    self.got += self.early.pop(at)[len(self.got) - at:]
+            if self.auto_ack:
+                self._emit(self.iss + 1 + self.next, ACK)
+
+    def read_until(self, condition, seconds=5):
+        """Takes what the server sends until condition(self)."""
+        deadline = time.monotonic() + seconds
+        while not condition(self):
+            segment = self._receive(deadline)
+            if segment is None:
+                raise HarnessError(f"the server's answer did not come: {bytes(self.got[-200:])!r}")
+            self.peer_ts = segment.ts_value or self.peer_ts
+            self._take(segment)
+
+
+class Injector:
+    """Segments beside a connection of a kernel socket on loopback."""
+
+    def __init__(self, sandbox, sock):
+        self.src, self.dst = Endpoint(*sock.getsockname()), Endpoint(*sock.getpeername())
+        self.sniffer = sandbox.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))
+        with inside_netns(sandbox.netns):
+            self.sniffer.bind(("lo", ETH_P_IP))
+        self.raw = sandbox.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        self.last = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.sniffer.close()
+        self.raw.close()
+
+    def follow(self, seconds=5):
+        """Looks on until the client has acknowledged something: then its place is known."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if select.select([self.sniffer], [], [], 0.02)[0]:
+                segment = dissect(self.sniffer.recv(1 << 17)[14:])
+                if segment and (segment.src, segment.dst) == (self.src, self.dst):
+                    self.last = segment
+            elif self.last:
+                return self
+        raise HarnessError("nothing of the connection was seen on lo")
+
+    def segment(self, payload, offset=0, ts_delta=0, ack_delta=0, flags=PSH | ACK, **wrong):
+        """offset counts from the next octet that the client will send."""
+        seq = self.last.seq + len(self.last.payload) + offset
+        packet = build(self.src, self.dst, seq, self.last.ack + ack_delta, flags, payload,
+                       ts_option(self.last.ts_value + ts_delta, self.last.ts_echo), **wrong)
+        self.raw.sendto(packet, (self.dst.address, 0))
+
+
+# What TCP refuses, each as the arguments of segment(): (offset, arguments) ----------------------
+
+REFUSED = {
+    "bad checksum": (0, dict(bad_checksum=True)),
+    "old timestamp": (0, dict(ts_delta=-10 ** 6)),
+    "before the window": (-1 << 20, {}),
+    "after the window": (1 << 30, {}),
+    "acknowledges what was never sent": (0, dict(ack_delta=1 << 20)),
+    "acknowledges the distant past": (0, dict(ack_delta=-1 << 30)),
+    "no ACK flag": (0, dict(flags=PSH)),
+    "SYN in the middle": (0, dict(flags=SYN | PSH | ACK)),
+    "FIN with a bad checksum": (0, dict(flags=FIN | PSH | ACK, bad_checksum=True)),
+    "RST with a bad checksum": (0, dict(flags=RST | PSH | ACK, bad_checksum=True)),
+}

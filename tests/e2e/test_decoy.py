@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segments that TCP refuses, repeats, reorders: only what TCP took is billed, once.
+
+In each decoy test the truth is the server's log: it never saw the decoy's key.
+"""
+
+import random
+
+import pytest
+
+from lib import api, view
+from lib.client import Conn
+from lib.decoy import REFUSED, Injector, RawTcp
+from lib.tallyd import differences, service
+
+veth = pytest.mark.parametrize("sandbox", ["veth"], indirect=True)
+PATHS = 5
+
+
+@pytest.fixture
+def decoys(start, meter, sandbox, keys):
+    """nginx, metered by port at the root: every packet of the host passes the hooks."""
+    texts = keys.new("real"), keys.new("fake")
+    server = start("nginx")
+    server.texts = texts
+    server.agent = meter([service("api", server.ports)])
+    return server
+
+
+def ask(path, key):
+    return api.request("GET", f"/v1/{path:05d}", key)
+
+
+def answers(conn, count):
+    conn.read_until(lambda c: len(view.parse(bytes(c.got), ["GET"], False)[0]) >= count)
+    return view.parse(bytes(conn.got), ["GET"], False)[0]
+
+
+def settle(server, answered, tainted=0):
+    """All answers are the real key's, but for at most *tainted* that nobody pays for."""
+    logged = server.witness(answered)
+    assert set(k for k, *_ in logged) == {"key_real"}, "the decoy reached the server: no decoy"
+    ledger = server.agent.stop()
+    assert ledger.count("api", api_key_id="key_fake") == 0, "the decoy's key was billed"
+    assert ledger.count("api", status=200) == answered, ledger.unattributed("api")
+    real = ledger.count("api", api_key_id="key_real", status=200)
+    assert answered - tainted <= real <= answered, ledger.unattributed("api")
+    assert all(d["attribution"] == "tainted" and d["attribution_detail"] == "conflict"
+               for d in ledger.rows("api") if d["attribution"] != "key" and d["requests"])
+    assert not ledger.audit()
+    return ledger
+
+
+@veth
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused_segment_first(decoys, sandbox, kind):
+    """The decoy comes first, at the very place where the real request then stands."""
+    real, fake = decoys.texts
+    offset, wrong = REFUSED[kind]
+    with RawTcp(sandbox, decoys.port) as c:
+        for i in range(PATHS):
+            if i:
+                c.segment(c.next + offset, ask(i, fake), **wrong)
+            c.real(ask(i, real))
+            answers(c, i + 1)
+        assert not c.closed
+    settle(decoys, PATHS, tainted=PATHS - 1 if offset == 0 else 0)
+
+
+@veth
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused_segment_after(decoys, sandbox, kind):
+    """The decoy comes after the real request, at its place: it is old, whatever it says."""
+    real, fake = decoys.texts
+    wrong = REFUSED[kind][1]
+    with RawTcp(sandbox, decoys.port) as c:
+        for i in range(PATHS):
+            place = c.next
+            c.real(ask(i, real))
+            c.segment(place, ask(i, fake), **wrong)
+            answers(c, i + 1)
+    settle(decoys, PATHS)
+
+
+@veth
+@pytest.mark.parametrize("split", [1, 20, 60])
+def test_half_a_decoy(decoys, sandbox, split):
+    """The real request begins, a refused segment goes on with another key, then the real rest."""
+    real, fake = decoys.texts
+    with RawTcp(sandbox, decoys.port) as c:
+        for i in range(PATHS):
+            data = ask(i, real)
+            c.real(data[:split])
+            c.segment(c.next, ask(i, fake)[split:], bad_checksum=True)
+            c.real(data[split:])
+            answers(c, i + 1)
+    settle(decoys, PATHS, tainted=PATHS)
+
+
+@veth
+def test_old_bytes_rewritten(decoys, sandbox):
+    """A valid segment whose first octets repeat old ones, differently: TCP keeps the old ones."""
+    real, fake = decoys.texts
+    with RawTcp(sandbox, decoys.port) as c:
+        for i in range(PATHS):
+            data = ask(i, real)
+            c.real(data[:70])
+            c.segment(c.next - 70, ask(i, fake)[:70] + data[70:])
+            c.next += len(data) - 70
+            answers(c, i + 1)
+    settle(decoys, PATHS)
+
+
+@veth
+def test_early_decoy_then_both(decoys, sandbox):
+    """A refused early segment, an accepted early one at the same place, then what stands before."""
+    real, fake = decoys.texts
+    with RawTcp(sandbox, decoys.port) as c:
+        for i in range(PATHS):
+            data = ask(i, real)
+            c.segment(c.next + 40, ask(i, fake)[40:], bad_checksum=True)
+            c.segment(c.next + 40, data[40:])
+            c.segment(c.next, data[:40])
+            c.next += len(data)
+            answers(c, i + 1)
+    settle(decoys, PATHS, tainted=PATHS)
+
+
+@veth
+def test_conflicting_early_segments(start, meter, sandbox, keys):
+    """Both are valid, TCP takes one: whichever the server logs is billed, or nobody."""
+    a, b = keys.new("real"), keys.new("fake")
+    server = start("nginx")
+    agent = meter([service("api", server.ports)])
+    for first, second in ((a, b), (b, a)):
+        with RawTcp(sandbox, server.port) as c:
+            c.segment(30, ask(1, first)[30:])
+            c.segment(30, ask(1, second)[30:])
+            c.segment(0, ask(1, first)[:30])
+            c.next = len(ask(1, first))
+            answers(c, 1)
+    logged = server.witness(2)
+    ledger = agent.stop()
+    assert ledger.count("api", status=200) == 2
+    for key in ("key_real", "key_fake"):
+        answered = sum(s.requests for row, s in logged.items() if row[0] == key)
+        assert ledger.count("api", api_key_id=key, status=200) <= answered
+    assert not ledger.audit()
+
+
+@veth
+def test_forged_request_in_flight_body(decoys, sandbox):
+    """A refused segment in the middle of a body, with a request of another customer."""
+    real, fake = decoys.texts
+    with RawTcp(sandbox, decoys.port) as c:
+        for i in range(PATHS):
+            data = api.request("POST", "/v1/enrich", real, b"b" * 2000)
+            c.real(data[:-1500])
+            c.segment(c.next, ask(i, fake) * 3, bad_checksum=True)
+            c.real(data[-1500:-100])
+            c.segment(c.next - 600, ask(i, fake))
+            c.real(data[-100:])
+            answers(c, i + 1)
+    settle(decoys, PATHS, tainted=PATHS)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_raw_socket_beside_a_kernel_socket(decoys, sandbox, kind):
+    """The same decoys from a raw socket on the same host, over loopback."""
+    real, fake = decoys.texts
+    offset, wrong = REFUSED[kind]
+    with Conn(sandbox, decoys.port) as c, Injector(sandbox, c.sock) as injector:
+        for i in range(PATHS):
+            c.ask(ask(i, real))
+            injector.follow()
+            injector.segment(ask(i + 1, fake), offset, **wrong)
+        c.ask(ask(PATHS, real))
+    settle(decoys, PATHS + 1, tainted=PATHS if offset == 0 else 0)
+
+
+def test_urgent_octet(start, meter, sandbox, keys):
+    """Urgent data is cut out of the stream that the server reads, not out of the packets.
+
+    A client that puts an urgent octet into its key shows the meter another key than the server.
+    """
+    key = keys.new("real")
+    server = start("nginx")
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+    data = ask(1, key)
+    at = data.index(key.encode()) + 5
+    with Conn(sandbox, server.port) as c:
+        c.send(data[:at])
+        c.sock.send(b"!", 1)        # MSG_OOB
+        c.send(data[at:])
+        assert c.responses(["GET"], 1)[0].status == 200
+    assert list(server.witness(1)) == [("key_real", "GET", "/v1/**", 200)]
+    ledger = agent.stop()
+    assert ledger.count("api", status=200) == 1
+    keyed = {d["api_key_id"] for d in ledger.rows("api", attribution="key") if d["requests"]}
+    assert keyed <= {"key_real"}, "a key that the server never saw was billed"
+    assert not ledger.audit()
+
+
+# Row 38: what TCP repairs is no decoy ----------------------------------------------------------
+
+@veth
+@pytest.mark.parametrize("seed", range(6))
+def test_reordered_repeated_overlapping(start, meter, sandbox, keys, seed):
+    """A stream of requests in shuffled, repeated, overlapping pieces counts as when in order."""
+    chance = random.Random(seed)
+    texts = [keys.new("a"), keys.new("b")]
+    server = start("nginx")
+    agent = meter([service("api", server.ports)])
+    truth = api.new_tally()
+    requests = [api.request("POST", "/v1/enrich", texts[i % 2], b"x" * chance.randrange(1, 400))
+                for i in range(12)]
+    stream = b"".join(requests)
+    with RawTcp(sandbox, server.port) as c:
+        for start_at in range(0, len(stream), 1500):
+            end_at = min(len(stream), start_at + 1500)
+            for a, b in pieces(chance, start_at, end_at):
+                c.segment(a, stream[a:b])
+            c.next = end_at
+        conn_answers = answers_of(c, ["POST"], 12)
+    for i, response in enumerate(conn_answers):
+        api.add(truth, (keys.id_of(texts[i % 2]), "POST", "/v1/enrich", 200),
+                api.Sums(1, len(requests[i]), response.size))
+    ledger = agent.stop()
+    problems = differences(truth, ledger, "api")
+    assert not problems, f"seed {seed}\n{problems}"
+    assert not ledger.audit()
+
+
+def pieces(chance, start, end):
+    """Pieces that cover [start, end), shuffled, some twice, some reaching into the next."""
+    edges = sorted({start, end, *(chance.randrange(start, end) for _ in range(10))})
+    cover = [(a, min(end, b + chance.choice((0, 0, 30)))) for a, b in zip(edges, edges[1:])]
+    cover += chance.sample(cover, len(cover) // 3)
+    chance.shuffle(cover)
+    return cover
+
+
+def answers_of(conn, methods, count):
+    conn.read_until(lambda c: len(view.parse(bytes(c.got), methods, False)[0]) >= count)
+    return view.parse(bytes(conn.got), methods, False)[0]
+
+
+@veth
+def test_server_retransmits(start, meter, sandbox, keys):
+    """The client does not acknowledge: the server sends its answer again; its bytes count once."""
+    key = keys.new("real")
+    server = start("nginx")
+    agent = meter([service("api", server.ports)])
+    truth = api.new_tally()
+    data = ask(1, key)
+    with RawTcp(sandbox, server.port) as c:
+        c.auto_ack = False
+        c.real(data)
+        c.read_until(lambda c: c.copies >= 2)
+        c.auto_ack = True
+        response = answers(c, 1)[0]
+        c.real(data)
+        answers(c, 2)
+    for _ in range(2):
+        api.add(truth, ("key_real", "GET", "/v1/**", 200),
+                api.Sums(1, len(data), response.size))
+    ledger = agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert not ledger.audit()

@@ -25,25 +25,25 @@ struct {
 	__type(value, struct tally_conn);
 } conns SEC(".maps");
 
+/* Sizes, not types: clang 14 prunes the types of inner maps to forward declarations. */
 struct rows_template {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 262144);
-	__type(key, struct tally_row_key);
-	__type(value, struct tally_row);
+	__uint(key_size, sizeof(struct tally_row_key));
+	__uint(value_size, sizeof(struct tally_row));
 };
 
 struct spill_template {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
-	__type(key, struct tally_row_key);
-	__type(value, struct tally_row);
+	__uint(key_size, sizeof(struct tally_row_key));
+	__uint(value_size, sizeof(struct tally_row));
 };
 
 struct totals_template {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, TALLY_SERVICES);
-	/* Sizes, not types: clang prunes the type to a forward declaration here. */
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(struct tally_totals));
 };
@@ -61,6 +61,7 @@ EPOCHS(epochs_spill, struct spill_template);
 EPOCHS(epochs_totals, struct totals_template);
 
 ARRAY(epoch, 1, struct tally_epoch);
+ARRAY(blank_row, 1, struct tally_row); /* stays zero: what a new row begins with */
 ARRAY(clock, 1, struct tally_clock);
 ARRAY(settings, 1, struct tally_settings);
 ARRAY(services, TALLY_SERVICES, struct tally_service);

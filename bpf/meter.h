@@ -11,14 +11,15 @@
  *
  * The ports, defined by whoever includes this file:
  *	port_load(pkt, run, chunk, off, n)	octets of the segment into a chunk
- *	port_row_add(run, c, x)			run->delta to the row of exchange x
+ *	port_row_add(run, c, key)		run->delta to the row of that key
  *	port_key_known(run, hash)		is it in the dictionary?
  *	port_key_learn(run, hash, id)		candidate id (+1) becomes an entry: 0, or -1: full
  *	port_candidate_take(run, p, hash)	keep the key text of parser p: id + 1, or 0: no room
  *	port_candidate_drop(run, id)
  *	port_spill(run, p)			move p->key_text to p->spill_slot
  *	port_park(pkt, run, c, at)		keep octets from `at` on: 0, or -1: no room
- *	port_unpark(run, c, i)			parked piece i: its position and length into run; 0: none
+ *	port_parked_at(run, c, i, &seq)		where piece i begins; 0: none
+ *	port_unpark(run, c, i)			piece i becomes the segment of the run; 0: none
  *	port_park_drop(run, c, i)
  *
  * Invariants: M1 the direction's lock is held while its parser is touched; M2 every octet that
@@ -60,6 +61,7 @@ TALLY_INLINE int meter_unparsed(struct tally_totals *t, __u32 dir, __u32 reason,
 /* Add run->delta to the row of x, if there is anything to add. */
 TALLY_GLOBAL int meter_book(struct tally_run *run, struct tally_conn *c, struct tally_exchange *x)
 {
+	struct tally_row_key key;
 	struct tally_delta *d;
 
 	if (!run || !c || !x)
@@ -67,8 +69,8 @@ TALLY_GLOBAL int meter_book(struct tally_run *run, struct tally_conn *c, struct 
 	d = &run->delta;
 	if (!(d->requests | d->request_bytes | d->response_bytes))
 		return 0;
-	tally_conn_row_key(c, x, run->hour, &run->key);
-	port_row_add(run, c);
+	tally_conn_row_key(c, x, run->hour, &key);
+	port_row_add(run, c, &key);
 	d->requests = 0;
 	d->incomplete = 0;
 	d->request_bytes = 0;
@@ -601,39 +603,61 @@ TALLY_GLOBAL int meter_settle(struct tally_run *run, struct tally_conn *c,
 	return 0;
 }
 
-static long meter_unpark_step(__u32 i, void *ctx)
-{
-	struct meter_loop *l = ctx;
-	int placed;
+struct meter_pick_loop {
+	struct tally_run *run;
+	struct tally_conn *c;
+};
 
-	if (!port_unpark(l->run, l->c, i))
+static long meter_pick_step(__u32 i, void *ctx)
+{
+	struct meter_pick_loop *l = ctx;
+	struct tally_run *run = l->run;
+	__u32 next = run->dir == TALLY_IN ? l->c->next[TALLY_IN] : l->c->next[TALLY_OUT];
+	__u32 seq;
+
+	if (!port_parked_at(run, l->c, i, &seq))
 		return 0;
-	placed = meter_place(l->pkt, l->run, l->c, l->t);
-	if (placed == PLACED_PARK)
-		return 0;
-	if (placed == PLACED_FEED)
-		meter_feed(l->pkt, l->run, l->c, l->r, l->t);
-	port_park_drop(l->run, l->c, i);
+	if (run->piece == TALLY_PARK_PIECES || (__s32)(seq - next) < run->nearest) {
+		run->piece = i;
+		run->nearest = seq - next;
+	}
 	return 0;
 }
 
+/* The parked piece that comes first in the stream, into run. Returns 1, or 0: there is none. */
+TALLY_GLOBAL int meter_pick(struct tally_run *run, struct tally_conn *c)
+{
+	struct meter_pick_loop l = { run, c };
+
+	if (!run || !c)
+		return 0;
+	run->piece = TALLY_PARK_PIECES;
+	tally_loop(TALLY_PARK_PIECES, meter_pick_step, &l);
+	if (run->piece >= TALLY_PARK_PIECES)
+		return 0;
+	return port_unpark(run, c, run->piece);
+}
+
 /*
- * Parked pieces whose turn has come. Each round finds at least the next one, if it is there.
- * Leaves run->source set: the run is over.
+ * Parked pieces whose turn has come, in stream order. Leaves run->source set: the run is over.
+ * Not a bpf_loop: the kernel allows 8 frames and 512 octets of stack in all of them together.
  */
 TALLY_GLOBAL int meter_unpark(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
 			      const struct tally_rules *r, struct tally_totals *t)
 {
-	struct meter_loop l = { pkt, run, c, r, t };
-	__u32 before;
-
 	if (!run || !c || !r || !t)
 		return 0;
-	for (int round = 0; round < 4; round++) {
-		before = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
-		tally_loop(TALLY_PARK_PIECES, meter_unpark_step, &l);
-		if (before == (run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT]))
+	for (int i = 0; i < TALLY_PARK_PIECES; i++) {
+		int placed;
+
+		if (!meter_pick(run, c))
 			break;
+		placed = meter_place(pkt, run, c, t);
+		if (placed == PLACED_PARK)
+			break;
+		if (placed == PLACED_FEED)
+			meter_feed(pkt, run, c, r, t);
+		port_park_drop(run, c, run->piece);
 	}
 	return 0;
 }

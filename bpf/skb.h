@@ -55,17 +55,23 @@ static __always_inline void scratch_give(struct tally_scratch *s)
 	__sync_lock_test_and_set(&s->busy, 0);
 }
 
+static __always_inline struct tally_totals *totals_in(__u32 index, __u32 service)
+{
+	void *inner = bpf_map_lookup_elem(&epochs_totals, &index);
+
+	return inner ? bpf_map_lookup_elem(inner, &service) : 0;
+}
+
+/* Reads the ledger's index, once per run: everything of the run is booked under it. */
 static __always_inline struct tally_totals *totals_of(struct tally_run *run, __u32 service)
 {
 	__u32 zero = 0;
 	struct tally_epoch *e = bpf_map_lookup_elem(&epoch, &zero);
-	void *inner;
 
 	if (!e)
 		return 0;
 	run->epoch = e->index & 1;
-	inner = bpf_map_lookup_elem(&epochs_totals, &run->epoch);
-	return inner ? bpf_map_lookup_elem(inner, &service) : 0;
+	return totals_in(run->epoch, service);
 }
 
 /* ---- ports ---- */
@@ -128,40 +134,50 @@ static __always_inline void row_add(struct tally_row *row, const struct tally_de
 		__sync_fetch_and_add(&row->duration_ns, d->duration_ns);
 }
 
-/* Add to the row, making it if needed. Returns 0, or -1: the map refuses. */
-static __always_inline int row_book(void *map, struct tally_run *run, const struct tally_conn *c)
+/*
+ * Add to the row, making it if needed. Returns 0, or -1: the map refuses. Keys and values of maps
+ * come from the stack or from map values: 6.1 takes them from nowhere else.
+ */
+static __always_inline int row_book(void *map, const struct tally_row_key *key,
+				    struct tally_run *run, const struct tally_conn *c)
 {
-	struct tally_row *row = bpf_map_lookup_elem(map, &run->key);
+	struct tally_row *row = bpf_map_lookup_elem(map, key);
 
 	if (!row) {
-		__builtin_memset(&run->row, 0, sizeof(run->row));
-		if (c) {
-			__builtin_memcpy(run->row.peer, c->peer, 16);
-			run->row.peer_port = c->peer_port;
-		}
-		bpf_map_update_elem(map, &run->key, &run->row, BPF_NOEXIST);
-		row = bpf_map_lookup_elem(map, &run->key);
+		__u32 zero = 0;
+		struct tally_row *fresh = bpf_map_lookup_elem(&blank_row, &zero);
+
+		if (!fresh)
+			return -1;
+		bpf_map_update_elem(map, key, fresh, BPF_NOEXIST);
+		row = bpf_map_lookup_elem(map, key);
 		if (!row)
 			return -1;
+		if (c) {
+			__builtin_memcpy(row->peer, c->peer, 16);
+			row->peer_port = c->peer_port;
+		}
 	}
 	row_add(row, &run->delta);
 	return 0;
 }
 
 /* Connection row; else the row without connection; else the totals, which cannot refuse. */
-static __always_inline void port_row_add(struct tally_run *run, struct tally_conn *c)
+static __always_inline void port_row_add(struct tally_run *run, struct tally_conn *c,
+					 struct tally_row_key *key)
 {
 	struct tally_totals *t;
-	void *map = bpf_map_lookup_elem(&epochs_rows, &run->epoch);
+	__u32 e = run->epoch;
+	void *map = bpf_map_lookup_elem(&epochs_rows, &e);
 
-	if (map && !row_book(map, run, c))
+	if (map && !row_book(map, key, run, c))
 		return;
-	t = totals_of(run, c->service);
+	t = totals_in(e, c->service);
 	if (t)
 		t->gaps[TALLY_GAP_ROW_FULL]++;
-	run->key.conn = bpf_get_smp_processor_id();
-	map = bpf_map_lookup_elem(&epochs_spill, &run->epoch);
-	if (map && !row_book(map, run, 0))
+	key->conn = bpf_get_smp_processor_id();
+	map = bpf_map_lookup_elem(&epochs_spill, &e);
+	if (map && !row_book(map, key, run, 0))
 		return;
 	if (!t)
 		return;
@@ -436,6 +452,21 @@ static __always_inline int port_park(struct __sk_buff *skb, struct tally_run *ru
 	return park_segment(skb, run, c);
 }
 
+static __always_inline int port_parked_at(struct tally_run *run, struct tally_conn *c, __u32 i,
+					  __u32 *seq)
+{
+	__u32 slot = *parked_at(c, run->dir, i), id = slot - 1;
+	struct tally_parked *k;
+
+	if (!slot)
+		return 0;
+	k = bpf_map_lookup_elem(&parked, &id);
+	if (!k)
+		return 0;
+	*seq = k->seq;
+	return 1;
+}
+
 static __always_inline int port_unpark(struct tally_run *run, struct tally_conn *c, __u32 i)
 {
 	__u32 slot = *parked_at(c, run->dir, i), id = slot - 1;
@@ -509,7 +540,7 @@ static __always_inline __u32 tcp_offset(struct __sk_buff *skb)
 	return 0;
 }
 
-static __always_inline int packet_parse(struct __sk_buff *skb, struct packet_head *h)
+static __noinline int packet_parse(struct __sk_buff *skb, struct packet_head *h)
 {
 	__u8 tcp[16] __attribute__((aligned(8)));
 	__u32 off = tcp_offset(skb);
@@ -581,7 +612,7 @@ static __noinline __u32 service_of(struct bpf_sock *sk)
 }
 
 /* Whom the connection belongs to, decided at its first packet. */
-static __always_inline int conn_resolve(struct bpf_sock *sk, struct __sk_buff *skb,
+static __noinline int conn_resolve(struct bpf_sock *sk, struct __sk_buff *skb,
 					struct tally_conn *c)
 {
 	if (c->flags & CONN_RESOLVED)

@@ -4,11 +4,12 @@
 # What the scripts of tests/vm share: where kernels are kept, for which machine, and how to fail.
 #
 #   $TALLYD_CACHE/kernels/ARCH/RELEASE/
-#       vmlinuz   config   version           the kernel, its configuration, what `uname -r` says
+#       kernel    config   version           the kernel, its configuration, what `uname -r` says
 #       lib/modules/VERSION/                 the modules the guest may want, uncompressed
 #       busybox                              only where ARCH is not the host's
 
-vm_releases="bullseye bookworm bookworm-backports trixie"
+# Oldest of the promise first; bullseye is too old and must be refused.
+vm_releases="bookworm bookworm-backports trixie bullseye"
 
 die()
 {
@@ -28,10 +29,9 @@ vm_arch()
 
 vm_kernel_dir()
 {
-	echo "${TALLYD_CACHE:-/var/cache/tallyd}/kernels/$(vm_arch)/$1"
+	realpath -m "${TALLYD_CACHE:-/var/cache/tallyd}/kernels/$(vm_arch)/$1"
 }
 
-# The kernels in the order in which tests want them: a newer one is never a reason to skip an older.
 vm_known()
 {
 	local release

@@ -4,8 +4,9 @@
 # Fetch the kernel of a Debian release for tests/vm/run.sh. The machine's apt is asked where its Debian
 # archive is and is not changed: lists, state and downloads live in a private folder that is removed again.
 set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=tests/vm/common.sh
-. "$(dirname "$0")/common.sh"
+. "$here/common.sh"
 
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 # shellcheck disable=SC2016  # apt expands these
@@ -119,6 +120,15 @@ index_modules()
 	busybox depmod -b "$1" "$2"
 }
 
+# What qemu boots fastest.
+bootable()
+{
+	case $(vm_arch) in
+	amd64) "$here/extract-vmlinux.py" "$1" "$2";;
+	*) mv "$1" "$2";;
+	esac
+}
+
 # Guests of another machine have no use for the host's programs.
 fetch_busybox()
 {
@@ -141,7 +151,7 @@ fetch()
 	unpack_kernel "$(apt_fetch "$apt" "$package")" "$work"
 	version=$(basename "$work"/boot/vmlinuz-*)
 	version=${version#vmlinuz-}
-	mv "$work/boot/vmlinuz-$version" "$work/vmlinuz"
+	bootable "$work/boot/vmlinuz-$version" "$work/kernel"
 	mv "$work/boot/config-$version" "$work/config"
 	rm -rf "${work:?}/boot" "${work:?}/usr" "$work/tar.log"
 	index_modules "$work" "$version"

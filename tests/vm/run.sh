@@ -157,8 +157,8 @@ qemu_args()
 	[ -z "$verbose" ] || quiet='ignore_loglevel'
 	machine_args
 	qemu+=(-accel "${TALLYD_VM_ACCEL:-tcg}" -smp "$smp" -m "$mem" -nodefaults -no-user-config
-		-display none -no-reboot -kernel "$dir/vmlinuz" -initrd "$tmp/initramfs.cpio"
-		-append "console=$tty $quiet panic=-1 oops=panic nokaslr cgroup_no_v1=all random.trust_cpu=on $append"
+		-display none -no-reboot -kernel "$dir/kernel" -initrd "$tmp/initramfs.cpio"
+		-append "console=$tty $quiet panic=-1 oops=panic nokaslr cryptomgr.notests cgroup_no_v1=all random.trust_cpu=on $append"
 		-chardev "file,id=console,path=/dev/fd/$console" -serial chardev:console
 		-device virtio-rng-pci -device virtio-serial-pci)
 	port_args stdout "$out"

@@ -18,7 +18,7 @@
 
 #define TALLY_CATALOG_SHA 32
 #define TALLY_CATALOG_KFP 25 /* "kfp_", 20 characters, NUL */
-#define TALLY_CATALOG_KEYS 1000000
+#define TALLY_CATALOG_KEYS 400000
 
 enum tally_catalog_mode {
 	TALLY_CATALOG_MODE_NONE,
@@ -39,6 +39,9 @@ struct tally_catalog_key {
 };
 
 struct tally_catalog;
+
+/* Of the file; for its JSON schema. */
+extern const struct tally_option_table tally_catalog_table;
 
 /* -EINVAL: faults in diag; -errno of reading, said in diag too. */
 TALLY_MUST int tally_catalog_load(const char *path, struct tally_diag *diag,

@@ -196,10 +196,10 @@ static int visit_children(const struct walk *walk, const char *path)
 		full = NULL;
 		return -ENOMEM;
 	}
-	if (walk->watch_fd >= 0 &&
-	    inotify_add_watch(walk->watch_fd, full, IN_CREATE | IN_DELETE | IN_MOVE | IN_ONLYDIR) < 0 &&
-	    errno != ENOENT)
-		return -errno;
+	if (walk->watch_fd >= 0)
+		/* without a watch (there is a limit) it is found by the next look */
+		(void)inotify_add_watch(walk->watch_fd, full,
+					IN_CREATE | IN_DELETE | IN_MOVE | IN_ONLYDIR);
 	dir = opendir(full);
 	if (!dir)
 		return errno == ENOENT ? 0 : -errno;

@@ -152,6 +152,8 @@ int tally_keys_open(struct tally_load *load, uint64_t epoch, struct tally_keys *
 
 void tally_keys_close(struct tally_keys *keys)
 {
+	if (!keys)
+		return;
 	for (int i = 0; i < 2; i++) {
 		if (keys->pools[i].base)
 			(void)munmap(keys->pools[i].base, keys->pools[i].bytes); /* cannot fail */

@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <time.h>
+
+#include "agent_parts.h"
+#include "base/exit.h"
+#include "observe/notify.h"
+
+/* ---- windows ---- */
+
+static int arm_window(struct tally_agent *agent)
+{
+	uint64_t window = agent->config->agent.window_ns;
+	uint64_t now = tally_util_real_ns();
+
+	return tally_loop_set_timer(agent->window_timer, now - now % window + window, 0);
+}
+
+/* The last boundary that has passed, if the open window began before it. */
+static void close_due(struct tally_agent *agent)
+{
+	uint64_t window = agent->config->agent.window_ns;
+	uint64_t now = tally_clock_now_ns(agent->clock);
+	uint64_t end = now - now % window;
+
+	if (end <= tally_ledger_start_ns(agent->ledger))
+		return;
+	if (!tally_agent_books_close(agent, end, end, TALLY_CAUSE_INTERVAL))
+		tally_agent_sinks_step(agent);
+}
+
+/* Value 0: the system's clock was set. The programs' clock follows in both cases. */
+static int on_window(void *ctx, uint32_t events, uint64_t value)
+{
+	struct tally_agent *agent = ctx;
+
+	if (tally_agent_books_clock(agent))
+		tally_log_warning("clock", "reason=the window could not be closed");
+	close_due(agent);
+	return arm_window(agent);
+}
+
+/* ---- reload ---- */
+
+static bool needs_restart(const struct tally_config *a, const struct tally_config *b)
+{
+	return strcmp(a->agent.state_dir, b->agent.state_dir) ||
+	       strcmp(a->agent.pin_dir, b->agent.pin_dir) ||
+	       strcmp(a->agent.runtime_dir, b->agent.runtime_dir) ||
+	       strcmp(a->agent.metrics.listen, b->agent.metrics.listen) ||
+	       a->agent.limits.keys != b->agent.limits.keys || !tally_agent_sinks_equal(a, b);
+}
+
+static void swap_texts(char **a, char **b)
+{
+	char *text = *a;
+
+	*a = *b;
+	*b = text;
+}
+
+/* Folders in use stay those of the start. */
+static void keep_folders(struct tally_config_agent *old, struct tally_config_agent *fresh)
+{
+	swap_texts(&old->state_dir, &fresh->state_dir);
+	swap_texts(&old->pin_dir, &fresh->pin_dir);
+	swap_texts(&old->runtime_dir, &fresh->runtime_dir);
+	swap_texts(&old->metrics.listen, &fresh->metrics.listen);
+}
+
+static int load_config(const char *path, struct tally_config **ret_config)
+{
+	_cleanup_(tally_config_freep) struct tally_config *config = NULL;
+	struct tally_diag diag;
+	int err;
+
+	tally_diag_init(&diag, path);
+	err = tally_config_load(path, 0, &diag, &config);
+	if (!err)
+		err = tally_rules_check(config, &diag);
+	tally_diag_print(&diag, stderr);
+	if (err)
+		tally_log_error("config_refused", "file=%s errors=%zu first=%s", path, diag.errors,
+				tally_diag_first(&diag));
+	tally_diag_done(&diag);
+	if (err)
+		return err;
+	*ret_config = TAKE_PTR(config);
+	return 0;
+}
+
+static void remember_file(struct tally_agent *agent)
+{
+	if (stat(agent->config_path, &agent->config_file))
+		memset(&agent->config_file, 0, sizeof(agent->config_file));
+}
+
+/* G5: everything that can be refused comes before anything is changed. */
+static int reload(struct tally_agent *agent)
+{
+	_cleanup_(tally_config_freep) struct tally_config *config = NULL;
+	uint32_t generation = agent->rules.generation;
+	int err;
+
+	remember_file(agent);
+	err = load_config(agent->config_path, &config);
+	if (!err)
+		err = tally_agent_rules_catalog(agent, config);
+	if (!err)
+		err = tally_agent_rules_apply(agent, config);
+	if (err)
+		return err;
+	if (needs_restart(agent->config, config))
+		tally_log_warning("reload", "reason=sinks, folders, metrics address and limits "
+					    "change with a restart only");
+	tally_log_setup(tally_config_log_level(config), config->agent.log.format);
+	keep_folders(&agent->config->agent, &config->agent);
+	tally_config_free(agent->config);
+	agent->config = TAKE_PTR(config);
+	err = tally_agent_tags_apply(agent);
+	if (!err && generation != agent->rules.generation)
+		err = tally_agent_books_close_now(agent, TALLY_CAUSE_RELOAD);
+	if (!err)
+		err = arm_window(agent);
+	return err;
+}
+
+static void try_reload(struct tally_agent *agent)
+{
+	int err;
+
+	tally_notify_reloading();
+	err = reload(agent);
+	agent->counters.reloads++;
+	agent->counters.reload_errors += err != 0;
+	agent->counters.reload_ok = !err;
+	if (err)
+		tally_log_error("reload", "error=%s config=unchanged", strerror(-err));
+	else
+		tally_log_notice("reload", "services=%zu generation=%" PRIu32,
+				 agent->config->n_services, agent->rules.generation);
+	tally_notify_send("READY=1\n");
+}
+
+static bool config_changed(const struct tally_agent *agent)
+{
+	const struct stat *old = &agent->config_file;
+	struct stat st;
+
+	return !stat(agent->config_path, &st) &&
+	       (st.st_ino != old->st_ino || st.st_size != old->st_size ||
+		st.st_mtim.tv_sec != old->st_mtim.tv_sec ||
+		st.st_mtim.tv_nsec != old->st_mtim.tv_nsec);
+}
+
+/* ---- ticks ---- */
+
+static void report_status(struct tally_agent *agent)
+{
+	struct tally_ship_status status;
+
+	tally_ship_status(agent->ship, &status);
+	tally_notify_send("STATUS=%zu services, %u cgroups, window %" PRIu64 ", %" PRIu64
+			  " records waiting\n",
+			  agent->config->n_services, agent->tags.attached,
+			  tally_ledger_number(agent->ledger), (uint64_t)status.spool_records);
+}
+
+/* Once a second: what changes seldom. */
+static void slow_tick(struct tally_agent *agent)
+{
+	const char *catalog = agent->config->keys.file;
+	uint64_t number;
+
+	if (config_changed(agent))
+		try_reload(agent);
+	else if (catalog && tally_catalog_changed(agent->catalog, catalog))
+		(void)!tally_agent_rules_catalog(agent, agent->config); /* said there */
+	if (!tally_ledger_oldest(agent->ledger, &number) && !tally_agent_books_settle(agent))
+		tally_agent_sinks_step(agent);
+	if (agent->tags.failed || !(agent->slow_at_ns / TALLY_NS_PER_S % 10))
+		(void)!tally_agent_tags_apply(agent); /* said there */
+	report_status(agent);
+}
+
+static int on_tick(void *ctx, uint32_t events, uint64_t value)
+{
+	struct tally_agent *agent = ctx;
+	uint64_t now = tally_util_mono_ns();
+
+	if (tally_keys_poll(agent->keys))
+		tally_log_warning("keys", "reason=the dictionary refused an entry");
+	tally_http_tick(agent->http);
+	if (agent->watchdog_ns && now >= agent->watchdog_at_ns) {
+		tally_notify_send("WATCHDOG=1\n");
+		agent->watchdog_at_ns = now + agent->watchdog_ns / 2;
+	}
+	if (now < agent->slow_at_ns)
+		return 0;
+	agent->slow_at_ns = now + TALLY_NS_PER_S;
+	slow_tick(agent);
+	return 0;
+}
+
+static int on_signal(void *ctx, uint32_t events, uint64_t value)
+{
+	struct tally_agent *agent = ctx;
+
+	if (value == SIGHUP) {
+		try_reload(agent);
+		return 0;
+	}
+	tally_log_notice("stopping", "signal=%d", (int)value);
+	tally_loop_quit(agent->loop, 0);
+	return 0;
+}
+
+static int add_timers(struct tally_agent *agent)
+{
+	int err;
+
+	agent->watchdog_ns = tally_notify_watchdog_ns();
+	err = tally_loop_add_timer(agent->loop, CLOCK_REALTIME, on_window, agent,
+				   &agent->window_timer);
+	if (!err)
+		err = tally_loop_add_timer(agent->loop, CLOCK_MONOTONIC, on_tick, agent,
+					   &agent->tick_timer);
+	if (!err)
+		err = tally_loop_set_timer(agent->tick_timer,
+					   tally_util_mono_ns() + TALLY_AGENT_TICK_NS,
+					   TALLY_AGENT_TICK_NS);
+	return err ? err : arm_window(agent);
+}
+
+/* ---- start ---- */
+
+static int fail(int code, const char *what, int err)
+{
+	tally_log_error("start", "failed=%s error=%s", what, strerror(-err));
+	return code;
+}
+
+static int start_config(struct tally_agent *agent)
+{
+	static const int signals[] = { SIGTERM, SIGINT, SIGHUP, 0 };
+	int err;
+
+	agent->started_ns = tally_util_mono_ns();
+	agent->counters.reload_ok = true;
+	agent->tags.watch_fd = -1;
+	remember_file(agent);
+	err = load_config(agent->config_path, &agent->config);
+	if (err)
+		return TALLY_EXIT_CONFIG;
+	tally_log_setup(tally_config_log_level(agent->config), agent->config->agent.log.format);
+	err = tally_loop_new(&agent->loop);
+	if (!err) /* blocked before any library starts threads */
+		err = tally_loop_add_signals(agent->loop, signals, on_signal, agent,
+					     &agent->signals);
+	if (!err && signal(SIGPIPE, SIG_IGN) == SIG_ERR)
+		err = -errno;
+	return err ? fail(TALLY_EXIT_BUG, "loop", err) : TALLY_EXIT_OK;
+}
+
+static int start_state(struct tally_agent *agent)
+{
+	const char *state_dir = agent->config->agent.state_dir;
+	int err = tally_util_mkdirs(state_dir, 0750);
+
+	if (!err)
+		err = tally_agent_sinks_open(agent);
+	if (err == -EBUSY) {
+		tally_log_error("start", "reason=another agent uses state_dir=%s", state_dir);
+		return TALLY_EXIT_UNAVAILABLE;
+	}
+	if (!err)
+		err = tally_agent_rules_open(agent);
+	return err ? fail(TALLY_EXIT_IO, state_dir, err) : TALLY_EXIT_OK;
+}
+
+/* G4 */
+static int start_metering(struct tally_agent *agent)
+{
+	int err = tally_agent_rules_apply(agent, agent->config);
+
+	if (err)
+		return fail(TALLY_EXIT_IO, "rules", err);
+	err = tally_attach_update(agent->load);
+	if (!err)
+		err = tally_agent_tags_open(agent);
+	if (!err)
+		err = tally_agent_tags_apply(agent);
+	if (!err)
+		err = tally_load_pin_programs(agent->load);
+	return err ? tally_agent_kernel_explain(agent, err) : TALLY_EXIT_OK;
+}
+
+static int start_service(struct tally_agent *agent)
+{
+	const struct tally_config_agent *config = &agent->config->agent;
+	int err = tally_control_open(agent->loop, config->runtime_dir, tally_agent_live_answer,
+				     agent, &agent->control);
+
+	if (err)
+		return fail(TALLY_EXIT_UNAVAILABLE, config->runtime_dir, err);
+	if (strcmp(config->metrics.listen, "off") != 0)
+		err = tally_http_open(agent->loop, config->metrics.listen,
+				      tally_agent_metrics_answer, agent, &agent->http);
+	/* Metering goes on without a page of figures. */
+	if (err)
+		tally_log_error("metrics_off", "listen=%s error=%s", config->metrics.listen,
+				strerror(-err));
+	err = add_timers(agent);
+	return err ? fail(TALLY_EXIT_BUG, "timers", err) : TALLY_EXIT_OK;
+}
+
+static int start_sinks(struct tally_agent *agent)
+{
+	int err = tally_agent_kernel_drop();
+
+	if (err)
+		return fail(TALLY_EXIT_CAPABILITY, "dropping capabilities", err);
+	err = tally_agent_sinks_add(agent);
+	return err ? fail(TALLY_EXIT_CONFIG, "sinks", err) : TALLY_EXIT_OK;
+}
+
+static int start(struct tally_agent *agent)
+{
+	int err, code = start_config(agent);
+
+	if (!code && tally_agent_rules_catalog(agent, agent->config))
+		code = TALLY_EXIT_CONFIG;
+	if (!code)
+		code = start_state(agent);
+	if (code)
+		return code;
+	err = tally_agent_kernel_open(agent, false);
+	if (err)
+		return tally_agent_kernel_explain(agent, err);
+	if (tally_agent_books_clock(agent) || tally_agent_books_settle(agent))
+		tally_log_warning("start", "reason=what was frozen before is not sealed yet");
+	code = start_metering(agent);
+	if (!code)
+		code = start_sinks(agent);
+	if (!code)
+		code = start_service(agent);
+	return code;
+}
+
+/* ---- end ---- */
+
+static void close_all(struct tally_agent *agent)
+{
+	tally_http_close(agent->http);
+	tally_control_close(agent->control);
+	tally_agent_tags_close(agent);
+	tally_agent_sinks_close(agent);
+	tally_agent_kernel_close(agent);
+	tally_agent_rules_close(agent);
+	free(agent->live.rows);
+	tally_loop_free(agent->loop);
+	tally_config_free(agent->config);
+}
+
+/* What the kernel counts from here on is the next start's. */
+static int finish(struct tally_agent *agent)
+{
+	int err;
+
+	agent->stopping = true;
+	tally_notify_send("STOPPING=1\n");
+	err = tally_agent_books_close_now(agent, TALLY_CAUSE_SHUTDOWN);
+	if (err)
+		tally_log_error("stop", "error=%s window=left in the kernel", strerror(-err));
+	tally_agent_sinks_flush(agent, TALLY_AGENT_GRACE_NS);
+	tally_log_notice("stopped", "windows=%" PRIu64 " counting=yes", agent->counters.windows);
+	return err ? TALLY_EXIT_IO : TALLY_EXIT_OK;
+}
+
+int tally_agent_run(const char *config_path)
+{
+	struct tally_agent *agent = calloc(1, sizeof(*agent));
+	int code, err;
+
+	if (!agent)
+		return TALLY_EXIT_BUG;
+	agent->config_path = config_path;
+	code = start(agent);
+	if (!code) {
+		agent->ready = true;
+		tally_log_notice("ready", "services=%zu cgroups=%u epoch=%" PRIu64 " reused=%d",
+				 agent->config->n_services, agent->tags.attached,
+				 tally_ledger_number(agent->ledger), agent->load->reused);
+		report_status(agent);
+		tally_notify_send("READY=1\n");
+		err = tally_loop_run(agent->loop);
+		if (err)
+			tally_log_error("loop", "error=%s", strerror(-err));
+		code = finish(agent);
+		if (!code && err)
+			code = TALLY_EXIT_BUG;
+	}
+	close_all(agent);
+	free(agent);
+	return code;
+}
+
+/* ---- detach ---- */
+
+static int remove_meter(struct tally_agent *agent)
+{
+	int err = tally_attach_clear(agent->load);
+
+	if (!err)
+		err = tally_agent_books_close_now(agent, TALLY_CAUSE_SHUTDOWN);
+	if (err) {
+		tally_log_error("detach", "error=%s ledgers=still pinned", strerror(-err));
+		return TALLY_EXIT_IO;
+	}
+	tally_agent_sinks_flush(agent, TALLY_AGENT_GRACE_NS);
+	err = tally_load_remove(agent->load);
+	return err ? fail(TALLY_EXIT_IO, "pins", err) : TALLY_EXIT_OK;
+}
+
+static int detach(struct tally_agent *agent)
+{
+	int err, code = start_config(agent);
+
+	if (code)
+		return code;
+	err = tally_agent_kernel_open(agent, true);
+	if (err == -ENOENT) {
+		tally_log_notice("detach", "reason=nothing is pinned at %s",
+				 agent->config->agent.pin_dir);
+		return TALLY_EXIT_OK;
+	}
+	if (err)
+		return tally_agent_kernel_explain(agent, err);
+	(void)!tally_agent_rules_catalog(agent, agent->config); /* keys stay fingerprints, then */
+	code = start_state(agent);
+	if (!code && tally_agent_sinks_add(agent))
+		code = TALLY_EXIT_CONFIG;
+	return code ? code : remove_meter(agent);
+}
+
+int tally_agent_detach(const char *config_path)
+{
+	struct tally_agent *agent = calloc(1, sizeof(*agent));
+	int code;
+
+	if (!agent)
+		return TALLY_EXIT_BUG;
+	agent->config_path = config_path;
+	code = detach(agent);
+	close_all(agent);
+	free(agent);
+	return code;
+}

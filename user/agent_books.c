@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
+
+#include "agent_parts.h"
+
+/* Counters of one service are all u64. */
+static void add_totals(struct tally_totals *into, const struct tally_totals *from)
+{
+	__u64 *a = (__u64 *)into;
+	const __u64 *b = (const __u64 *)from;
+
+	for (size_t i = 0; i < sizeof(*into) / sizeof(__u64); i++)
+		a[i] += b[i];
+}
+
+static void count(struct tally_agent *agent, const struct tally_frozen *frozen)
+{
+	struct tally_agent_counters *counters = &agent->counters;
+
+	counters->windows++;
+	counters->rows_last = frozen->n_rows;
+	for (size_t i = 0; i < frozen->n_services && i < TALLY_SERVICES; i++) {
+		add_totals(&counters->totals[i], &frozen->totals[i]);
+		counters->rows_overflow += frozen->totals[i].lost.requests;
+	}
+	for (size_t i = 0; i < frozen->n_rows; i++) {
+		const struct tally_row_key *key = &frozen->rows[i].key;
+
+		if (key->service < TALLY_SERVICES && key->protocol < TALLY_PROTO_COUNT)
+			counters->requests[key->service][key->protocol] +=
+				frozen->rows[i].row.requests;
+	}
+}
+
+/* The rows of the last window stay for a while, for `top`. Takes them from frozen. */
+static void keep_live(struct tally_agent *agent, struct tally_frozen *frozen)
+{
+	struct tally_agent_live *live = &agent->live;
+
+	free(live->rows);
+	live->rows = frozen->rows;
+	live->n_rows = TALLY_MIN(frozen->n_rows, (size_t)TALLY_AGENT_LIVE);
+	live->start_ns = frozen->start_ns;
+	live->end_ns = frozen->end_ns;
+	frozen->rows = NULL;
+	frozen->n_rows = 0;
+	if (live->n_rows) {
+		void *less = reallocarray(live->rows, live->n_rows, sizeof(*live->rows));
+
+		live->rows = less ? less : live->rows;
+	}
+}
+
+/* Windows are whole seconds and never empty, whatever the clock did. */
+static void straighten(struct tally_frozen *frozen)
+{
+	frozen->start_ns -= frozen->start_ns % TALLY_NS_PER_S;
+	frozen->end_ns -= frozen->end_ns % TALLY_NS_PER_S;
+	if (frozen->end_ns <= frozen->start_ns)
+		frozen->end_ns = frozen->start_ns + TALLY_NS_PER_S;
+}
+
+static int seal(struct tally_agent *agent, uint64_t number)
+{
+	struct tally_resolver resolver;
+	struct tally_frozen frozen;
+	int err = tally_ledger_drain(agent->ledger, number, &frozen);
+
+	if (err)
+		return err;
+	straighten(&frozen);
+	tally_agent_rules_resolver(agent, &resolver);
+	err = tally_ship_seal(agent->ship, &frozen, &resolver);
+	if (!err) {
+		tally_log_debug("sealed", "epoch=%" PRIu64 " rows=%zu seconds=%" PRIu64,
+				number, frozen.n_rows,
+				(uint64_t)((frozen.end_ns - frozen.start_ns) / TALLY_NS_PER_S));
+		count(agent, &frozen);
+		keep_live(agent, &frozen);
+	}
+	tally_ledger_frozen_done(&frozen);
+	return err;
+}
+
+static int settle_one(struct tally_agent *agent, uint64_t number)
+{
+	uint8_t id[TALLY_LEDGER_ID];
+	int err = 0;
+
+	tally_ledger_id(agent->ledger, id);
+	if (!tally_ship_has(agent->ship, id, number))
+		err = seal(agent, number);
+	return err ? err : tally_ledger_release(agent->ledger, number);
+}
+
+int tally_agent_books_settle(struct tally_agent *agent)
+{
+	uint64_t number;
+	int err;
+
+	err = tally_keys_poll(agent->keys);
+	while (!err && !(err = tally_ledger_oldest(agent->ledger, &number)))
+		err = settle_one(agent, number);
+	if (err == -ENOENT)
+		return 0;
+	agent->counters.seal_errors++;
+	tally_log_error("not_sealed", "error=%s frozen=%u", strerror(-err),
+			tally_ledger_frozen_count(agent->ledger));
+	return err;
+}
+
+static int swap(struct tally_agent *agent, uint64_t end_ns, uint64_t next_ns,
+		enum tally_close_cause cause)
+{
+	uint64_t began = tally_util_mono_ns();
+	int err = tally_ledger_swap(agent->ledger, end_ns, next_ns, cause);
+	uint64_t took = tally_util_mono_ns() - began;
+
+	if (err) {
+		agent->counters.swap_errors++;
+		tally_log_error("window_not_closed", "error=%s", strerror(-err));
+		return err;
+	}
+	agent->counters.swap_ns_last = took;
+	agent->counters.swap_ns_max = TALLY_MAX(agent->counters.swap_ns_max, took);
+	agent->recovering = false;
+	return 0;
+}
+
+int tally_agent_books_close(struct tally_agent *agent, uint64_t end_ns, uint64_t next_ns,
+			    enum tally_close_cause cause)
+{
+	int err = tally_agent_books_settle(agent); /* G2 */
+
+	if (!err)
+		err = swap(agent, end_ns, next_ns, agent->recovering ? TALLY_CAUSE_RECOVERED : cause);
+	if (!err)
+		err = tally_agent_books_settle(agent);
+	if (!err)
+		err = tally_keys_trim(agent->keys, tally_ledger_number(agent->ledger));
+	return err;
+}
+
+/* The end of the second that runs, and later than the window's begin. */
+static uint64_t next_second(const struct tally_agent *agent, uint64_t now_ns)
+{
+	uint64_t end = now_ns - now_ns % TALLY_NS_PER_S + TALLY_NS_PER_S;
+
+	return TALLY_MAX(end, tally_ledger_start_ns(agent->ledger) + TALLY_NS_PER_S);
+}
+
+int tally_agent_books_close_now(struct tally_agent *agent, enum tally_close_cause cause)
+{
+	uint64_t end = next_second(agent, tally_clock_now_ns(agent->clock));
+
+	return tally_agent_books_close(agent, end, end, cause);
+}
+
+int tally_agent_books_clock(struct tally_agent *agent)
+{
+	int64_t drift = tally_clock_drift_ns(agent->clock);
+	uint64_t end = next_second(agent, tally_clock_now_ns(agent->clock));
+	uint64_t real = tally_util_real_ns();
+
+	if (drift < (int64_t)TALLY_CLOCK_STEP_NS && drift > -(int64_t)TALLY_CLOCK_STEP_NS) {
+		tally_clock_sync(agent->clock);
+		return 0;
+	}
+	tally_log_notice("clock_step", "seconds=%" PRId64, drift / (int64_t)TALLY_NS_PER_S);
+	/* The clock first: what is booked meanwhile belongs to the hours that are true now. */
+	tally_clock_sync(agent->clock);
+	return tally_agent_books_close(agent, end, real - real % TALLY_NS_PER_S,
+				       TALLY_CAUSE_CLOCK);
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <linux/capability.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include "agent_parts.h"
+#include "base/exit.h"
+#include "collect/probe.h"
+
+static int open_load(struct tally_agent *agent, bool adopt)
+{
+	const struct tally_config_agent *config = &agent->config->agent;
+	struct tally_load_options options = {
+		.pin_dir = config->pin_dir,
+		.connection_rows = config->limits.connection_rows,
+		.rows = config->limits.rows,
+		.keys = config->limits.keys,
+	};
+	int err;
+
+	if (adopt)
+		return tally_load_adopt(config->pin_dir, &agent->load);
+	err = tally_probe_bpffs(config->pin_dir);
+	return err ? err : tally_load_open(&options, &agent->load);
+}
+
+int tally_agent_kernel_open(struct tally_agent *agent, bool adopt)
+{
+	uint64_t now_ns;
+	int err = open_load(agent, adopt);
+
+	if (!err)
+		err = tally_clock_open(agent->load, &agent->clock);
+	if (err)
+		return err;
+	if (!agent->load->reused)
+		tally_clock_sync(agent->clock);
+	now_ns = tally_clock_now_ns(agent->clock);
+	err = tally_ledger_open(agent->load, now_ns - now_ns % TALLY_NS_PER_S, &agent->ledger);
+	if (!err)
+		err = tally_rulesets_open(agent->load, &agent->rulesets);
+	if (!err)
+		err = tally_keys_open(agent->load, tally_ledger_number(agent->ledger), &agent->keys);
+	agent->recovering = agent->load->reused;
+	return err;
+}
+
+void tally_agent_kernel_close(struct tally_agent *agent)
+{
+	tally_keys_close(agent->keys);
+	tally_rulesets_close(agent->rulesets);
+	tally_ledger_close(agent->ledger);
+	tally_clock_close(agent->clock);
+	tally_load_close(agent->load);
+	agent->keys = NULL;
+	agent->rulesets = NULL;
+	agent->ledger = NULL;
+	agent->clock = NULL;
+	agent->load = NULL;
+}
+
+static int explain_missing(const struct tally_probe_item *item)
+{
+	tally_log_error("missing", "%s=%s needed_to=%s error=%s",
+			item->is_capability ? "capability" : "feature", item->name, item->text,
+			strerror(-item->error));
+	return item->is_capability ? TALLY_EXIT_CAPABILITY : TALLY_EXIT_KERNEL;
+}
+
+int tally_agent_kernel_explain(const struct tally_agent *agent, int err)
+{
+	const struct tally_probe_item *item;
+	struct tally_probe *probe;
+	int code = TALLY_EXIT_KERNEL;
+
+	tally_log_error("meter_not_loaded", "pin_dir=%s error=%s", agent->config->agent.pin_dir,
+			strerror(-err));
+	if (err == -EBUSY || err == -EPROTO || err == -ENOENT) {
+		tally_log_error("pins", "reason=%s",
+				err == -EBUSY  ? "another agent uses them" :
+				err == -EPROTO ? "they are of another version of tallyd" :
+						 "nothing is pinned there");
+		return TALLY_EXIT_UNAVAILABLE;
+	}
+	if (err == -EUCLEAN) {
+		tally_log_error("pins", "reason=some were removed while programs are attached");
+		return TALLY_EXIT_UNAVAILABLE;
+	}
+	probe = calloc(1, sizeof(*probe));
+	if (!probe)
+		return code;
+	tally_probe_run(probe);
+	item = tally_probe_missing(probe, TALLY_TIER_PLAINTEXT);
+	if (item)
+		code = explain_missing(item);
+	free(probe);
+	return code;
+}
+
+#define KEEP(bit) (1ULL << (bit))
+
+/* A capability that is not there anyway is not asked for. */
+static int set_capabilities(uint64_t keep)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {};
+
+	if (syscall(SYS_capget, &header, data))
+		return -errno;
+	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+		data[i].permitted &= (uint32_t)(keep >> (32 * i));
+		data[i].effective = data[i].permitted;
+		data[i].inheritable = 0;
+	}
+	return syscall(SYS_capset, &header, data) ? -errno : 0;
+}
+
+int tally_agent_kernel_drop(void)
+{
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		return -errno;
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+		return -errno;
+	/* SYS_ADMIN stays where BPF does not exist by itself; no kernel of ours is so old. */
+	return set_capabilities(KEEP(CAP_BPF) | KEEP(CAP_NET_ADMIN) | KEEP(CAP_PERFMON) |
+				KEEP(CAP_SYS_PTRACE) | KEEP(CAP_DAC_READ_SEARCH));
+}

@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Answers are made from the last closed window and the open one together, read without freezing it:
+ * rates over [begin of the last window, now]. Names come from the same resolver as in records.
+ */
+#include <arpa/inet.h>
+#include <inttypes.h>
+
+#include "agent_parts.h"
+
+/* Sums under one identity; which fields of the key count is the caller's choice. */
+struct sum {
+	struct tally_row_key key;
+	struct tally_row row;
+	uint64_t by_class[6]; /* requests with status 0, 1xx .. 5xx */
+	uint32_t keys;	      /* of a connection: how many it used */
+};
+
+struct sums {
+	struct sum *items;
+	size_t n;
+	uint64_t start_ns, end_ns;
+};
+
+static void sums_done(struct sums *sums)
+{
+	free(sums->items);
+}
+
+static void add_row(struct sum *into, const struct sum *from)
+{
+	into->row.requests += from->row.requests;
+	into->row.incomplete += from->row.incomplete;
+	into->row.request_bytes += from->row.request_bytes;
+	into->row.response_bytes += from->row.response_bytes;
+	into->row.duration_ns += from->row.duration_ns;
+	for (int i = 0; i < 6; i++)
+		into->by_class[i] += from->by_class[i];
+	into->keys += into->key.key != from->key.key;
+}
+
+/* By key, route and method, whatever the connection, hour and status. */
+static int compare_usage(const void *a, const void *b)
+{
+	const struct tally_row_key *x = &((const struct sum *)a)->key;
+	const struct tally_row_key *y = &((const struct sum *)b)->key;
+
+	if (x->key != y->key)
+		return x->key < y->key ? -1 : 1;
+	if (x->service != y->service)
+		return x->service < y->service ? -1 : 1;
+	if (x->ruleset != y->ruleset)
+		return x->ruleset < y->ruleset ? -1 : 1;
+	if (x->route != y->route)
+		return x->route < y->route ? -1 : 1;
+	if (x->method != y->method)
+		return x->method < y->method ? -1 : 1;
+	return (x->attribution > y->attribution) - (x->attribution < y->attribution);
+}
+
+static int compare_connection(const void *a, const void *b)
+{
+	const struct tally_row_key *x = &((const struct sum *)a)->key;
+	const struct tally_row_key *y = &((const struct sum *)b)->key;
+
+	if (x->conn != y->conn)
+		return x->conn < y->conn ? -1 : 1;
+	return (x->service > y->service) - (x->service < y->service);
+}
+
+static int compare_requests(const void *a, const void *b)
+{
+	uint64_t x = ((const struct sum *)a)->row.requests;
+	uint64_t y = ((const struct sum *)b)->row.requests;
+
+	return (x < y) - (x > y);
+}
+
+static void copy_rows(struct sums *sums, const struct tally_frozen_row *rows, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct sum *sum = &sums->items[sums->n++];
+		unsigned int class = rows[i].key.status / 100;
+
+		memset(sum, 0, sizeof(*sum));
+		sum->key = rows[i].key;
+		sum->row = rows[i].row;
+		sum->by_class[class > 5 ? 0 : class] = rows[i].row.requests;
+	}
+}
+
+static void merge(struct sums *sums, int (*compare)(const void *, const void *))
+{
+	size_t kept = 0;
+
+	qsort(sums->items, sums->n, sizeof(*sums->items), compare);
+	for (size_t i = 0; i < sums->n; i++) {
+		if (kept && !compare(&sums->items[kept - 1], &sums->items[i]))
+			add_row(&sums->items[kept - 1], &sums->items[i]);
+		else
+			sums->items[kept++] = sums->items[i];
+	}
+	sums->n = kept;
+	qsort(sums->items, sums->n, sizeof(*sums->items), compare_requests);
+}
+
+static int collect(struct tally_agent *agent, int (*compare)(const void *, const void *),
+		   struct sums *ret_sums)
+{
+	const struct tally_agent_live *live = &agent->live;
+	struct tally_frozen open = {};
+	int err = tally_ledger_peek(agent->ledger, &open);
+
+	if (err)
+		return err;
+	(void)!tally_keys_poll(agent->keys); /* names of the newest keys; the tick says errors */
+	memset(ret_sums, 0, sizeof(*ret_sums));
+	ret_sums->items = calloc(live->n_rows + open.n_rows + 1, sizeof(*ret_sums->items));
+	if (!ret_sums->items) {
+		tally_ledger_frozen_done(&open);
+		return -ENOMEM;
+	}
+	copy_rows(ret_sums, live->rows, live->n_rows);
+	copy_rows(ret_sums, open.rows, open.n_rows);
+	ret_sums->start_ns = live->end_ns ? live->start_ns : open.start_ns;
+	ret_sums->end_ns = tally_clock_now_ns(agent->clock);
+	tally_ledger_frozen_done(&open);
+	merge(ret_sums, compare);
+	return 0;
+}
+
+static double seconds(uint64_t start_ns, uint64_t end_ns)
+{
+	return end_ns > start_ns ? (double)(end_ns - start_ns) / (double)TALLY_NS_PER_S : 0;
+}
+
+
+static void put_who(struct tally_agent *agent, const struct tally_row_key *key, json_t *out)
+{
+	static const char *const attributions[] = {
+#define TEXT(symbol, value, text) [value] = text,
+		TALLY_ATTRIBUTIONS(TEXT)
+	};
+	struct tally_resolver resolver;
+	struct tally_owner owner = {};
+	uint64_t now_s = tally_clock_now_ns(agent->clock) / TALLY_NS_PER_S;
+
+	tally_agent_rules_resolver(agent, &resolver);
+	if (key->key && resolver.owner(agent, key->key, now_s, &owner))
+		memset(&owner, 0, sizeof(owner));
+	json_object_set_new(out, "customer_id", owner.customer ? json_string(owner.customer) :
+								 json_null());
+	json_object_set_new(out, "api_key_id",
+			    owner.api_key ? json_string(owner.api_key) : json_null());
+	json_object_set_new(out, "attribution",
+			    json_string(key->attribution < TALLY_ATTR_COUNT ?
+						attributions[key->attribution] :
+						"_unknown"));
+}
+
+static void put_sums(const struct sum *sum, double period, json_t *out)
+{
+	static const char *const classes[] = { "none", "1xx", "2xx", "3xx", "4xx", "5xx" };
+	json_t *by_class = json_object();
+
+	for (int i = 0; i < 6; i++)
+		if (sum->by_class[i])
+			json_object_set_new(by_class, classes[i],
+					    json_integer((json_int_t)sum->by_class[i]));
+	json_object_set_new(out, "requests", json_integer((json_int_t)sum->row.requests));
+	json_object_set_new(out, "incomplete", json_integer((json_int_t)sum->row.incomplete));
+	json_object_set_new(out, "request_bytes", json_integer((json_int_t)sum->row.request_bytes));
+	json_object_set_new(out, "response_bytes",
+			    json_integer((json_int_t)sum->row.response_bytes));
+	json_object_set_new(out, "duration_us",
+			    json_integer((json_int_t)(sum->row.duration_ns / 1000)));
+	json_object_set_new(out, "status_classes", by_class);
+	json_object_set_new(out, "requests_per_s",
+			    json_real(period > 0 ? (double)sum->row.requests / period : 0));
+}
+
+static json_t *usage_row(struct tally_agent *agent, const struct sum *sum, double period)
+{
+	struct tally_resolver resolver;
+	struct tally_terms terms = {};
+	json_t *out = json_object();
+
+	tally_agent_rules_resolver(agent, &resolver);
+	if (resolver.terms(agent, &sum->key, &terms))
+		memset(&terms, 0, sizeof(terms));
+	json_object_set_new(out, "service",
+			    json_string(terms.service ? terms.service : "_unknown"));
+	json_object_set_new(out, "method", json_string(terms.method ? terms.method : "_unknown"));
+	json_object_set_new(out, "route", json_string(terms.route ? terms.route : "_unknown"));
+	put_who(agent, &sum->key, out);
+	put_sums(sum, period, out);
+	return out;
+}
+
+static json_t *answer_top(struct tally_agent *agent)
+{
+	_cleanup_(sums_done) struct sums sums = {};
+	json_t *out, *rows;
+	double period;
+
+	if (collect(agent, compare_usage, &sums))
+		return NULL;
+	period = seconds(sums.start_ns, sums.end_ns);
+	out = json_object();
+	rows = json_array();
+	for (size_t i = 0; i < sums.n && i < 1000; i++)
+		json_array_append_new(rows, usage_row(agent, &sums.items[i], period));
+	json_object_set_new(out, "seconds", json_real(period));
+	json_object_set_new(out, "epoch",
+			    json_integer((json_int_t)tally_ledger_number(agent->ledger)));
+	json_object_set_new(out, "rows_total", json_integer((json_int_t)sums.n));
+	json_object_set_new(out, "rows", rows);
+	return out;
+}
+
+/* IPv4 mapped into IPv6 is shown as IPv4. */
+static void peer_text(const struct tally_row *row, char out[INET6_ADDRSTRLEN])
+{
+	static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
+	bool four = !memcmp(row->peer, mapped, sizeof(mapped));
+
+	if (!inet_ntop(four ? AF_INET : AF_INET6, four ? row->peer + 12 : row->peer, out,
+		       INET6_ADDRSTRLEN))
+		strcpy(out, "?");
+}
+
+static json_t *connection_row(struct tally_agent *agent, const struct sum *sum, double period)
+{
+	const char *name = sum->key.service < TALLY_SERVICES ?
+				   agent->rules.names[sum->key.service] :
+				   NULL;
+	char peer[INET6_ADDRSTRLEN];
+	json_t *out = json_object();
+
+	peer_text(&sum->row, peer);
+	json_object_set_new(out, "connection", json_integer((json_int_t)sum->key.conn));
+	json_object_set_new(out, "peer", json_string(peer));
+	json_object_set_new(out, "peer_port", json_integer(sum->row.peer_port));
+	json_object_set_new(out, "service", json_string(name ? name : "_unknown"));
+	json_object_set_new(out, "keys", json_integer(sum->keys + 1));
+	put_who(agent, &sum->key, out);
+	put_sums(sum, period, out);
+	return out;
+}
+
+static json_t *answer_connections(struct tally_agent *agent)
+{
+	_cleanup_(sums_done) struct sums sums = {};
+	json_t *out, *rows;
+	double period;
+
+	if (collect(agent, compare_connection, &sums))
+		return NULL;
+	period = seconds(sums.start_ns, sums.end_ns);
+	out = json_object();
+	rows = json_array();
+	for (size_t i = 0; i < sums.n && i < 10000; i++)
+		json_array_append_new(rows, connection_row(agent, &sums.items[i], period));
+	json_object_set_new(out, "seconds", json_real(period));
+	json_object_set_new(out, "rows_total", json_integer((json_int_t)sums.n));
+	json_object_set_new(out, "rows", rows);
+	return out;
+}
+
+/* ---- services ---- */
+
+static json_t *ports_of(const struct tally_option_ports *ports)
+{
+	json_t *out = json_array();
+
+	if (ports->all) {
+		json_decref(out);
+		return json_string("all");
+	}
+	for (size_t i = 0; i < ports->n; i++)
+		json_array_append_new(out, json_integer(ports->list[i]));
+	return out;
+}
+
+static bool in_pattern(const struct tally_agent *agent, const struct tally_config_match *match,
+		       const char *path)
+{
+	char unit[512];
+
+	if (match->cgroup)
+		return tally_cgroup_matches(match->cgroup, path + strlen(agent->tags.mount));
+	if (!match->unit)
+		return !strcmp(path, agent->tags.mount);
+	(void)snprintf(unit, sizeof(unit), "**/%s", match->unit);
+	return tally_cgroup_matches(unit, path + strlen(agent->tags.mount));
+}
+
+static json_t *cgroups_of(const struct tally_agent *agent, const struct tally_config_match *match)
+{
+	json_t *out = json_array();
+
+	if (match->executable)
+		return out;
+	for (size_t i = 0; i < agent->tags.cgroups.n; i++) {
+		const char *path = agent->tags.cgroups.items[i].path;
+
+		if (in_pattern(agent, match, path))
+			json_array_append_new(out, json_string(path));
+	}
+	return out;
+}
+
+static json_t *service_row(struct tally_agent *agent, const struct tally_config_service *service,
+			   const struct tally_frozen *open)
+{
+	struct tally_totals totals = {};
+	json_t *out = json_object(), *cgroups = cgroups_of(agent, &service->match);
+	bool attached = json_array_size(cgroups) && !agent->tags.failed;
+	uint16_t index;
+
+	if (!tally_agent_rules_index(agent, service->name, &index)) {
+		const struct tally_totals *a = &agent->counters.totals[index];
+		const struct tally_totals *b = &open->totals[index];
+
+		totals.seen = a->seen + b->seen;
+		totals.connections = a->connections + b->connections;
+		totals.attributed = a->attributed + b->attributed;
+		totals.bytes[0] = a->bytes[0] + b->bytes[0];
+		totals.bytes[1] = a->bytes[1] + b->bytes[1];
+	}
+	json_object_set_new(out, "service", json_string(service->name));
+	json_object_set_new(out, "attached", json_boolean(attached));
+	json_object_set_new(out, "ports", ports_of(&service->match.ports));
+	json_object_set_new(out, "cgroups", cgroups);
+	json_object_set_new(out, "routes", json_integer((json_int_t)service->n_routes));
+	json_object_set_new(out, "connections", json_integer((json_int_t)totals.connections));
+	json_object_set_new(out, "responses", json_integer((json_int_t)totals.seen));
+	json_object_set_new(out, "attributed", json_integer((json_int_t)totals.attributed));
+	json_object_set_new(out, "bytes_in", json_integer((json_int_t)totals.bytes[0]));
+	json_object_set_new(out, "bytes_out", json_integer((json_int_t)totals.bytes[1]));
+	return out;
+}
+
+static json_t *answer_services(struct tally_agent *agent)
+{
+	struct tally_frozen open = {};
+	json_t *out, *rows;
+
+	if (tally_ledger_peek(agent->ledger, &open))
+		return NULL;
+	out = json_object();
+	rows = json_array();
+	for (size_t i = 0; i < agent->config->n_services; i++)
+		json_array_append_new(rows,
+				      service_row(agent, &agent->config->services[i], &open));
+	json_object_set_new(out, "rows", rows);
+	tally_ledger_frozen_done(&open);
+	return out;
+}
+
+/* ---- status ---- */
+
+static json_t *spool_of(const struct tally_ship_status *s)
+{
+	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:b}", "records",
+			 (json_int_t)s->spool_records, "bytes", (json_int_t)s->spool_bytes,
+			 "sealed_files", (json_int_t)s->sealed_files, "batch_files",
+			 (json_int_t)s->batch_files, "quarantined_files",
+			 (json_int_t)s->quarantined_files, "oldest", (json_int_t)s->oldest_s,
+			 "records_sealed", (json_int_t)s->records_sealed, "records_acked",
+			 (json_int_t)s->records_acked, "sealing_fails", s->sealing_fails);
+}
+
+static json_t *sinks_of(const struct tally_agent *agent)
+{
+	struct tally_ship_sink_status sink;
+	json_t *out = json_array();
+
+	for (size_t i = 0; !tally_ship_sink_status(agent->ship, i, &sink); i++)
+		json_array_append_new(
+			out, json_pack("{s:s,s:b,s:b,s:I,s:I,s:I,s:I,s:I}", "name", sink.name,
+				       "required", sink.required, "connected", sink.connected,
+				       "batch", (json_int_t)sink.acked.batch, "seq",
+				       (json_int_t)sink.acked.seq, "failures",
+				       (json_int_t)sink.failures, "doubts",
+				       (json_int_t)sink.doubts, "last_ack",
+				       (json_int_t)sink.last_ack_s));
+	return out;
+}
+
+static json_t *kernel_of(const struct tally_agent *agent)
+{
+	struct tally_keys_status keys;
+
+	tally_keys_status(agent->keys, &keys);
+	return json_pack("{s:I,s:I,s:I,s:b,s:b,s:I,s:I,s:I,s:I,s:f}", "epoch",
+			 (json_int_t)tally_ledger_number(agent->ledger), "window_start",
+			 (json_int_t)(tally_ledger_start_ns(agent->ledger) / TALLY_NS_PER_S),
+			 "frozen", (json_int_t)tally_ledger_frozen_count(agent->ledger),
+			 "pins_reused", agent->load->reused, "old_programs", agent->load->stale,
+			 "keys", (json_int_t)keys.entries, "keys_capacity",
+			 (json_int_t)keys.capacity, "candidates_held", (json_int_t)keys.held,
+			 "rows_last_window", (json_int_t)agent->counters.rows_last,
+			 "swap_ms_max", (double)agent->counters.swap_ns_max / 1e6);
+}
+
+static json_t *answer_status(struct tally_agent *agent)
+{
+	struct tally_ship_status ship;
+	json_t *out = json_object();
+
+	tally_ship_status(agent->ship, &ship);
+	json_object_set_new(out, "ready", json_boolean(agent->ready && !agent->stopping));
+	json_object_set_new(out, "version", json_string(TALLY_VERSION));
+	json_object_set_new(out, "agent", json_string(ship.agent));
+	json_object_set_new(out, "incarnation", json_integer(ship.incarnation));
+	json_object_set_new(out, "pid", json_integer(getpid()));
+	json_object_set_new(out, "uptime_s",
+			    json_integer((json_int_t)((tally_util_mono_ns() - agent->started_ns) /
+						      TALLY_NS_PER_S)));
+	json_object_set_new(out, "config", json_string(agent->config_path));
+	json_object_set_new(out, "config_ok", json_boolean(agent->counters.reload_ok));
+	json_object_set_new(out, "services", json_integer((json_int_t)agent->config->n_services));
+	json_object_set_new(out, "cgroups_attached", json_integer(agent->tags.attached));
+	json_object_set_new(out, "cgroups_failed", json_integer(agent->tags.failed));
+	json_object_set_new(out, "ruleset_generation", json_integer(agent->rules.generation));
+	json_object_set_new(out, "windows", json_integer((json_int_t)agent->counters.windows));
+	json_object_set_new(out, "held", json_integer((json_int_t)ship.held));
+	json_object_set_new(out, "imbalance", json_integer((json_int_t)ship.imbalance));
+	json_object_set_new(out, "kernel", kernel_of(agent));
+	json_object_set_new(out, "spool", spool_of(&ship));
+	json_object_set_new(out, "sinks", sinks_of(agent));
+	return out;
+}
+
+char *tally_agent_live_answer(void *ctx, const char *request)
+{
+	static const struct {
+		const char *request;
+		json_t *(*answer)(struct tally_agent *agent);
+	} answers[] = { { "status", answer_status },
+			{ "services", answer_services },
+			{ "top", answer_top },
+			{ "connections", answer_connections } };
+	char *text = NULL;
+	json_t *out;
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(answers); i++) {
+		if (strcmp(request, answers[i].request) != 0)
+			continue;
+		out = answers[i].answer(ctx);
+		if (out)
+			text = json_dumps(out, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
+		json_decref(out);
+	}
+	return text;
+}

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Counters come from closed windows, gauges from now. Every counter of a loss is there from the
+ * start, at 0. No series per key, customer or route.
+ */
+#include <malloc.h>
+#include <sys/resource.h>
+
+#include "agent_parts.h"
+#include "observe/prom.h"
+
+#define TEXT_ITEM(symbol, value, text) [value] = text,
+static const char *const attribution_texts[] = { TALLY_ATTRIBUTIONS(TEXT_ITEM) };
+static const char *const unparsed_texts[] = { TALLY_UNPARSED(TEXT_ITEM) };
+static const char *const gap_texts[] = { TALLY_GAPS(TEXT_ITEM) };
+static const char *const protocol_texts[] = { TALLY_PROTOCOLS(TEXT_ITEM) };
+
+#define LABELS(...) ((const struct tally_prom_label[]){ __VA_ARGS__, { NULL, NULL } })
+
+static void gauge(FILE *out, const char *name, const char *help, uint64_t value)
+{
+	tally_prom_family(out, name, "gauge", help);
+	tally_prom_count(out, name, NULL, value);
+}
+
+static void counter(FILE *out, const char *name, const char *help, uint64_t value)
+{
+	tally_prom_family(out, name, "counter", help);
+	tally_prom_count(out, name, NULL, value);
+}
+
+static void put_requests(const struct tally_agent *agent, FILE *out)
+{
+	tally_prom_family(out, "requests_total", "counter", "Exchanges booked in closed windows.");
+	for (int i = 0; i < TALLY_SERVICES; i++) {
+		const char *name = agent->rules.names[i];
+
+		for (int p = 0; name && p < TALLY_PROTO_COUNT; p++)
+			if (agent->counters.requests[i][p] || p == TALLY_PROTO_HTTP11)
+				tally_prom_count(out, "requests_total",
+						 LABELS({ "service", name },
+							{ "protocol", protocol_texts[p] }),
+						 agent->counters.requests[i][p]);
+	}
+	tally_prom_family(out, "bytes_total", "counter", "Stream bytes of metered connections.");
+	for (int i = 0; i < TALLY_SERVICES; i++) {
+		const char *name = agent->rules.names[i];
+
+		for (int d = 0; name && d < 2; d++)
+			tally_prom_count(out, "bytes_total",
+					 LABELS({ "service", name },
+						{ "direction", d ? "out" : "in" }),
+					 agent->counters.totals[i].bytes[d]);
+	}
+}
+
+static void sum_totals(const struct tally_agent *agent, struct tally_totals *ret_sum)
+{
+	__u64 *into = (__u64 *)ret_sum;
+
+	memset(ret_sum, 0, sizeof(*ret_sum));
+	for (int i = 0; i < TALLY_SERVICES; i++) {
+		const __u64 *from = (const __u64 *)&agent->counters.totals[i];
+
+		for (size_t w = 0; w < sizeof(*ret_sum) / sizeof(__u64); w++)
+			into[w] += from[w];
+	}
+}
+
+static void put_reasons(const struct tally_agent *agent, FILE *out)
+{
+	struct tally_totals sum;
+
+	sum_totals(agent, &sum);
+	tally_prom_family(out, "unattributed_requests_total", "counter",
+			  "Answered requests without a key that could be charged.");
+	for (int i = 1; i < TALLY_ATTR_COUNT; i++)
+		tally_prom_count(out, "unattributed_requests_total",
+				 LABELS({ "reason", attribution_texts[i] }), sum.unattributed[i]);
+	tally_prom_family(out, "unparsed_bytes_total", "counter",
+			  "Bytes that belong to no exchange.");
+	for (int i = 0; i < TALLY_UNPARSED_COUNT; i++)
+		tally_prom_count(out, "unparsed_bytes_total",
+				 LABELS({ "reason", unparsed_texts[i] }),
+				 sum.unparsed_bytes[0][i] + sum.unparsed_bytes[1][i]);
+	tally_prom_family(out, "resyncs_total", "counter", "Events of the stream layer.");
+	for (int i = 0; i < TALLY_GAP_COUNT; i++)
+		tally_prom_count(out, "resyncs_total", LABELS({ "reason", gap_texts[i] }),
+				 sum.gaps[i]);
+	tally_prom_family(out, "map_overflow_total", "counter", "Entries a full map refused.");
+	tally_prom_count(out, "map_overflow_total", LABELS({ "map", "connection_rows" }),
+			 sum.gaps[TALLY_GAP_ROW_FULL]);
+	tally_prom_count(out, "map_overflow_total", LABELS({ "map", "rows" }),
+			 sum.gaps[TALLY_GAP_AGG_FULL]);
+	tally_prom_count(out, "map_overflow_total", LABELS({ "map", "dictionary" }),
+			 sum.gaps[TALLY_GAP_DICTIONARY_FULL]);
+	tally_prom_count(out, "map_overflow_total", LABELS({ "map", "candidates" }),
+			 sum.gaps[TALLY_GAP_CANDIDATE_FULL]);
+	counter(out, "aborted_requests_total", "Requests that got no final response.", sum.aborted);
+	counter(out, "connections_total", "Connections of metered services.", sum.connections);
+}
+
+static void put_maps(const struct tally_agent *agent, FILE *out)
+{
+	struct tally_keys_status keys;
+
+	tally_keys_status(agent->keys, &keys);
+	tally_prom_family(out, "map_entries", "gauge", "Entries in use; rows: in the last window.");
+	tally_prom_count(out, "map_entries", LABELS({ "map", "dictionary" }), keys.entries);
+	tally_prom_count(out, "map_entries", LABELS({ "map", "candidates" }), keys.held);
+	tally_prom_count(out, "map_entries", LABELS({ "map", "scopes" }), agent->tags.scopes);
+	tally_prom_count(out, "map_entries", LABELS({ "map", "connection_rows" }),
+			 agent->counters.rows_last);
+	tally_prom_family(out, "map_capacity", "gauge", "Room of a map, in entries.");
+	tally_prom_count(out, "map_capacity", LABELS({ "map", "dictionary" }), keys.capacity);
+	tally_prom_count(out, "map_capacity", LABELS({ "map", "candidates" }),
+			 TALLY_CANDIDATES + TALLY_CANDIDATES_LONG);
+	tally_prom_count(out, "map_capacity", LABELS({ "map", "scopes" }), TALLY_SCOPES_MAX);
+	tally_prom_count(out, "map_capacity", LABELS({ "map", "connection_rows" }),
+			 agent->load->connection_rows);
+}
+
+static void put_books(const struct tally_agent *agent, FILE *out)
+{
+	const struct tally_agent_counters *c = &agent->counters;
+
+	gauge(out, "epochs_frozen", "Closed windows still in the kernel.",
+	      tally_ledger_frozen_count(agent->ledger));
+	counter(out, "windows_total", "Windows sealed.", c->windows);
+	tally_prom_family(out, "book_errors_total", "counter", "Windows that could not be closed.");
+	tally_prom_count(out, "book_errors_total", LABELS({ "step", "swap" }), c->swap_errors);
+	tally_prom_count(out, "book_errors_total", LABELS({ "step", "seal" }), c->seal_errors);
+	tally_prom_family(out, "swap_seconds_max", "gauge", "Longest closing of a window.");
+	tally_prom_sample(out, "swap_seconds_max", NULL, (double)c->swap_ns_max / 1e9);
+	gauge(out, "services_configured", "Services in the config.", agent->config->n_services);
+	gauge(out, "services_attached", "Cgroups with our programs.", agent->tags.attached);
+	tally_prom_family(out, "attach_errors_total", "counter", "Cgroups not attached.");
+	tally_prom_count(out, "attach_errors_total", LABELS({ "reason", "cgroup" }),
+			 agent->tags.errors);
+	gauge(out, "config_last_reload_successful", "1: the config file is the one in force.",
+	      c->reload_ok);
+	counter(out, "config_reloads_total", "Attempts to reload the config.", c->reloads);
+}
+
+static void put_spool(const struct tally_agent *agent, FILE *out)
+{
+	struct tally_ship_status s;
+	uint64_t now_s = tally_util_real_ns() / TALLY_NS_PER_S;
+
+	tally_ship_status(agent->ship, &s);
+	counter(out, "records_sealed_total", "Records made durable.", s.records_sealed);
+	counter(out, "records_acked_total", "Records every required sink has.", s.records_acked);
+	gauge(out, "ledger_imbalance_records", "Must be 0: the control identity's difference.",
+	      s.imbalance);
+	gauge(out, "held_requests", "Exchanges begun and not booked.",
+	      s.held > 0 ? (uint64_t)s.held : 0);
+	gauge(out, "spool_records", "Records on disk, not yet acknowledged.", s.spool_records);
+	gauge(out, "spool_bytes", "Bytes of the spool.", s.spool_bytes);
+	gauge(out, "spool_capacity_bytes", "Bytes the spool may take; 0: the disk.",
+	      agent->config->agent.limits.spool_bytes);
+	gauge(out, "spool_oldest_seconds", "Age of the oldest record on disk.",
+	      s.oldest_s && s.oldest_s < now_s ? now_s - s.oldest_s : 0);
+	gauge(out, "spool_quarantined_files", "Damaged or foreign files kept aside.",
+	      s.quarantined_files);
+	gauge(out, "sealing_fails", "1: the last window could not be made durable.",
+	      s.sealing_fails);
+}
+
+static void put_sinks(const struct tally_agent *agent, FILE *out)
+{
+	struct tally_ship_sink_status sink;
+
+	tally_prom_family(out, "sink_connected", "gauge", "1: the sink answers.");
+	for (size_t i = 0; !tally_ship_sink_status(agent->ship, i, &sink); i++)
+		tally_prom_count(out, "sink_connected", LABELS({ "sink", sink.name }),
+				 sink.connected);
+	tally_prom_family(out, "kafka_errors_total", "counter", "Failed attempts of a sink.");
+	for (size_t i = 0; !tally_ship_sink_status(agent->ship, i, &sink); i++) {
+		tally_prom_count(out, "kafka_errors_total",
+				 LABELS({ "sink", sink.name }, { "kind", "failed" }),
+				 sink.failures);
+		tally_prom_count(out, "kafka_errors_total",
+				 LABELS({ "sink", sink.name }, { "kind", "doubt" }), sink.doubts);
+	}
+	tally_prom_family(out, "kafka_last_ack_timestamp_seconds", "gauge",
+			  "When a sink last confirmed.");
+	for (size_t i = 0; !tally_ship_sink_status(agent->ship, i, &sink); i++)
+		tally_prom_count(out, "kafka_last_ack_timestamp_seconds",
+				 LABELS({ "sink", sink.name }), sink.last_ack_s);
+}
+
+static void put_process(const struct tally_agent *agent, FILE *out)
+{
+	struct mallinfo2 heap = mallinfo2();
+	struct rusage usage = {};
+
+	(void)getrusage(RUSAGE_SELF, &usage); /* cannot fail */
+	tally_prom_family(out, "process_cpu_seconds_total", "counter", "CPU time of the agent.");
+	tally_prom_sample(out, "process_cpu_seconds_total", NULL,
+			  (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+				  (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6);
+	gauge(out, "process_resident_max_bytes", "Largest resident memory.",
+	      (uint64_t)usage.ru_maxrss * 1024);
+	gauge(out, "process_heap_bytes", "Heap in use.", heap.uordblks);
+	gauge(out, "process_uptime_seconds", "Since start.",
+	      (tally_util_mono_ns() - agent->started_ns) / TALLY_NS_PER_S);
+}
+
+static char *metrics(const struct tally_agent *agent)
+{
+	char *text = NULL;
+	size_t bytes;
+	FILE *out = open_memstream(&text, &bytes);
+
+	if (!out)
+		return NULL;
+	tally_prom_family(out, "build_info", "gauge", "Always 1; labels say what runs.");
+	tally_prom_count(out, "build_info", LABELS({ "version", TALLY_VERSION }), 1);
+	put_requests(agent, out);
+	put_reasons(agent, out);
+	put_maps(agent, out);
+	put_books(agent, out);
+	put_spool(agent, out);
+	put_sinks(agent, out);
+	put_process(agent, out);
+	if (fclose(out)) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}
+
+/* Readiness never depends on a sink: what cannot be shipped waits on disk. */
+void tally_agent_metrics_answer(void *ctx, const char *path, struct tally_http_reply *ret_reply)
+{
+	const struct tally_agent *agent = ctx;
+	bool ready = agent->ready && !agent->stopping;
+
+	if (!strcmp(path, "/metrics")) {
+		ret_reply->status = 200;
+		ret_reply->type = TALLY_PROM_TYPE;
+		ret_reply->body = metrics(agent);
+	} else if (!strcmp(path, "/healthz")) {
+		ret_reply->status = 200;
+		ret_reply->body = strdup("ok\n");
+	} else if (!strcmp(path, "/readyz")) {
+		ret_reply->status = ready ? 200 : 503;
+		ret_reply->body = strdup(ready ? "ready\n" : "not ready\n");
+	} else {
+		ret_reply->status = 404;
+		ret_reply->body = strdup("try /metrics, /healthz or /readyz\n");
+	}
+}

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The parts of the agent, which share one struct:
+ *
+ *	agent.c		start, loop, signals, reload, end
+ *	agent_kernel.c	open and close the kernel's side; capabilities
+ *	agent_rules.c	generations of rules, indices of services; who owns a key (the resolver)
+ *	agent_tags.c	services -> cgroups and ports, kept up to date
+ *	agent_books.c	close a window, seal what is frozen, release it
+ *	agent_sinks.c	sinks of the config, the shipper in the loop
+ *	agent_live.c	what the control socket answers
+ *	agent_metrics.c	what /metrics answers
+ *
+ * Invariants: G1 nothing is released that was not sealed; G2 a window is closed only when all
+ * windows before it are sealed, so that without a disk the open one grows; G3 the JSON of a
+ * generation of rules is durable before the kernel has it; G4 rules are there before the scopes that
+ * need them, scopes before hooks; G5 what is invalid in a reloaded config changes nothing.
+ */
+#ifndef TALLY_AGENT_PARTS_H
+#define TALLY_AGENT_PARTS_H
+
+#include <jansson.h>
+#include <sys/stat.h>
+
+#include "account/account.h"
+#include "base/config.h"
+#include "base/loop.h"
+#include "collect/attach.h"
+#include "collect/clock.h"
+#include "collect/keys.h"
+#include "collect/ledger.h"
+#include "collect/rulesets.h"
+#include "collect/scopes.h"
+#include "deliver/ship.h"
+#include "identify/catalog.h"
+#include "identify/rules.h"
+#include "observe/control.h"
+#include "observe/http.h"
+
+#define TALLY_AGENT_GRACE_NS (20 * TALLY_NS_PER_S) /* for shipping at the end */
+#define TALLY_AGENT_TICK_NS (TALLY_NS_PER_S / 4)
+#define TALLY_AGENT_VIEWS 16 /* rulesets read back at a time */
+#define TALLY_AGENT_LIVE 100000 /* rows of the last window kept for `top` */
+
+/* One ruleset of the past or of now. */
+struct tally_agent_view {
+	uint32_t generation;
+	struct tally_ruleset_view *view;
+};
+
+struct tally_agent_rules {
+	uint32_t generation;		/* in force */
+	char *names[TALLY_SERVICES];	/* by index; also of services that are gone */
+	struct tally_agent_view views[TALLY_AGENT_VIEWS];
+	size_t next_view;
+	struct tally_unit units[TALLY_UNITS_MAX]; /* of the last answer */
+	char kfp[TALLY_CATALOG_KFP];
+};
+
+struct tally_agent_tags {
+	char mount[256];
+	int watch_fd;
+	struct tally_loop_source *watch;
+	struct tally_cgroups cgroups; /* matched, before covered ones are left out */
+	uint32_t attached, failed, scopes;
+	uint64_t errors; /* since start */
+};
+
+/* Sums since start, for /metrics. */
+struct tally_agent_counters {
+	struct tally_totals totals[TALLY_SERVICES];
+	uint64_t requests[TALLY_SERVICES][TALLY_PROTO_COUNT];
+	uint64_t windows, swap_errors, seal_errors;
+	uint64_t swap_ns_last, swap_ns_max;
+	uint64_t rows_last;
+	uint64_t rows_overflow; /* exchanges that found no row */
+	uint64_t reloads, reload_errors;
+	bool reload_ok;
+};
+
+/* Copied rows of the last closed window, and when it was. */
+struct tally_agent_live {
+	struct tally_frozen_row *rows;
+	size_t n_rows;
+	uint64_t start_ns, end_ns;
+};
+
+struct tally_agent {
+	const char *config_path;
+	struct tally_config *config;
+	struct stat config_file;
+	struct tally_loop *loop;
+
+	struct tally_load *load;
+	struct tally_clock_map *clock;
+	struct tally_ledger *ledger;
+	struct tally_rulesets *rulesets;
+	struct tally_keys *keys;
+
+	struct tally_catalog *catalog;
+	char *fleet_secret;
+	struct tally_agent_rules rules;
+	struct tally_agent_tags tags;
+
+	struct tally_ship *ship;
+	struct tally_loop_source *ship_source, *ship_timer;
+	struct tally_loop_source *window_timer, *tick_timer, *signals;
+	struct tally_control *control;
+	struct tally_http *http;
+
+	struct tally_agent_counters counters;
+	struct tally_agent_live live;
+	uint64_t started_ns, watchdog_ns, watchdog_at_ns, slow_at_ns;
+	bool recovering; /* the open window began under an agent before us */
+	bool ready;
+	bool stopping;
+};
+
+/* agent_kernel.c */
+/* Load or find the meter; adopt: only find it. */
+TALLY_MUST int tally_agent_kernel_open(struct tally_agent *agent, bool adopt);
+void tally_agent_kernel_close(struct tally_agent *agent);
+/* Why it failed, said to the operator; the exit code. */
+int tally_agent_kernel_explain(const struct tally_agent *agent, int err);
+/* Keep only the capabilities that the loop needs, for this thread and those it starts. */
+TALLY_MUST int tally_agent_kernel_drop(void);
+
+/* agent_rules.c */
+TALLY_MUST int tally_agent_rules_open(struct tally_agent *agent);
+void tally_agent_rules_close(struct tally_agent *agent);
+/* Put the rules of a config in force, if they differ. */
+TALLY_MUST int tally_agent_rules_apply(struct tally_agent *agent, const struct tally_config *config);
+/* Index of a service by name. -ENOENT. */
+TALLY_MUST int tally_agent_rules_index(const struct tally_agent *agent, const char *name,
+				       uint16_t *ret_index);
+void tally_agent_rules_resolver(struct tally_agent *agent, struct tally_resolver *ret_resolver);
+/* (Re)load the key catalog of the config. -EINVAL: said in the log, the old one stays. */
+TALLY_MUST int tally_agent_rules_catalog(struct tally_agent *agent,
+					 const struct tally_config *config);
+
+/* agent_tags.c */
+TALLY_MUST int tally_agent_tags_open(struct tally_agent *agent);
+void tally_agent_tags_close(struct tally_agent *agent);
+/* Look for the cgroups again; write scopes; attach and detach. */
+TALLY_MUST int tally_agent_tags_apply(struct tally_agent *agent);
+
+/* agent_books.c */
+/* Seal and release every frozen epoch. 0: none is left. */
+TALLY_MUST int tally_agent_books_settle(struct tally_agent *agent);
+/* Close the open window and settle. An error leaves it open, and growing. */
+TALLY_MUST int tally_agent_books_close(struct tally_agent *agent, uint64_t end_ns, uint64_t next_ns,
+				       enum tally_close_cause cause);
+/* Close it now, at the next whole second. */
+TALLY_MUST int tally_agent_books_close_now(struct tally_agent *agent, enum tally_close_cause cause);
+/* The system's clock was set: close the window under the old clock, go on under the new. */
+TALLY_MUST int tally_agent_books_clock(struct tally_agent *agent);
+
+/* agent_sinks.c */
+TALLY_MUST int tally_agent_sinks_open(struct tally_agent *agent);
+TALLY_MUST int tally_agent_sinks_add(struct tally_agent *agent);
+void tally_agent_sinks_close(struct tally_agent *agent);
+/* Let the shipper do what it can now. */
+void tally_agent_sinks_step(struct tally_agent *agent);
+/* Ship until nothing is left or the grace is over. */
+void tally_agent_sinks_flush(struct tally_agent *agent, uint64_t grace_ns);
+bool tally_agent_sinks_equal(const struct tally_config *a, const struct tally_config *b);
+
+/* agent_live.c */
+/* tally_control_fn */
+char *tally_agent_live_answer(void *ctx, const char *request);
+
+/* agent_metrics.c */
+/* tally_http_fn */
+void tally_agent_metrics_answer(void *ctx, const char *path, struct tally_http_reply *ret_reply);
+
+#endif

@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
+#include <limits.h>
+
+#include "agent_parts.h"
+
+#define RULESET_BYTES (8U << 20)
+#define RULESETS_KEPT 256
+
+static int ruleset_path(const struct tally_agent *agent, uint32_t generation, char *out)
+{
+	int n = snprintf(out, PATH_MAX, "%s/rulesets/%" PRIu32 ".json",
+			 agent->config->agent.state_dir, generation);
+
+	return n < 0 || n >= PATH_MAX ? -ENAMETOOLONG : 0;
+}
+
+/* ---- views of generations ---- */
+
+static int read_json(const struct tally_agent *agent, uint32_t generation, char **ret_json,
+		     size_t *ret_bytes)
+{
+	char path[PATH_MAX];
+	int err = ruleset_path(agent, generation, path);
+
+	return err ? err : tally_util_read_file(path, RULESET_BYTES, ret_json, ret_bytes);
+}
+
+/* Rows name few generations at a time: the newest ones stay in memory. -ENOENT: its file is gone. */
+static int find_view(struct tally_agent *agent, uint32_t generation,
+		     struct tally_ruleset_view **ret_view)
+{
+	struct tally_agent_rules *rules = &agent->rules;
+	struct tally_agent_view *slot = &rules->views[rules->next_view % TALLY_AGENT_VIEWS];
+	struct tally_ruleset_view *view;
+	_cleanup_free_ char *json = NULL;
+	size_t bytes;
+	int err;
+
+	for (size_t i = 0; i < TALLY_AGENT_VIEWS; i++) {
+		if (rules->views[i].view && rules->views[i].generation == generation) {
+			*ret_view = rules->views[i].view;
+			return 0;
+		}
+	}
+	err = read_json(agent, generation, &json, &bytes);
+	if (!err)
+		err = tally_ruleset_load(json, bytes, &view);
+	if (err)
+		return err;
+	tally_ruleset_free(slot->view);
+	slot->view = view;
+	slot->generation = generation;
+	rules->next_view++;
+	*ret_view = view;
+	return 0;
+}
+
+/* ---- the resolver ---- */
+
+static int owner_of(void *ctx, __u64 key_hash, __u64 time_s, struct tally_owner *ret_owner)
+{
+	static const enum tally_mode modes[] = { TALLY_MODE_NONE, TALLY_MODE_LIVE,
+						 TALLY_MODE_TEST };
+	struct tally_agent *agent = ctx;
+	const struct tally_catalog_key *key;
+	uint8_t sha256[TALLY_CATALOG_SHA];
+	int err;
+
+	err = tally_keys_find(agent->keys, key_hash, tally_ledger_number(agent->ledger), sha256);
+	if (err)
+		return err;
+	key = tally_catalog_find(agent->catalog, sha256, (int64_t)time_s);
+	if (key) {
+		*ret_owner = (struct tally_owner){
+			.customer = key->customer,
+			.api_key = key->id,
+			.key_ref = TALLY_KEYREF_CATALOG,
+			.mode = modes[key->mode],
+			.billable = key->billable,
+		};
+		return 0;
+	}
+	err = tally_catalog_kfp(sha256, agent->fleet_secret, strlen(agent->fleet_secret),
+				agent->rules.kfp);
+	if (err)
+		return err;
+	*ret_owner = (struct tally_owner){
+		.api_key = agent->rules.kfp,
+		.key_ref = TALLY_KEYREF_HMAC,
+		.billable = true,
+	};
+	return 0;
+}
+
+static int terms_of(void *ctx, const struct tally_row_key *key, struct tally_terms *ret_terms)
+{
+	struct tally_agent *agent = ctx;
+	struct tally_ruleset_query query = { key->service, key->route, key->status, key->method,
+					     key->attribution };
+	struct tally_ruleset_terms terms;
+	struct tally_ruleset_view *view;
+	int err = find_view(agent, key->ruleset, &view);
+
+	if (!err)
+		err = tally_ruleset_terms(view, &query, &terms);
+	if (err)
+		return err == -ENOMEM ? err : -ENOENT;
+	*ret_terms = (struct tally_terms){
+		.service = terms.service,
+		.route = terms.route,
+		.method = terms.method,
+		.ruleset = terms.ruleset,
+		.health = terms.health,
+		.billable = terms.billable,
+		.charge_truncated = terms.charge_truncated,
+		.units = agent->rules.units,
+		.n_units = TALLY_MIN(terms.n_units, (size_t)TALLY_UNITS_MAX),
+	};
+	for (size_t i = 0; i < ret_terms->n_units; i++)
+		agent->rules.units[i] =
+			(struct tally_unit){ terms.units[i].name, terms.units[i].amount };
+	return 0;
+}
+
+static const char *service_of(void *ctx, __u16 service)
+{
+	struct tally_agent *agent = ctx;
+
+	return service < TALLY_SERVICES ? agent->rules.names[service] : NULL;
+}
+
+void tally_agent_rules_resolver(struct tally_agent *agent, struct tally_resolver *ret_resolver)
+{
+	*ret_resolver = (struct tally_resolver){ agent, owner_of, terms_of, service_of };
+}
+
+/* ---- indices of services ---- */
+
+int tally_agent_rules_index(const struct tally_agent *agent, const char *name, uint16_t *ret_index)
+{
+	for (uint16_t i = 0; i < TALLY_SERVICES; i++) {
+		if (agent->rules.names[i] && !strcmp(agent->rules.names[i], name)) {
+			*ret_index = i;
+			return 0;
+		}
+	}
+	return -ENOENT;
+}
+
+static bool is_wanted(const struct tally_config *config, const char *name)
+{
+	for (size_t i = 0; i < config->n_services; i++)
+		if (!strcmp(config->services[i].name, name))
+			return true;
+	return false;
+}
+
+/* A place nobody had; when all are taken, one whose service is gone. */
+static int take_index(struct tally_agent *agent, const struct tally_config *config,
+		      const char *name, uint16_t *ret_index)
+{
+	char **names = agent->rules.names;
+	uint16_t place = TALLY_SERVICES;
+	char *copy;
+
+	for (uint16_t i = TALLY_SERVICES; i-- > 0;)
+		if (names[i] && !is_wanted(config, names[i]))
+			place = i;
+	for (uint16_t i = TALLY_SERVICES; i-- > 0;)
+		if (!names[i])
+			place = i;
+	if (place == TALLY_SERVICES)
+		return -ENOSPC;
+	copy = strdup(name);
+	if (!copy)
+		return -ENOMEM;
+	free(names[place]);
+	names[place] = copy;
+	*ret_index = place;
+	return 0;
+}
+
+static int assign_indices(struct tally_agent *agent, const struct tally_config *config,
+			  uint16_t *indices)
+{
+	for (size_t i = 0; i < config->n_services; i++) {
+		const char *name = config->services[i].name;
+		int err = tally_agent_rules_index(agent, name, &indices[i]);
+
+		if (err == -ENOENT)
+			err = take_index(agent, config, name, &indices[i]);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+/* ---- putting rules in force ---- */
+
+static uint32_t newest_file(const struct tally_agent *agent)
+{
+	_cleanup_closedir_ DIR *dir = NULL;
+	char path[PATH_MAX];
+	struct dirent *entry;
+	uint32_t best = 0;
+
+	(void)snprintf(path, sizeof(path), "%s/rulesets", agent->config->agent.state_dir);
+	dir = opendir(path);
+	while (dir && (entry = readdir(dir))) {
+		uint32_t generation;
+		int end = 0;
+
+		if (sscanf(entry->d_name, "%" SCNu32 ".json%n", &generation, &end) == 1 && end &&
+		    !entry->d_name[end])
+			best = TALLY_MAX(best, generation);
+	}
+	return best;
+}
+
+/* Is exactly this in force already, in the kernel, too? */
+static bool is_in_force(struct tally_agent *agent, const struct tally_config *config,
+			const uint16_t *indices, const char *json)
+{
+	_cleanup_free_ char *old = NULL;
+	uint32_t generation = tally_rulesets_newest(agent->rulesets);
+	size_t bytes;
+
+	if (!generation || read_json(agent, generation, &old, &bytes) || strcmp(old, json))
+		return false;
+	for (size_t i = 0; i < config->n_services; i++)
+		if (tally_rulesets_generation(agent->rulesets, indices[i]) != generation)
+			return false;
+	agent->rules.generation = generation;
+	return true;
+}
+
+static void unlink_old(const struct tally_agent *agent, uint32_t generation)
+{
+	char path[PATH_MAX];
+
+	if (generation > RULESETS_KEPT &&
+	    !ruleset_path(agent, generation - RULESETS_KEPT, path))
+		(void)unlink(path); /* it costs only disk */
+}
+
+/* G3: first the file. */
+static int write_json(struct tally_agent *agent, uint32_t generation, const char *json)
+{
+	char path[PATH_MAX];
+	int err = ruleset_path(agent, generation, path);
+
+	if (!err)
+		err = tally_util_write_file(path, json, strlen(json), 0640);
+	if (!err)
+		unlink_old(agent, generation);
+	return err;
+}
+
+static int compile_all(struct tally_agent *agent, const struct tally_config *config,
+		       const uint16_t *indices, uint32_t generation, struct tally_rules *all)
+{
+	struct tally_rules_target target = { .generation = generation };
+	int err = tally_load_secret(agent->load, target.secret);
+
+	for (size_t i = 0; i < config->n_services && !err; i++) {
+		target.service = indices[i];
+		err = tally_rules_compile(&config->services[i], &target, &all[i]);
+	}
+	explicit_bzero(&target, sizeof(target));
+	return err;
+}
+
+static int drop_gone(struct tally_agent *agent, const struct tally_config *config)
+{
+	for (uint32_t i = 0; i < TALLY_SERVICES; i++) {
+		const char *name = agent->rules.names[i];
+		int err = name && is_wanted(config, name) ?
+				  0 :
+				  tally_rulesets_drop(agent->rulesets, i);
+
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static int put_all(struct tally_agent *agent, const struct tally_config *config,
+		   const uint16_t *indices, const char *json)
+{
+	_cleanup_free_ struct tally_rules *all = calloc(config->n_services + 1, sizeof(*all));
+	uint32_t generation = TALLY_MAX(newest_file(agent), tally_rulesets_newest(agent->rulesets)) + 1;
+	int err;
+
+	if (!all)
+		return -ENOMEM;
+	err = compile_all(agent, config, indices, generation, all);
+	if (!err)
+		err = write_json(agent, generation, json);
+	for (size_t i = 0; i < config->n_services && !err; i++)
+		err = tally_rulesets_put(agent->rulesets, &all[i]);
+	if (err)
+		return err;
+	agent->rules.generation = generation;
+	tally_log_info("rules", "generation=%" PRIu32 " services=%zu", generation,
+		       config->n_services);
+	return 0;
+}
+
+int tally_agent_rules_apply(struct tally_agent *agent, const struct tally_config *config)
+{
+	_cleanup_free_ char *json = NULL;
+	uint16_t indices[TALLY_SERVICES];
+	int err;
+
+	if (config->n_services > TALLY_SERVICES)
+		return -E2BIG;
+	err = assign_indices(agent, config, indices);
+	if (!err)
+		err = tally_rules_dump(config, indices, &json);
+	if (!err && !is_in_force(agent, config, indices, json))
+		err = put_all(agent, config, indices, json);
+	if (!err)
+		err = drop_gone(agent, config);
+	return err;
+}
+
+/* ---- key catalog and secret ---- */
+
+int tally_agent_rules_catalog(struct tally_agent *agent, const struct tally_config *config)
+{
+	struct tally_catalog *catalog = NULL;
+	struct tally_diag diag;
+	int err = 0;
+
+	if (config->keys.file) {
+		tally_diag_init(&diag, config->keys.file);
+		err = tally_catalog_load(config->keys.file, &diag, &catalog);
+		if (err)
+			tally_log_error("catalog_refused", "file=%s error=%s", config->keys.file,
+					tally_diag_first(&diag));
+		tally_diag_done(&diag);
+	}
+	if (err)
+		return err;
+	tally_catalog_free(agent->catalog);
+	agent->catalog = catalog;
+	tally_log_info("catalog", "keys=%zu", tally_catalog_count(catalog));
+	return 0;
+}
+
+/* Without a fleet secret the agent has one of its own, made with its state. */
+static int open_secret(struct tally_agent *agent)
+{
+	char path[PATH_MAX], raw[32], text[2 * sizeof(raw) + 1];
+	const char *fleet = agent->config->agent.fleet_secret;
+	size_t bytes;
+	int err;
+
+	if (fleet) {
+		agent->fleet_secret = strdup(fleet);
+		return agent->fleet_secret ? 0 : -ENOMEM;
+	}
+	(void)snprintf(path, sizeof(path), "%s/fleet-secret", agent->config->agent.state_dir);
+	err = tally_util_read_file(path, 4096, &agent->fleet_secret, &bytes);
+	if (err != -ENOENT)
+		return err;
+	err = tally_util_random(raw, sizeof(raw));
+	if (err)
+		return err;
+	tally_util_hex(raw, sizeof(raw), text);
+	agent->fleet_secret = strdup(text);
+	if (!agent->fleet_secret)
+		return -ENOMEM;
+	return tally_util_write_file(path, text, strlen(text), 0600);
+}
+
+/* Names as the newest generation had them, so that indices stay what they were. */
+static int read_names(struct tally_agent *agent)
+{
+	uint32_t generation = newest_file(agent);
+	struct tally_ruleset_view *view;
+
+	if (!generation || find_view(agent, generation, &view))
+		return 0; /* rows of that generation will be nameless; new ones are not */
+	for (uint16_t i = 0; i < TALLY_SERVICES; i++) {
+		const char *name = tally_ruleset_service(view, i);
+
+		if (!name)
+			continue;
+		agent->rules.names[i] = strdup(name);
+		if (!agent->rules.names[i])
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+int tally_agent_rules_open(struct tally_agent *agent)
+{
+	char path[PATH_MAX];
+	int err;
+
+	(void)snprintf(path, sizeof(path), "%s/rulesets", agent->config->agent.state_dir);
+	err = tally_util_mkdirs(path, 0750);
+	if (!err)
+		err = open_secret(agent);
+	if (!err)
+		err = read_names(agent);
+	return err;
+}
+
+void tally_agent_rules_close(struct tally_agent *agent)
+{
+	for (size_t i = 0; i < TALLY_AGENT_VIEWS; i++)
+		tally_ruleset_free(agent->rules.views[i].view);
+	for (size_t i = 0; i < TALLY_SERVICES; i++)
+		free(agent->rules.names[i]);
+	tally_catalog_free(agent->catalog);
+	tally_util_wipe_free(agent->fleet_secret);
+	memset(&agent->rules, 0, sizeof(agent->rules));
+	agent->catalog = NULL;
+	agent->fleet_secret = NULL;
+}

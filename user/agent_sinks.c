@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <limits.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <time.h>
+
+#include "agent_parts.h"
+
+/* First line of a small file, or a fallback. */
+static void read_line(const char *path, const char *fallback, char *out, size_t size)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t bytes;
+
+	if (tally_util_read_file(path, 4096, &text, &bytes) || !*text) {
+		(void)snprintf(out, size, "%s", fallback);
+		return;
+	}
+	text[strcspn(text, "\n")] = 0;
+	(void)snprintf(out, size, "%s", text);
+}
+
+static int new_ship(struct tally_agent *agent)
+{
+	char machine[64], boot[64], host[HOST_NAME_MAX + 1] = "";
+	struct tally_ship_config config = {
+		.state_dir = agent->config->agent.state_dir,
+		.machine_id = machine,
+		.boot_id = boot,
+		.host = host,
+		.version = TALLY_VERSION,
+		.max_bytes = agent->config->agent.limits.spool_bytes,
+	};
+
+	read_line("/etc/machine-id", "unknown", machine, sizeof(machine));
+	read_line("/proc/sys/kernel/random/boot_id", "unknown", boot, sizeof(boot));
+	if (gethostname(host, sizeof(host) - 1))
+		strcpy(host, "unknown");
+	return tally_ship_new(&config, &agent->ship);
+}
+
+static int on_ship(void *ctx, uint32_t events, uint64_t value)
+{
+	tally_agent_sinks_step(ctx);
+	return 0;
+}
+
+int tally_agent_sinks_open(struct tally_agent *agent)
+{
+	int err = new_ship(agent);
+
+	if (!err)
+		err = tally_loop_add_timer(agent->loop, CLOCK_MONOTONIC, on_ship, agent,
+					   &agent->ship_timer);
+	return err;
+}
+
+static int new_kafka(const struct tally_agent *agent, const struct tally_config_sink *sink,
+		     struct tally_sink **ret_sink)
+{
+	const struct tally_config_kafka *kafka = &sink->kafka;
+	_cleanup_free_ struct tally_kafka_option *options = NULL;
+	_cleanup_free_ char *error = NULL;
+	struct tally_kafka_config config = {
+		.name = sink->name,
+		.state_dir = agent->config->agent.state_dir,
+		.brokers = kafka->brokers,
+		.topic_records = kafka->topics.records,
+		.topic_control = kafka->topics.control,
+		.topic_progress = kafka->topics.progress,
+		.namespace = kafka->namespace,
+		.delivery = kafka->delivery == TALLY_CONFIG_IDEMPOTENT ? TALLY_KAFKA_IDEMPOTENT :
+									 TALLY_KAFKA_TRANSACTIONAL,
+		.format = kafka->format == TALLY_CONFIG_OPENMETER ? TALLY_KAFKA_OPENMETER :
+								    TALLY_KAFKA_CLOUDEVENTS,
+		.create_topics = kafka->create_topics,
+		.partitions = (int)kafka->partitions,
+		.replication = (int)kafka->replication,
+		.transaction_timeout_ms = (__u32)(kafka->transaction_timeout_ns / 1000000),
+		.n_options = kafka->n_properties,
+	};
+	int err;
+
+	options = calloc(kafka->n_properties + 1, sizeof(*options));
+	if (!options)
+		return -ENOMEM;
+	for (size_t i = 0; i < kafka->n_properties; i++) {
+		options[i].name = kafka->properties[i].name;
+		options[i].value = kafka->properties[i].value;
+	}
+	config.options = options;
+	err = tally_kafka_sink_new(&config, ret_sink, &error);
+	if (err)
+		tally_log_error("sink_refused", "sink=%s error=%s", sink->name,
+				error ? error : strerror(-err));
+	return err;
+}
+
+static int new_sink(const struct tally_agent *agent, const struct tally_config_sink *config,
+		    struct tally_sink **ret_sink)
+{
+	const char *state_dir = agent->config->agent.state_dir;
+	struct tally_sink *sink = NULL;
+	bool required;
+	int err = 0;
+
+	if (config->kafka.place.line) {
+		required = config->kafka.required;
+		err = new_kafka(agent, config, &sink);
+	} else if (config->file.place.line) {
+		required = config->file.required;
+		sink = tally_file_sink_new(config->name, config->file.path, state_dir);
+	} else {
+		required = config->out.required;
+		sink = tally_stdout_sink_new(config->name, state_dir);
+	}
+	if (err)
+		return err;
+	if (!sink)
+		return -ENOMEM;
+	sink->required = required;
+	*ret_sink = sink;
+	return 0;
+}
+
+int tally_agent_sinks_add(struct tally_agent *agent)
+{
+	for (size_t i = 0; i < agent->config->n_sinks; i++) {
+		struct tally_sink *sink;
+		int err = new_sink(agent, &agent->config->sinks[i], &sink);
+
+		if (!err)
+			err = tally_ship_add(agent->ship, sink);
+		if (err)
+			return err;
+	}
+	return agent->ship_source || tally_ship_fd(agent->ship) < 0 ?
+		       0 :
+		       tally_loop_add_fd(agent->loop, tally_ship_fd(agent->ship), EPOLLIN, on_ship,
+					 agent, &agent->ship_source);
+}
+
+void tally_agent_sinks_step(struct tally_agent *agent)
+{
+	int wait_ms = -1;
+	int err = tally_ship_step(agent->ship, &wait_ms);
+
+	if (err)
+		tally_log_warning("shipping", "error=%s", strerror(-err));
+	if (err && wait_ms < 0)
+		wait_ms = 1000;
+	/* A timer at 1 has passed already: it fires at once. */
+	err = tally_loop_set_timer(agent->ship_timer,
+				   wait_ms < 0 ? 0 :
+						 tally_util_mono_ns() + wait_ms * 1000000ULL + 1,
+				   0);
+	if (err)
+		tally_log_warning("timer", "error=%s", strerror(-err));
+}
+
+void tally_agent_sinks_flush(struct tally_agent *agent, uint64_t grace_ns)
+{
+	uint64_t deadline = tally_util_mono_ns() + grace_ns;
+
+	while (!tally_ship_idle(agent->ship) && tally_util_mono_ns() < deadline) {
+		struct pollfd pfd = { .fd = tally_ship_fd(agent->ship), .events = POLLIN };
+		int wait_ms = -1;
+
+		if (tally_ship_step(agent->ship, &wait_ms))
+			wait_ms = 100;
+		if (tally_ship_idle(agent->ship))
+			break;
+		(void)poll(&pfd, 1, wait_ms < 0 || wait_ms > 100 ? 100 : wait_ms); /* any outcome */
+	}
+	if (!tally_ship_idle(agent->ship))
+		tally_log_notice("spooled", "reason=not everything was shipped in time");
+}
+
+void tally_agent_sinks_close(struct tally_agent *agent)
+{
+	tally_loop_remove(agent->ship_source);
+	tally_loop_remove(agent->ship_timer);
+	if (agent->ship)
+		tally_ship_free(agent->ship);
+	agent->ship_source = NULL;
+	agent->ship_timer = NULL;
+	agent->ship = NULL;
+}
+
+static bool same_text(const char *a, const char *b)
+{
+	return a == b || (a && b && !strcmp(a, b));
+}
+
+/* Kind, name and target: what a running shipper cannot change. */
+bool tally_agent_sinks_equal(const struct tally_config *a, const struct tally_config *b)
+{
+	if (a->n_sinks != b->n_sinks)
+		return false;
+	for (size_t i = 0; i < a->n_sinks; i++) {
+		const struct tally_config_sink *x = &a->sinks[i], *y = &b->sinks[i];
+
+		if (!same_text(x->name, y->name) ||
+		    !x->kafka.place.line != !y->kafka.place.line ||
+		    !x->file.place.line != !y->file.place.line ||
+		    !same_text(x->kafka.brokers, y->kafka.brokers) ||
+		    !same_text(x->file.path, y->file.path) ||
+		    x->kafka.required != y->kafka.required || x->file.required != y->file.required)
+			return false;
+	}
+	return true;
+}

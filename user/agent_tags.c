@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <limits.h>
+#include <sys/epoll.h>
+#include <sys/inotify.h>
+
+#include "agent_parts.h"
+
+/* What is to be written to the maps and attached. */
+struct plan {
+	struct tally_scope_want *scopes;
+	size_t n, cap;
+	struct tally_cgroups cgroups;
+};
+
+static void plan_done(struct plan *plan)
+{
+	free(plan->scopes);
+	tally_cgroups_done(&plan->cgroups);
+}
+
+static int add_scope(struct plan *plan, const struct tally_scope_want *want)
+{
+	if (plan->n == plan->cap) {
+		size_t cap = plan->cap ? plan->cap * 2 : 64;
+		struct tally_scope_want *more = reallocarray(plan->scopes, cap, sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		plan->scopes = more;
+		plan->cap = cap;
+	}
+	plan->scopes[plan->n++] = *want;
+	return 0;
+}
+
+static int add_ports(struct plan *plan, const struct tally_option_ports *ports,
+		     struct tally_scope_want want)
+{
+	int err = 0;
+
+	if (ports->all)
+		return add_scope(plan, &want);
+	for (size_t i = 0; i < ports->n && !err; i++) {
+		want.port = ports->list[i];
+		err = add_scope(plan, &want);
+	}
+	return err;
+}
+
+static int pattern_of(const struct tally_config_match *match, char *out, size_t size)
+{
+	int n;
+
+	if (match->cgroup)
+		n = snprintf(out, size, "%s", match->cgroup);
+	else if (match->unit)
+		n = snprintf(out, size, "**/%s", match->unit);
+	else
+		n = snprintf(out, size, "/");
+	return n < 0 || (size_t)n >= size ? -ENAMETOOLONG : 0;
+}
+
+static int add_service(struct tally_agent *agent, const struct tally_config_service *service,
+		       struct plan *plan)
+{
+	const struct tally_config_match *match = &service->match;
+	size_t first = plan->cgroups.n;
+	char pattern[PATH_MAX];
+	uint16_t index;
+	int err;
+
+	if (match->executable) {
+		tally_log_once(TALLY_LOG_WARNING, "service_not_attached",
+			       "service=%s reason=matching by executable is not supported",
+			       service->name);
+		return 0;
+	}
+	err = tally_agent_rules_index(agent, service->name, &index);
+	if (!err)
+		err = pattern_of(match, pattern, sizeof(pattern));
+	if (!err)
+		err = tally_cgroup_find(agent->tags.mount, pattern, agent->tags.watch_fd,
+					&plan->cgroups);
+	for (size_t i = first; i < plan->cgroups.n && !err; i++) {
+		const struct tally_cgroup *cgroup = &plan->cgroups.items[i];
+		bool anywhere = !match->cgroup && !match->unit;
+		struct tally_scope_want want = {
+			.cgroup = anywhere ? 0 : cgroup->id,
+			.level = cgroup->level,
+			.service = index,
+		};
+
+		if (cgroup->level >= TALLY_SCOPE_LEVELS) {
+			tally_log_warning("service_not_attached",
+					  "service=%s cgroup=%s reason=too deep", service->name,
+					  cgroup->path);
+			agent->tags.errors++;
+			continue;
+		}
+		err = add_ports(plan, &match->ports, want);
+	}
+	return err;
+}
+
+static int carry_out(struct tally_agent *agent, struct plan *plan)
+{
+	struct tally_agent_tags *tags = &agent->tags;
+	int err = tally_scopes_set(agent->load, plan->scopes, plan->n);
+
+	if (!err)
+		err = tally_attach_set(agent->load, &plan->cgroups, &tags->attached, &tags->failed);
+	if (err)
+		return err;
+	tags->scopes = plan->n;
+	tags->errors += tags->failed;
+	tally_cgroups_done(&tags->cgroups);
+	tags->cgroups = plan->cgroups;
+	memset(&plan->cgroups, 0, sizeof(plan->cgroups));
+	return 0;
+}
+
+int tally_agent_tags_apply(struct tally_agent *agent)
+{
+	_cleanup_(plan_done) struct plan plan = {};
+	uint32_t before = agent->tags.attached;
+	int err = 0;
+
+	for (size_t i = 0; i < agent->config->n_services && !err; i++)
+		err = add_service(agent, &agent->config->services[i], &plan);
+	if (!err)
+		err = carry_out(agent, &plan);
+	if (err) {
+		agent->tags.errors++;
+		tally_log_error("attach", "error=%s", strerror(-err));
+		return err;
+	}
+	if (before != agent->tags.attached)
+		tally_log_info("attach", "cgroups=%u scopes=%u failed=%u", agent->tags.attached,
+			       agent->tags.scopes, agent->tags.failed);
+	return 0;
+}
+
+/* A folder came or went. What exactly does not matter: we look again. */
+static int on_watch(void *ctx, uint32_t events, uint64_t value)
+{
+	struct tally_agent *agent = ctx;
+	char buffer[4096];
+
+	while (read(agent->tags.watch_fd, buffer, sizeof(buffer)) > 0)
+		;
+	(void)!tally_agent_tags_apply(agent); /* said there; the slow tick tries again */
+	return 0;
+}
+
+int tally_agent_tags_open(struct tally_agent *agent)
+{
+	struct tally_agent_tags *tags = &agent->tags;
+	int err = tally_cgroup_mount(tags->mount, sizeof(tags->mount));
+
+	if (err)
+		return err;
+	tags->watch_fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	if (tags->watch_fd < 0)
+		return -errno;
+	return tally_loop_add_fd(agent->loop, tags->watch_fd, EPOLLIN, on_watch, agent,
+				 &tags->watch);
+}
+
+void tally_agent_tags_close(struct tally_agent *agent)
+{
+	tally_loop_remove(agent->tags.watch);
+	if (agent->tags.watch_fd > 0)
+		tally_util_close(agent->tags.watch_fd);
+	tally_cgroups_done(&agent->tags.cgroups);
+	memset(&agent->tags, 0, sizeof(agent->tags));
+}

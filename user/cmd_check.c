@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <sys/utsname.h>
+
+#include "base/config.h"
+#include "base/manual.h"
+#include "cli.h"
+#include "identify/catalog.h"
+#include "identify/rules.h"
+#include "tally/ledger.h"
+
+static bool want_schema, want_catalog_schema, want_reference, be_quiet, be_strict;
+static const char *output;
+
+static const struct tally_cli_option options[] = {
+	{ "schema", 0, TALLY_CLI_FLAG, &want_schema, NULL,
+	  "print the JSON schema of the configuration, for editors", NULL },
+	{ "catalog-schema", 0, TALLY_CLI_FLAG, &want_catalog_schema, NULL,
+	  "print the JSON schema of the key catalog", NULL },
+	{ "reference", 0, TALLY_CLI_FLAG, &want_reference, NULL,
+	  "print the reference of the configuration as Markdown", NULL },
+	{ "quiet", 'q', TALLY_CLI_FLAG, &be_quiet, NULL, "no summary", NULL },
+	{ "strict", 0, TALLY_CLI_FLAG, &be_strict, NULL, "a warning is an error", NULL },
+	{ "output", 'o', TALLY_CLI_WORD, &output, "FORMAT", "of the summary",
+	  tally_cli_table_words },
+	{ NULL },
+};
+
+static int print_schema(const struct tally_option_table *table)
+{
+	json_t *schema = tally_manual_schema(table);
+
+	if (!schema)
+		return tally_cli_fail(TALLY_EXIT_BUG, "out of memory");
+	(void)json_dumpf(schema, stdout, JSON_INDENT(2)); /* seen by the flush */
+	putchar('\n');
+	json_decref(schema);
+	return tally_cli_flush();
+}
+
+/* What the maps will take --------------------------------------------------------------------- */
+
+/* Per element of a kernel hash: struct htab_elem on 64 bit, and its share of the buckets. */
+#define HASH_ELEMENT 48
+#define HASH_BUCKET 16
+
+struct estimate {
+	const char *what;
+	uint64_t bytes;
+};
+
+static uint64_t hash_bytes(uint64_t entries, size_t key, size_t value)
+{
+	return entries * (HASH_ELEMENT + HASH_BUCKET + ((key + 7) & ~7ULL) + ((value + 7) & ~7ULL));
+}
+
+/* Two epochs of each stand side by side while the books are closed. */
+static void estimate(const struct tally_config *config, struct estimate out[4])
+{
+	const struct tally_config_limits *limits = &config->agent.limits;
+	size_t row = sizeof(struct tally_row), key = sizeof(struct tally_row_key);
+	long cpus = sysconf(_SC_NPROCESSORS_CONF);
+	uint64_t n_cpus = cpus > 0 ? (uint64_t)cpus : 1;
+
+	out[0] = (struct estimate){ "connection rows, when all are in use, two epochs",
+				    2 * hash_bytes(limits->connection_rows, key, row) };
+	out[1] = (struct estimate){ "rows without connection, reserved, two epochs",
+				    2 * hash_bytes(limits->rows, key, row) };
+	out[2] = (struct estimate){ "keys and candidates",
+				    hash_bytes(limits->keys, 8, sizeof(struct tally_key_entry)) +
+					    TALLY_CANDIDATES * sizeof(struct tally_candidate) +
+					    TALLY_CANDIDATES_LONG *
+						    sizeof(struct tally_candidate_long) };
+	out[3] = (struct estimate){ "rulesets, totals and parked segments",
+				    TALLY_RULESET_SLOTS * sizeof(struct tally_rules) +
+					    2 * TALLY_SERVICES * n_cpus *
+						    sizeof(struct tally_totals) +
+					    TALLY_PARK_POOL * (TALLY_CHUNK + 64ULL) };
+}
+
+/* The summary --------------------------------------------------------------------------------- */
+
+static void match_text(const struct tally_config_match *match, char *text, size_t bytes)
+{
+	size_t n = 0;
+
+	n += (size_t)snprintf(text, bytes, "port%s %s", match->ports.n == 1 ? "" : "s",
+			      match->ports.all ? "all" : "");
+	for (size_t i = 0; i < match->ports.n && n < bytes; i++)
+		n += (size_t)snprintf(text + n, bytes - n, "%s%u", i ? "," : "",
+				      match->ports.list[i]);
+	if (n >= bytes)
+		return;
+	if (match->cgroup)
+		snprintf(text + n, bytes - n, " of cgroup %s", match->cgroup);
+	else if (match->unit)
+		snprintf(text + n, bytes - n, " of unit %s", match->unit);
+	else if (match->executable)
+		snprintf(text + n, bytes - n, " of %s", match->executable);
+}
+
+static void key_text(const struct tally_config_key *key, char *text, size_t bytes)
+{
+	if (key->header)
+		snprintf(text, bytes, "header %s%s%s", key->header, key->scheme ? " " : "",
+			 key->scheme ? key->scheme : "");
+	else if (key->query)
+		snprintf(text, bytes, "query %s", key->query);
+	else
+		snprintf(text, bytes, "response header %s", key->response_header);
+}
+
+static json_t *service_summary(const struct tally_config_service *service)
+{
+	json_t *keys = json_array();
+	char text[512];
+
+	for (size_t i = 0; i < service->n_key; i++) {
+		key_text(&service->key[i], text, sizeof(text));
+		json_array_append_new(keys, json_string(text));
+	}
+	match_text(&service->match, text, sizeof(text));
+	return json_pack("{s:s,s:s,s:I,s:o}", "name", service->name, "match", text, "routes",
+			 (json_int_t)service->n_routes, "key", keys);
+}
+
+static json_t *summary(const struct tally_config *config, const struct tally_catalog *catalog)
+{
+	json_t *services = json_array(), *sinks = json_array(), *memory = json_array();
+	char id[TALLY_RULESET_ID] = "";
+	struct estimate estimates[4];
+
+	if (tally_rules_id(config, id) < 0)
+		id[0] = '\0';
+	for (size_t i = 0; i < config->n_services; i++)
+		json_array_append_new(services, service_summary(&config->services[i]));
+	for (size_t i = 0; i < config->n_sinks; i++)
+		json_array_append_new(sinks, json_string(config->sinks[i].name));
+	estimate(config, estimates);
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(estimates); i++)
+		json_array_append_new(memory, json_pack("{s:s,s:I}", "what", estimates[i].what,
+							"bytes", (json_int_t)estimates[i].bytes));
+	return json_pack("{s:s,s:s,s:I,s:o,s:o,s:I,s:o}", "file", config->path, "ruleset", id,
+			 "window_s", (json_int_t)(config->agent.window_ns / TALLY_NS_PER_S),
+			 "services", services, "sinks", sinks, "catalog_keys",
+			 (json_int_t)tally_catalog_count(catalog), "memory", memory);
+}
+
+static void print_service(const struct tally_config_service *service)
+{
+	char text[512];
+
+	match_text(&service->match, text, sizeof(text));
+	printf("service %s: %s; %zu routes\n", service->name, text, service->n_routes);
+	for (size_t i = 0; i < service->n_key; i++) {
+		key_text(&service->key[i], text, sizeof(text));
+		printf("  key %zu: %s\n", i + 1, text);
+	}
+}
+
+static void print_summary(const struct tally_config *config, const struct tally_catalog *catalog)
+{
+	char id[TALLY_RULESET_ID] = "?";
+	struct estimate estimates[4];
+	uint64_t sum = 0;
+
+	if (tally_rules_id(config, id) < 0)
+		id[0] = '\0';
+	for (size_t i = 0; i < config->n_services; i++)
+		print_service(&config->services[i]);
+	if (catalog)
+		printf("catalog %s: %zu keys\n", config->keys.file, tally_catalog_count(catalog));
+	for (size_t i = 0; i < config->n_sinks; i++)
+		printf("sink %s\n", config->sinks[i].name);
+	printf("window %llu s, ruleset %s\n",
+	       (unsigned long long)(config->agent.window_ns / TALLY_NS_PER_S), id);
+	puts("kernel memory, at most about:");
+	estimate(config, estimates);
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(estimates); i++) {
+		printf("  %7.1f MiB  %s\n", (double)estimates[i].bytes / 1048576,
+		       estimates[i].what);
+		sum += estimates[i].bytes;
+	}
+	printf("  %7.1f MiB  in all\n", (double)sum / 1048576);
+	printf("%s: good\n", config->path);
+}
+
+/* Running -------------------------------------------------------------------------------------- */
+
+/* -errno when it is wrong or cannot be read; the diagnosis is printed. */
+static int check_catalog(const struct tally_config *config, struct tally_catalog **ret_catalog)
+{
+	struct tally_diag diag;
+	int r;
+
+	if (!config->keys.file)
+		return 0;
+	tally_diag_init(&diag, config->keys.file);
+	r = tally_catalog_load(config->keys.file, &diag, ret_catalog);
+	tally_diag_print(&diag, stderr);
+	tally_diag_done(&diag);
+	return r;
+}
+
+static int report(const struct tally_config *config, const struct tally_catalog *catalog)
+{
+	if (be_quiet)
+		return TALLY_EXIT_OK;
+	if (output && strcmp(output, "json") == 0) {
+		json_t *json = summary(config, catalog);
+
+		(void)json_dumpf(json, stdout, JSON_INDENT(2)); /* seen by the flush */
+		putchar('\n');
+		json_decref(json);
+	} else {
+		print_summary(config, catalog);
+	}
+	return tally_cli_flush();
+}
+
+static int check(const char *path)
+{
+	_cleanup_(tally_config_freep) struct tally_config *config = NULL;
+	_cleanup_(tally_catalog_freep) struct tally_catalog *catalog = NULL;
+	struct tally_diag diag;
+	size_t warnings;
+	int r;
+
+	tally_diag_init(&diag, path);
+	r = tally_config_load(path, TALLY_OPTION_NO_UNIT, &diag, &config);
+	if (r == 0)
+		r = tally_rules_check(config, &diag);
+	tally_diag_print(&diag, stderr);
+	warnings = diag.warnings;
+	tally_diag_done(&diag);
+	if (r == 0)
+		r = check_catalog(config, &catalog);
+	if (r < 0 || (be_strict && warnings))
+		return TALLY_EXIT_CONFIG;
+	return report(config, catalog);
+}
+
+static int run(int argc, char **argv)
+{
+	if (want_schema)
+		return print_schema(&tally_config_table);
+	if (want_catalog_schema)
+		return print_schema(&tally_catalog_table);
+	if (want_reference) {
+		tally_manual_reference(&tally_config_table, stdout);
+		return tally_cli_flush();
+	}
+	return check(argc ? argv[0] : TALLY_CONFIG_PATH);
+}
+
+static void more_help(void)
+{
+	puts("\nKeys of the configuration, with their defaults:");
+	tally_manual_help(&tally_config_table, 0, stdout);
+}
+
+const struct tally_cli_command tally_cmd_check = {
+	.name = "check-config",
+	.args = "[FILE]",
+	.summary = "Read a configuration (" TALLY_CONFIG_PATH
+		   ") and its key catalog; list every error.",
+	.details = "Exit code 78 when something is wrong, each error with file, line and column.",
+	.options = options,
+	.max_args = 1,
+	.run = run,
+	.more_help = more_help,
+};

@@ -24,7 +24,8 @@ struct closing {
 	__u64 start_s, end_s;
 };
 
-enum tally_reason tally_account_reason(__u16 status, enum tally_attribution attribution, bool health)
+enum tally_reason tally_account_reason(__u16 status, enum tally_attribution attribution,
+				       bool health)
 {
 	if (attribution != TALLY_ATTR_KEY)
 		return TALLY_REASON_UNATTRIBUTED;
@@ -86,8 +87,8 @@ static void pile_add(struct pile *pile, const struct tally_frozen_row *row)
 
 	one.key.conn = 0;
 	at = key_hash(&one.key) & (pile->cap - 1);
-	while (pile->slots[at] && memcmp(&pile->rows[pile->slots[at] - 1].key, &one.key,
-					 sizeof(one.key)) != 0)
+	while (pile->slots[at] &&
+	       memcmp(&pile->rows[pile->slots[at] - 1].key, &one.key, sizeof(one.key)) != 0)
 		at = (at + 1) & (pile->cap - 1);
 	sum = pile->slots[at] ? &pile->rows[pile->slots[at] - 1].row : NULL;
 	if (!sum || wraps(sum, &one.row)) {

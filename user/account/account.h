@@ -34,11 +34,11 @@ struct tally_unit {
 /* Names and rules of one row. Texts are copied before the next callback. */
 struct tally_terms {
 	const char *service;
-	const char *route;   /* template; "_other" where none matched */
-	const char *method;  /* "_other" for a method the ruleset does not know */
-	const char *ruleset; /* "sha256:..." */
-	bool health;	     /* route marked so: never charged */
-	bool billable;	     /* rules of route and service for this status and attribution */
+	const char *route;     /* template; "_other" where none matched */
+	const char *method;    /* "_other" for a method the ruleset does not know */
+	const char *ruleset;   /* "sha256:..." */
+	bool health;	       /* route marked so: never charged */
+	bool billable;	       /* rules of route and service for this status and attribution */
 	bool charge_truncated; /* false: incomplete responses are not charged */
 	const struct tally_unit *units;
 	size_t n_units; /* at most TALLY_UNITS_MAX */
@@ -57,7 +57,8 @@ struct tally_resolver {
 };
 
 /* Default rule of RECORD: success only. For the resolver's use. */
-enum tally_reason tally_account_reason(__u16 status, enum tally_attribution attribution, bool health);
+enum tally_reason tally_account_reason(__u16 status, enum tally_attribution attribution,
+				       bool health);
 
 /* 0, -ENOMEM, -EINVAL (window not whole seconds, or empty). *ret_sealed is tally_sealed_done()'s. */
 int tally_account_close(const struct tally_frozen *frozen, const struct tally_resolver *resolver,

@@ -16,7 +16,12 @@
 #define TALLY_SHA256 32
 #define TALLY_AGENT_ID 12 /* hex digits */
 
-enum tally_frame_kind { TALLY_FRAME_SEALED, TALLY_FRAME_BATCH, TALLY_FRAME_STATE, TALLY_FRAME_SINK };
+enum tally_frame_kind {
+	TALLY_FRAME_SEALED,
+	TALLY_FRAME_BATCH,
+	TALLY_FRAME_STATE,
+	TALLY_FRAME_SINK
+};
 
 /* Appends a whole file to buf. */
 int tally_frame_put(struct tally_buf *buf, enum tally_frame_kind kind, const char *agent,

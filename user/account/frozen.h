@@ -19,12 +19,12 @@
 #define TALLY_LEDGER_ID 16
 
 /* Why the window was closed. Record field `close_cause`; values are stored on disk: never reuse. */
-#define TALLY_CAUSES(X)                     \
-	X(CAUSE_INTERVAL, 0, "interval")    \
-	X(CAUSE_HOUR, 1, "hour")            \
-	X(CAUSE_SHUTDOWN, 2, "shutdown")    \
-	X(CAUSE_RELOAD, 3, "reload")        \
-	X(CAUSE_CLOCK, 4, "clock")          \
+#define TALLY_CAUSES(X)                  \
+	X(CAUSE_INTERVAL, 0, "interval") \
+	X(CAUSE_HOUR, 1, "hour")         \
+	X(CAUSE_SHUTDOWN, 2, "shutdown") \
+	X(CAUSE_RELOAD, 3, "reload")     \
+	X(CAUSE_CLOCK, 4, "clock")       \
 	X(CAUSE_RECOVERED, 5, "recovered")
 enum tally_close_cause { TALLY_CAUSES(TALLY_ENUM_ITEM) TALLY_CAUSE_COUNT };
 
@@ -34,10 +34,11 @@ struct tally_frozen_row {
 };
 
 struct tally_frozen {
-	__u8 ledger[TALLY_LEDGER_ID]; /* random, made with the pins (settings.secret will do, hashed) */
-	__u64 number;		      /* struct tally_epoch.number of the frozen epoch */
-	__u64 start_ns;		      /* UTC, whole seconds: when the window was opened */
-	__u64 end_ns;		      /* UTC, whole seconds, later than start_ns */
+	__u8 ledger
+		[TALLY_LEDGER_ID]; /* random, made with the pins (settings.secret will do, hashed) */
+	__u64 number;		   /* struct tally_epoch.number of the frozen epoch */
+	__u64 start_ns;		   /* UTC, whole seconds: when the window was opened */
+	__u64 end_ns;		   /* UTC, whole seconds, later than start_ns */
 	enum tally_close_cause cause;
 
 	struct tally_frozen_row *rows;

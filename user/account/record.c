@@ -151,7 +151,8 @@ static void put_subject(const struct tally_sealed *sealed, const struct tally_se
 
 static void set_source(const struct tally_batch *batch, struct tally_message *msg)
 {
-	(void)snprintf(msg->source, sizeof(msg->source), "/agents/%.12s", batch->head.agent); /* fits */
+	(void)snprintf(msg->source, sizeof(msg->source), "/agents/%.12s",
+		       batch->head.agent); /* fits */
 }
 
 static void set_usage_id(const struct tally_batch *batch, struct tally_message *msg)

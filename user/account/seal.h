@@ -29,26 +29,26 @@
 #define TALLY_JSON_INT_MAX ((1ULL << 53) - 1)
 #define TALLY_NO_TEXT 0 /* string index of null */
 
-#define TALLY_KEY_REFS(X)             \
-	X(KEYREF_NONE, 0, "")         \
+#define TALLY_KEY_REFS(X)               \
+	X(KEYREF_NONE, 0, "")           \
 	X(KEYREF_CATALOG, 1, "catalog") \
 	X(KEYREF_HMAC, 2, "hmac")
 enum tally_key_ref { TALLY_KEY_REFS(TALLY_ENUM_ITEM) TALLY_KEYREF_COUNT };
 
-#define TALLY_MODES(X)            \
-	X(MODE_NONE, 0, "")       \
-	X(MODE_LIVE, 1, "live")   \
+#define TALLY_MODES(X)          \
+	X(MODE_NONE, 0, "")     \
+	X(MODE_LIVE, 1, "live") \
 	X(MODE_TEST, 2, "test")
 enum tally_mode { TALLY_MODES(TALLY_ENUM_ITEM) TALLY_MODE_COUNT };
 
-#define TALLY_RECORD_REASONS(X)                     \
-	X(REASON_UNATTRIBUTED, 0, "unattributed")   \
-	X(REASON_ABORTED, 1, "aborted")             \
-	X(REASON_HEALTH, 2, "health")               \
-	X(REASON_SUCCESS, 3, "success")             \
-	X(REASON_AUTH, 4, "auth")                   \
-	X(REASON_RATE_LIMITED, 5, "rate_limited")   \
-	X(REASON_CLIENT_ERROR, 6, "client_error")   \
+#define TALLY_RECORD_REASONS(X)                   \
+	X(REASON_UNATTRIBUTED, 0, "unattributed") \
+	X(REASON_ABORTED, 1, "aborted")           \
+	X(REASON_HEALTH, 2, "health")             \
+	X(REASON_SUCCESS, 3, "success")           \
+	X(REASON_AUTH, 4, "auth")                 \
+	X(REASON_RATE_LIMITED, 5, "rate_limited") \
+	X(REASON_CLIENT_ERROR, 6, "client_error") \
 	X(REASON_SERVER_ERROR, 7, "server_error")
 enum tally_reason { TALLY_RECORD_REASONS(TALLY_ENUM_ITEM) TALLY_REASON_COUNT };
 

@@ -10,7 +10,7 @@
 
 #define BACKOFF_MIN_MS 200
 #define BACKOFF_MAX_MS 10000
-#define BUSY_MS 20	   /* between polls of a sink that has no descriptor to wake us */
+#define BUSY_MS 20 /* between polls of a sink that has no descriptor to wake us */
 #define NS_PER_MS 1000000ULL
 #define SINKS_MAX 16
 #define TURNS_MAX 64 /* changes of state in one step, so that the loop stays awake */
@@ -158,8 +158,7 @@ int tally_ship_add(struct tally_ship *ship, struct tally_sink *sink)
 		if (strcmp(ship->links[i].sink->name, sink->name) == 0)
 			return -EEXIST;
 	}
-	if (sink->wake_fd >= 0 &&
-	    epoll_ctl(ship->epoll, EPOLL_CTL_ADD, sink->wake_fd, &event) < 0)
+	if (sink->wake_fd >= 0 && epoll_ctl(ship->epoll, EPOLL_CTL_ADD, sink->wake_fd, &event) < 0)
 		return -errno;
 	ship->links[ship->n_links++] = (struct link){ .sink = sink };
 	return 0;
@@ -509,8 +508,7 @@ static int wait_ms(const struct tally_ship *ship)
 			until = TALLY_MIN(until, now + BUSY_MS * NS_PER_MS);
 	}
 	if (ship->batch_wait_ms && ship->spool.sealed.n)
-		until = TALLY_MIN(until,
-				  ship->sealed_since_ns + ship->batch_wait_ms * NS_PER_MS);
+		until = TALLY_MIN(until, ship->sealed_since_ns + ship->batch_wait_ms * NS_PER_MS);
 	if (until == ~0ULL)
 		return -1;
 	return until <= now ? 0 : (int)TALLY_MIN((until - now) / NS_PER_MS + 1, 60000ULL);

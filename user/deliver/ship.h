@@ -41,27 +41,27 @@ struct tally_ship_config {
 	const char *boot_id;	/* /proc/sys/kernel/random/boot_id */
 	const char *host;
 	const char *version;
-	__u32 batch_wait_ms;	/* at most so long a sealed file waits for others; default 0 */
-	__u32 backoff_max_ms;	/* between attempts of a failing sink; default 10000 */
-	__u64 max_bytes;	/* of the spool; beyond it sealing answers -ENOSPC; 0: no cap */
-	const struct tally_fs *fs;	/* NULL: the real one */
-	const struct tally_time *time;	/* NULL: the real one */
+	__u32 batch_wait_ms;	   /* at most so long a sealed file waits for others; default 0 */
+	__u32 backoff_max_ms;	   /* between attempts of a failing sink; default 10000 */
+	__u64 max_bytes;	   /* of the spool; beyond it sealing answers -ENOSPC; 0: no cap */
+	const struct tally_fs *fs; /* NULL: the real one */
+	const struct tally_time *time; /* NULL: the real one */
 };
 
 struct tally_ship_status {
 	char agent[TALLY_AGENT_ID + 1];
 	__u32 incarnation;
-	__u64 epoch_last;	 /* sealed so far */
+	__u64 epoch_last; /* sealed so far */
 	__u64 seq_last, batch_last;
 	__u64 sealed_files, batch_files, quarantined_files;
 	__u64 spool_records, spool_bytes;
-	__u64 oldest_s;		 /* UTC start of the oldest window not trimmed; 0: none */
+	__u64 oldest_s; /* UTC start of the oldest window not trimmed; 0: none */
 	__u64 records_sealed, records_acked; /* since start */
 	__u64 errors;
 	__u64 last_ack_s;
-	__s64 held;		 /* exchanges whose booking is open */
-	__u64 imbalance;	 /* |held_before + seen - attributed - unattributed - held_after|, summed */
-	bool sealing_fails;	 /* the last tally_ship_seal() did */
+	__s64 held;	 /* exchanges whose booking is open */
+	__u64 imbalance; /* |held_before + seen - attributed - unattributed - held_after|, summed */
+	bool sealing_fails; /* the last tally_ship_seal() did */
 };
 
 struct tally_ship_sink_status {
@@ -110,16 +110,16 @@ struct tally_kafka_option {
 enum tally_kafka_delivery { TALLY_KAFKA_TRANSACTIONAL, TALLY_KAFKA_IDEMPOTENT };
 enum tally_kafka_format { TALLY_KAFKA_CLOUDEVENTS, TALLY_KAFKA_OPENMETER };
 struct tally_kafka_config {
-	const char *name;	/* of the sink */
+	const char *name; /* of the sink */
 	const char *state_dir;
 	const char *brokers;
 	const char *topic_records, *topic_control, *topic_progress; /* NULL: usage.*.v1 */
-	const char *namespace;	/* openmeter; NULL: "default" */
+	const char *namespace;					    /* openmeter; NULL: "default" */
 	enum tally_kafka_delivery delivery;
 	enum tally_kafka_format format;
 	bool create_topics;
-	int partitions, replication;	/* of topics that are made; 0: 6 and the broker's default */
-	__u32 transaction_timeout_ms;	/* 0: 30000 */
+	int partitions, replication;  /* of topics that are made; 0: 6 and the broker's default */
+	__u32 transaction_timeout_ms; /* 0: 30000 */
 	const struct tally_kafka_option *options; /* librdkafka settings, after ours */
 	size_t n_options;
 };

@@ -26,8 +26,8 @@
 /* What a sink durably has. batch 0: nothing yet. */
 struct tally_checkpoint {
 	__u64 batch;
-	__u64 seq;	 /* last record there */
-	bool whole;	 /* the batch's control record is there too */
+	__u64 seq;  /* last record there */
+	bool whole; /* the batch's control record is there too */
 	__u32 incarnation;
 	__u8 chain[TALLY_CHAIN]; /* of the batch */
 };
@@ -53,7 +53,8 @@ struct tally_sink_event {
  * is all of them, the control record too. SENT carries the checkpoint that was applied with them.
  */
 struct tally_send {
-	struct tally_batch *batch; /* valid until answered or closed; longer only with a reference */
+	struct tally_batch
+		*batch; /* valid until answered or closed; longer only with a reference */
 	__u64 from;
 };
 

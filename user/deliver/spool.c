@@ -35,15 +35,14 @@ static int list_add(struct tally_spool_list *list, const struct tally_spool_entr
 
 static void list_cut(struct tally_spool_list *list, size_t at, size_t n)
 {
-	memmove(list->items + at, list->items + at + n,
-		(list->n - at - n) * sizeof(*list->items));
+	memmove(list->items + at, list->items + at + n, (list->n - at - n) * sizeof(*list->items));
 	list->n -= n;
 }
 
 static int collect_name(void *arg, const char *name, __u64 size)
 {
 	struct names *names = arg;
-	char (*items)[128];
+	char(*items)[128];
 
 	(void)size;
 	if (strlen(name) >= sizeof(*items))
@@ -436,15 +435,15 @@ static void name_epoch(const struct tally_state *state, struct tally_sealed *sea
 	sealed->hole = TALLY_HOLE_NONE;
 	if (!state->epoch_last || (same && step == 1))
 		return;
-	sealed->hole = !same && state->cause == TALLY_CAUSE_SHUTDOWN ? TALLY_HOLE_STOPPED :
-								       TALLY_HOLE_LOST;
+	sealed->hole = !same && state->cause == TALLY_CAUSE_SHUTDOWN ? TALLY_HOLE_STOPPED
+								     : TALLY_HOLE_LOST;
 	sealed->hole_start_s = state->end_s;
 	sealed->hole_end_s = TALLY_MAX(sealed->start_s, state->end_s);
 }
 
 /* Writes a file of the spool. A failure leaves the folders in doubt. */
-static int put(struct tally_spool *spool, enum tally_frame_kind kind, const struct tally_buf *payload,
-	       struct tally_spool_entry *entry)
+static int put(struct tally_spool *spool, enum tally_frame_kind kind,
+	       const struct tally_buf *payload, struct tally_spool_entry *entry)
 {
 	_cleanup_(tally_buf_done) struct tally_buf file = { 0 };
 	const char *dir = kind == TALLY_FRAME_SEALED ? SEALED : BATCHES;
@@ -568,7 +567,8 @@ static int compact_group(struct tally_spool *spool, size_t at, size_t n)
 	if (r < 0)
 		return r;
 	remove_group(spool, at, n - 1);
-	(void)spool->fs->unlink(spool->fs->ctx, SEALED, spool->sealed.items[at].name); /* likewise */
+	(void)spool->fs->unlink(spool->fs->ctx, SEALED,
+				spool->sealed.items[at].name); /* likewise */
 	spool->sealed.items[at] = entry;
 	return 1;
 }

@@ -23,8 +23,8 @@
 #include "deliver/fs.h"
 #include "deliver/state.h"
 
-#define TALLY_SPOOL_MERGE 4	      /* sealed files of one hour that are merged into one */
-#define TALLY_SPOOL_ROWS (1u << 20)   /* rows beyond which nothing is merged any more */
+#define TALLY_SPOOL_MERGE 4	    /* sealed files of one hour that are merged into one */
+#define TALLY_SPOOL_ROWS (1u << 20) /* rows beyond which nothing is merged any more */
 
 /* One file. */
 struct tally_spool_entry {
@@ -57,9 +57,9 @@ struct tally_spool {
 	struct tally_state state;
 	enum tally_state_origin state_origin;
 	struct tally_spool_list sealed, batches; /* by epoch; by number */
-	__u64 quarantined; /* files there */
-	bool reload;	   /* P4 */
-	bool unsaved;	   /* state differs from its file */
+	__u64 quarantined;			 /* files there */
+	bool reload;				 /* P4 */
+	bool unsaved;				 /* state differs from its file */
 };
 
 /* Recovers. -EBUSY: locked. The texts of origin and fs stay the caller's. */

@@ -226,9 +226,10 @@ static int check(const char *path)
 	int r;
 
 	tally_diag_init(&diag, path);
-	r = tally_config_load(path, TALLY_OPTION_NO_UNIT, &diag, &config);
-	if (r == 0)
-		r = tally_rules_check(config, &diag);
+	r = tally_config_load(path, TALLY_CONFIG_CHECK_ONLY | TALLY_CONFIG_FAULTY_TOO, &diag,
+			      &config);
+	if (config && tally_rules_check(config, &diag) < 0)
+		r = -EINVAL;
 	tally_diag_print(&diag, stderr);
 	warnings = diag.warnings;
 	tally_diag_done(&diag);

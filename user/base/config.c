@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 
+#include "base/secret.h"
 #include "tally/limits.h"
 #include "tally/maps.h"
 
@@ -340,7 +341,8 @@ static void check_agent(const struct tally_config *config, const struct tally_ya
 		tally_diag_warning(
 			diag, place_in(root, "agent", "fleet_secret"), "agent.fleet_secret",
 			"missing: ids of keys outside of the catalog differ from node to node");
-	else if (strlen(agent->fleet_secret) < SECRET_MIN)
+	else if (!tally_secret_is_reference(agent->fleet_secret) && /* else not read: see flags */
+		 strlen(agent->fleet_secret) < SECRET_MIN)
 		tally_diag_error(diag, place_in(root, "agent", "fleet_secret"),
 				 "agent.fleet_secret",
 				 "the secret has %zu bytes; at least %d are needed",
@@ -394,9 +396,10 @@ static void check_service(const struct tally_config *config, size_t index,
 		tally_diag_warning(
 			diag, service->place, path,
 			"not set, so unattributed: a client can have requests counted and not charged by sending one that servers understand in different ways; say `owner` where clients connect directly, or `unattributed` to accept this");
+	snprintf(path, sizeof(path), "services[%zu].key", index);
 	if (service->n_key == 0)
-		tally_diag_warning(diag, service->place, path + 0,
-				   "the service names no key: all its requests are anonymous");
+		tally_diag_warning(diag, service->place, path,
+				   "none: all requests of this service are anonymous");
 	snprintf(path, sizeof(path), "services[%zu].name", index);
 	if (service->name && *service->name && !is_name(service->name))
 		tally_diag_error(
@@ -604,13 +607,13 @@ int tally_config_parse(const char *text, size_t bytes, unsigned int flags, struc
 	r = tally_option_decode(&tally_config_table, root, flags, config, diag);
 	if (r == 0)
 		r = check(config, root, diag);
-	if (r < 0)
+	if (r < 0 && (r != -EINVAL || !(flags & TALLY_CONFIG_FAULTY_TOO)))
 		return r;
 	config->path = strdup(diag->file ? diag->file : "");
 	if (!config->path)
 		return -ENOMEM;
 	*ret_config = TAKE_PTR(config);
-	return 0;
+	return r;
 }
 
 int tally_config_load(const char *path, unsigned int flags, struct tally_diag *diag,

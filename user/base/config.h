@@ -151,8 +151,17 @@ struct tally_config {
 	size_t n_sinks;
 };
 
+enum tally_config_flag {
+	/* For commands at a prompt: ${cred:NAME}, which only a unit has, is a warning. */
+	TALLY_CONFIG_CHECK_ONLY = TALLY_OPTION_NO_UNIT,
+	/* Secrets are not read at all. */
+	TALLY_CONFIG_NO_SECRETS = TALLY_OPTION_KEEP_REFERENCES,
+	/* With -EINVAL, too, *ret_config is given: for further checks, and for nothing else. */
+	TALLY_CONFIG_FAULTY_TOO = 4,
+};
+
 /*
- * Read, decode, check; flags: enum tally_option_decode_flag. 0: *ret_config is whole (diag may hold warnings). -EINVAL: diag holds errors;
+ * Read, decode, check; flags: enum tally_config_flag. 0: *ret_config is whole (diag may hold warnings). -EINVAL: diag holds errors;
  * -errno of reading, said in diag too.
  */
 TALLY_MUST int tally_config_load(const char *path, unsigned int flags, struct tally_diag *diag,

@@ -18,6 +18,7 @@ void tally_diag_done(struct tally_diag *diag)
 	}
 	free(diag->items);
 	free(diag->file);
+	free(diag->first);
 	*diag = (struct tally_diag){};
 }
 
@@ -118,21 +119,20 @@ void tally_diag_print(struct tally_diag *diag, FILE *out)
 		fprintf(out, "%s: out of memory\n", diag->file ? diag->file : "?");
 }
 
-char *tally_diag_first(struct tally_diag *diag)
+const char *tally_diag_first(struct tally_diag *diag)
 {
-	char *line = NULL;
+	const struct tally_diag_item *item = diag->items;
+	size_t n = diag->n_items;
 
 	sort(diag);
-	for (size_t i = 0; i < diag->n_items; i++) {
-		const struct tally_diag_item *item = &diag->items[i];
-
-		if (item->warning)
-			continue;
-		if (asprintf(&line, "%s:%u:%u: %s%s%s", diag->file ? diag->file : "?",
-			     item->place.line, item->place.column, item->path,
-			     *item->path ? ": " : "", item->text) < 0)
-			return NULL;
-		return line;
-	}
-	return NULL;
+	for (; n > 0 && item->warning; n--)
+		item++;
+	free(TAKE_PTR(diag->first));
+	if (n == 0)
+		return diag->out_of_memory ? "out of memory" : "";
+	if (asprintf(&diag->first, "%s:%u:%u: %s%s%s", diag->file ? diag->file : "?",
+		     item->place.line, item->place.column, item->path, *item->path ? ": " : "",
+		     item->text) < 0)
+		diag->first = NULL;
+	return diag->first ? diag->first : "out of memory";
 }

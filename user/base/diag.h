@@ -37,6 +37,7 @@ struct tally_diag {
 	size_t n_items;
 	size_t errors, warnings; /* all of them, also those past the maximum */
 	bool out_of_memory;
+	char *first; /* tally_diag_first()'s */
 };
 
 void tally_diag_init(struct tally_diag *diag, const char *file);
@@ -49,7 +50,7 @@ void tally_diag_warning(struct tally_diag *diag, struct tally_place place, const
 
 /* Sorted by place, one line each. */
 void tally_diag_print(struct tally_diag *diag, FILE *out);
-/* The first error as one line, for a log; to free. NULL: there is none. */
-char *tally_diag_first(struct tally_diag *diag);
+/* The first error as one line, for a log; "" when there is none. Valid until done. */
+const char *tally_diag_first(struct tally_diag *diag);
 
 #endif

@@ -242,12 +242,12 @@ void tally_manual_help(const struct tally_option_table *table, unsigned int dept
 		const struct tally_option *option = &table->options[i];
 		int indent = (int)(2 * depth + 2);
 
-		fprintf(out, "%*s%s%s: ", indent, "", option->name,
+		fprintf(out, "%*s%s%s:", indent, "", option->name,
 			option->type == TALLY_OPTION_LIST ? "[]" : "");
 		if (option->fallback)
-			fprintf(out, "%s", option->fallback);
+			fprintf(out, " %s", option->fallback);
 		else if (!has_table(option))
-			fprintf(out, "<%s>", tally_option_type_name(option->type));
+			fprintf(out, " <%s>", tally_option_type_name(option->type));
 		fputs(option->flags & TALLY_OPTION_REQUIRED ? "  (required)\n" : "\n", out);
 		if (has_table(option))
 			tally_manual_help(option->table, depth + 1, out);

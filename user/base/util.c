@@ -266,13 +266,26 @@ static unsigned int distance(const char *a, const char *b)
 	return rows[la % 3][lb];
 }
 
+/* To the whole word, or, a bit farther, to its beginning. */
+static unsigned int distance_or_prefix(const char *word, const char *candidate)
+{
+	unsigned int d = distance(word, candidate);
+	char beginning[WORD_MAX + 1] = "";
+	size_t n = strlen(word);
+
+	if (n < 3 || n >= sizeof(beginning) || strlen(candidate) <= n)
+		return d;
+	memcpy(beginning, candidate, n);
+	return TALLY_MIN(d, distance(word, beginning) + 1);
+}
+
 const char *tally_util_nearest(const char *word, const char *const *words)
 {
 	unsigned int limit = (unsigned int)strlen(word) / 3 + 1, best = limit + 1;
 	const char *nearest = NULL;
 
 	for (; *words; words++) {
-		unsigned int d = distance(word, *words);
+		unsigned int d = distance_or_prefix(word, *words);
 
 		/* all of it replaced is no likeness */
 		if (d < best && d < strlen(*words)) {

@@ -17,7 +17,7 @@ static int runtime_dir(char *out, size_t size)
 	int err;
 
 	tally_diag_init(&diag, tally_ask_config);
-	err = tally_config_load(tally_ask_config, TALLY_CONFIG_CHECK_ONLY, &diag, &config);
+	err = tally_config_load(tally_ask_config, TALLY_OPTION_KEEP_REFERENCES, &diag, &config);
 	if (err)
 		tally_diag_print(&diag, stderr);
 	tally_diag_done(&diag);

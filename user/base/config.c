@@ -73,7 +73,7 @@ static const struct tally_option match_options[] = {
 	  .max = PORTS_MAX,
 	  .help = "Local TCP ports, a list or one; or `all`, together with `cgroup`, `unit` or `executable`." },
 	{ "cgroup", TALLY_OPTION_TEXT, AT(tally_config_match, cgroup), .max = GLOB_MAX,
-	  .help = "Only sockets of cgroups whose path matches this glob, like `/system.slice/geo*.service`." },
+	  .help = "Only sockets of cgroups whose path matches, component by component: `/system.slice/geo*.service`; `**` stands for any number of components." },
 	{ "unit", TALLY_OPTION_TEXT, AT(tally_config_match, unit), .max = GLOB_MAX,
 	  .help = "Only sockets of this systemd unit." },
 	{ "executable", TALLY_OPTION_TEXT, AT(tally_config_match, executable), .max = 1024,
@@ -415,21 +415,36 @@ static void check_service(const struct tally_config *config, size_t index,
 
 /* Ties ------------------------------------------------------------------------------------------ */
 
-/* Can the rest of both patterns match the same character? '[' stands for any. */
-static bool same_char(char a, char b)
+#define PARTS_MAX 64
+
+/* A cgroup pattern, component by component, as collect/cgroup.h matches it. */
+struct pattern {
+	char text[GLOB_MAX + 8];
+	const char *parts[PARTS_MAX];
+	size_t n;
+};
+
+/* A unit is a cgroup of that name, wherever it stands. */
+static void split(const struct tally_config_match *match, struct pattern *pattern)
 {
-	return a == b || a == '?' || b == '?' || a == '[' || b == '[';
+	char *rest = pattern->text, *part;
+
+	snprintf(pattern->text, sizeof(pattern->text), "%s%s", match->cgroup ? "" : "**/",
+		 match->cgroup ? match->cgroup : match->unit);
+	pattern->n = 0;
+	while ((part = strsep(&rest, "/")) && pattern->n < PARTS_MAX)
+		if (*part)
+			pattern->parts[pattern->n++] = part;
 }
 
-/* Is there a text that both globs match? Exact for * and ?, generous for [...]. */
+/* Is there a text that both globs match? Exact for * and ?; what else fnmatch(3) knows counts as
+ * a yes. */
 static bool globs_meet(const char *a, const char *b)
 {
-	bool rows[2][GLOB_MAX + 1];
+	bool rows[2][GLOB_MAX + 8];
 	size_t la = strlen(a), lb = strlen(b);
 
-	if (la > GLOB_MAX || lb > GLOB_MAX)
-		return true;
-	if (strchr(a, '[') || strchr(b, '['))
+	if (strpbrk(a, "[\\") || strpbrk(b, "[\\"))
 		return true;
 	for (size_t i = la + 1; i-- > 0;) {
 		bool *row = rows[i % 2], *below = rows[(i + 1) % 2];
@@ -441,9 +456,33 @@ static bool globs_meet(const char *a, const char *b)
 				meet = below[j] || (j < lb && row[j + 1]);
 			if (!meet && j < lb && b[j] == '*')
 				meet = row[j + 1] || (i < la && below[j]);
-			if (!meet && i < la && j < lb && a[i] != '*' && b[j] != '*' &&
-			    same_char(a[i], b[j]))
-				meet = below[j + 1];
+			if (!meet && i < la && j < lb && a[i] != '*' && b[j] != '*')
+				meet = (a[i] == b[j] || a[i] == '?' || b[j] == '?') && below[j + 1];
+			row[j] = meet;
+		}
+	}
+	return rows[0][0];
+}
+
+/* The same, with components for characters and ** for *. */
+static bool patterns_meet(const struct pattern *a, const struct pattern *b)
+{
+	bool rows[2][PARTS_MAX + 1];
+
+	for (size_t i = a->n + 1; i-- > 0;) {
+		bool *row = rows[i % 2], *below = rows[(i + 1) % 2];
+		bool rest_a = i < a->n && strcmp(a->parts[i], "**") == 0;
+
+		for (size_t j = b->n + 1; j-- > 0;) {
+			bool rest_b = j < b->n && strcmp(b->parts[j], "**") == 0;
+			bool meet = i == a->n && j == b->n;
+
+			if (rest_a)
+				meet = below[j] || (j < b->n && row[j + 1]);
+			if (!meet && rest_b)
+				meet = row[j + 1] || (i < a->n && below[j]);
+			if (!meet && i < a->n && j < b->n && !rest_a && !rest_b)
+				meet = below[j + 1] && globs_meet(a->parts[i], b->parts[j]);
 			row[j] = meet;
 		}
 	}
@@ -467,15 +506,6 @@ static bool ports_meet(const struct tally_option_ports *a, const struct tally_op
 	return false;
 }
 
-/* A unit is a cgroup of that name, wherever it stands. */
-static void cgroup_glob(const struct tally_config_match *match, char *glob, size_t bytes)
-{
-	if (match->cgroup)
-		snprintf(glob, bytes, "%s", match->cgroup);
-	else
-		snprintf(glob, bytes, "*/%s", match->unit);
-}
-
 enum precedence { BY_PORT, BY_EXECUTABLE, BY_CGROUP };
 
 static enum precedence precedence_of(const struct tally_config_match *match)
@@ -487,7 +517,7 @@ static enum precedence precedence_of(const struct tally_config_match *match)
 
 static bool tie(const struct tally_config_match *a, const struct tally_config_match *b)
 {
-	char glob_a[GLOB_MAX + 8], glob_b[GLOB_MAX + 8];
+	struct pattern pattern_a, pattern_b;
 
 	if (precedence_of(a) != precedence_of(b) || !ports_meet(&a->ports, &b->ports))
 		return false;
@@ -497,9 +527,9 @@ static bool tie(const struct tally_config_match *a, const struct tally_config_ma
 	case BY_EXECUTABLE:
 		return strcmp(a->executable, b->executable) == 0;
 	case BY_CGROUP:
-		cgroup_glob(a, glob_a, sizeof(glob_a));
-		cgroup_glob(b, glob_b, sizeof(glob_b));
-		return globs_meet(glob_a, glob_b);
+		split(a, &pattern_a);
+		split(b, &pattern_b);
+		return patterns_meet(&pattern_a, &pattern_b);
 	}
 	return false;
 }

@@ -162,15 +162,16 @@ static json_t *section_schema(const struct tally_option_table *table)
 
 json_t *tally_manual_schema(const struct tally_option_table *table)
 {
-	json_t *schema = section_schema(table);
+	json_t *section = section_schema(table);
+	json_t *schema =
+		json_pack("{s:s,s:s}", "$schema", "https://json-schema.org/draft/2020-12/schema",
+			  "title", table->title);
 
-	if (!schema ||
-	    json_object_set_new(schema, "$schema",
-				json_string("https://json-schema.org/draft/2020-12/schema")) < 0 ||
-	    json_object_set_new(schema, "title", json_string(table->title)) < 0) {
+	if (!section || !schema || json_object_update(schema, section) < 0) {
 		json_decref(schema);
-		return NULL;
+		schema = NULL;
 	}
+	json_decref(section);
 	return schema;
 }
 

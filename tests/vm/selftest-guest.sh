@@ -72,8 +72,24 @@ check_counting()
 	expect 3 $((pings * 84)) "bytes in"
 }
 
+# Probes fire on a program of the host, through 9p and overlay.
+check_uprobes()
+{
+	local tracing=/sys/kernel/tracing entry hits
+
+	entry=$(readelf -h /usr/bin/true | awk '/Entry point/ { print $4 }')
+	echo "p:selftest/entry /usr/bin/true:$entry" >>$tracing/uprobe_events
+	echo 1 >$tracing/events/selftest/entry/enable
+	for _ in 1 2 3; do
+		/usr/bin/true
+	done
+	hits=$(awk '$2 == "entry" { print $3 }' $tracing/uprobe_profile)
+	[ "$hits" = 3 ] || die "uprobe: $hits hits, expected 3"
+}
+
 [ "$(uname -r)" = "$1" ] || die "this is $(uname -r), not $1"
 check_mounts
 check_modules
+check_uprobes
 check_counting "$2"
 echo "kernel=$(uname -r) cpus=$(nproc) pings=$pings counted=$(slot 0)/$(slot 2)"

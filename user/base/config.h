@@ -14,6 +14,7 @@
 #include "base/option.h"
 
 #define TALLY_CONFIG_PATH "/etc/tallyd/tallyd.yaml"
+#define TALLY_CONFIG_GLOB 256 /* longest pattern of a cgroup */
 
 /* One place a key may stand in: exactly one of the three. */
 struct tally_config_key {

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The options of the configuration, section by section, in the manual's order. A member added to a
+ * struct of config.h needs one line here, and nothing else.
+ */
+#include "base/config.h"
+#include "tally/limits.h"
+#include "tally/maps.h"
+
+#define PORTS_MAX 256
+#define HOUR_NS (3600 * TALLY_NS_PER_S)
+
+#define TABLE(name, title_text, type)                           \
+	static const struct tally_option_table name##_table = { \
+		.title = title_text,                            \
+		.options = name##_options,                      \
+		.n_options = TALLY_ARRAY_SIZE(name##_options),  \
+		.bytes = sizeof(struct type),                   \
+		.place = offsetof(struct type, place),          \
+	}
+
+#define AT(type, member) .offset = offsetof(struct type, member)
+/* A list's length stands right behind its pointer: option.h. */
+#define AT_LIST(type, member)                                                                    \
+	.offset = offsetof(struct type, member) +                                                \
+		  0 * sizeof(char[offsetof(struct type, n_##member) ==                           \
+						  offsetof(struct type, member) + sizeof(void *) \
+					  ? 1                                                    \
+					  : -1])
+
+static const struct tally_option key_options[] = {
+	{ "header", TALLY_OPTION_TEXT, AT(tally_config_key, header), .max = TALLY_HEADER_NAME,
+	  .help = "Request header whose value is the key. Names are compared without case." },
+	{ "scheme", TALLY_OPTION_TEXT, AT(tally_config_key, scheme), .max = TALLY_SCHEME - 1,
+	  .help = "With `header`: the authentication scheme before the key, like `Bearer`. With `Basic` the key is the user part." },
+	{ "query", TALLY_OPTION_TEXT, AT(tally_config_key, query), .max = 32,
+	  .help = "Query parameter whose value is the key; case-sensitive, taken as it stands in the URL." },
+	{ "response_header", TALLY_OPTION_TEXT, AT(tally_config_key, response_header),
+	  .max = TALLY_HEADER_NAME,
+	  .help = "Header of the *response* whose value names the customer, for services that authenticate by session or rotating token. The service must strip it from what clients could make it echo." },
+};
+TABLE(key, "Key source", tally_config_key);
+
+static const char *const auth_words[] = { "key", "none", NULL };
+static const char *const truncated_words[] = { "billable", "unbillable", NULL };
+
+static const struct tally_option route_options[] = {
+	{ "match", TALLY_OPTION_TEXT, AT(tally_config_route, match), TALLY_OPTION_REQUIRED,
+	  .max = 1024,
+	  .help = "`[METHOD] TEMPLATE`. A template is a path whose segments are literal, `{name}` for exactly one segment that is not empty, or, at the end only, `**` for any number of segments. The most specific template wins: segment by segment from the left, literal before `{name}` before `**`; then one with a method before one without. `OPTIONS *` is a route of its own." },
+	{ "credits", TALLY_OPTION_DECIMAL_TEXT, AT(tally_config_route, credits), .fallback = "0",
+	  .help = "Credits that one billable request costs; up to 9 decimals." },
+	{ "billable", TALLY_OPTION_BOOLS, AT_LIST(tally_config_route, billable),
+	  .help = "Which answers are charged, by status (`\"404\": true`) or class (`\"4xx\": true`); a status wins over its class. By default 101, 2xx and 3xx are." },
+	{ "health", TALLY_OPTION_BOOL, AT(tally_config_route, health), .fallback = "false",
+	  .help = "Health checks: counted, never charged." },
+	{ "auth", TALLY_OPTION_ENUM, AT(tally_config_route, auth), .fallback = "key",
+	  .words = auth_words,
+	  .help = "`none`: the service does not check keys here, so an unknown key seen here is not believed." },
+	{ "truncated", TALLY_OPTION_ENUM, AT(tally_config_route, truncated), .fallback = "billable",
+	  .words = truncated_words,
+	  .help = "Whether a response that the client cut off is charged." },
+};
+TABLE(route, "Route", tally_config_route);
+
+static const struct tally_option match_options[] = {
+	{ "ports", TALLY_OPTION_PORTS, AT(tally_config_match, ports), TALLY_OPTION_REQUIRED,
+	  .max = PORTS_MAX,
+	  .help = "Local TCP ports, a list or one; or `all`, together with `cgroup`, `unit` or `executable`." },
+	{ "cgroup", TALLY_OPTION_TEXT, AT(tally_config_match, cgroup), .max = TALLY_CONFIG_GLOB,
+	  .help = "Only sockets of cgroups whose path matches, component by component: `/system.slice/geo*.service`; `**` stands for any number of components." },
+	{ "unit", TALLY_OPTION_TEXT, AT(tally_config_match, unit), .max = TALLY_CONFIG_GLOB,
+	  .help = "Only sockets of this systemd unit." },
+	{ "executable", TALLY_OPTION_TEXT, AT(tally_config_match, executable), .max = 1024,
+	  .help = "Only sockets of processes that run this file. Needs CAP_SYS_PTRACE." },
+};
+TABLE(match, "Match", tally_config_match);
+
+static const struct tally_option anonymous_options[] = {
+	{ "billable", TALLY_OPTION_BOOL, AT(tally_config_anonymous, billable), .fallback = "false",
+	  .help = "Whether requests without a key carry units (under no customer)." },
+};
+TABLE(anonymous, "Anonymous requests", tally_config_anonymous);
+
+static const char *const tainted_words[] = { "unattributed", "owner", NULL };
+
+static const struct tally_option service_options[] = {
+	{ "name", TALLY_OPTION_TEXT, AT(tally_config_service, name), TALLY_OPTION_REQUIRED,
+	  .max = 64,
+	  .help = "Unique; letters, digits, `.`, `-` and `_`. It stands in every record." },
+	{ "match", TALLY_OPTION_SECTION, AT(tally_config_service, match), TALLY_OPTION_REQUIRED,
+	  .table = &match_table,
+	  .help = "Whose connections are metered: those accepted on these ports. Where services overlap, cgroup or unit wins over executable, and executable over port alone; a tie is an error." },
+	{ "key", TALLY_OPTION_LIST, AT_LIST(tally_config_service, key), .max = 10,
+	  .table = &key_table,
+	  .help = "Where the API key stands, in this order; the first that is there wins. Each entry is `header` (perhaps with `scheme`), `query` or `response_header`. Without any, all requests are anonymous." },
+	{ "routes", TALLY_OPTION_LIST, AT_LIST(tally_config_service, routes),
+	  .max = TALLY_ROUTES - 1, .table = &route_table,
+	  .help = "Endpoints told apart. What matches none is `_other`, without credits." },
+	{ "tainted", TALLY_OPTION_ENUM, AT(tally_config_service, tainted),
+	  .fallback = "unattributed", .words = tainted_words,
+	  .help = "What becomes of requests after one that servers understand in different ways: `unattributed` counts and does not charge them; `owner` charges the last clean key of the connection. `owner` is right where clients connect directly, and wrong behind a proxy that shares connections." },
+	{ "anonymous", TALLY_OPTION_SECTION, AT(tally_config_service, anonymous),
+	  .table = &anonymous_table, .help = "Requests without a key, or with an empty one." },
+};
+TABLE(service, "Service", tally_config_service);
+
+static const struct tally_option topics_options[] = {
+	{ "records", TALLY_OPTION_TEXT, AT(tally_config_topics, records), .max = 249,
+	  .fallback = "usage.records.v1", .help = "Usage records: the ledger." },
+	{ "control", TALLY_OPTION_TEXT, AT(tally_config_topics, control), .max = 249,
+	  .fallback = "usage.control.v1", .help = "Control totals, also when idle." },
+	{ "progress", TALLY_OPTION_TEXT, AT(tally_config_topics, progress), .max = 249,
+	  .fallback = "usage.progress.v1", .help = "The agent's checkpoints; compacted." },
+};
+TABLE(topics, "Topics", tally_config_topics);
+
+static const char *const format_words[] = { "cloudevents", "openmeter", NULL };
+static const char *const delivery_words[] = { "transactional", "idempotent", NULL };
+
+static const struct tally_option kafka_options[] = {
+	{ "brokers", TALLY_OPTION_TEXT, AT(tally_config_kafka, brokers), TALLY_OPTION_REQUIRED,
+	  .max = 4096, .help = "HOST:PORT, several parted by commas." },
+	{ "topics", TALLY_OPTION_SECTION, AT(tally_config_kafka, topics), .table = &topics_table,
+	  .help = "Names of the topics." },
+	{ "format", TALLY_OPTION_ENUM, AT(tally_config_kafka, format), .fallback = "cloudevents",
+	  .words = format_words,
+	  .help = "`cloudevents`: structured CloudEvents 1.0 in JSON; `openmeter`: what OpenMeter's own collector writes." },
+	{ "namespace", TALLY_OPTION_TEXT, AT(tally_config_kafka, namespace), .max = 249,
+	  .fallback = "default", .help = "OpenMeter's namespace, with `format: openmeter`." },
+	{ "delivery", TALLY_OPTION_ENUM, AT(tally_config_kafka, delivery),
+	  .fallback = "transactional", .words = delivery_words,
+	  .help = "`transactional`: records, control record and checkpoint appear together or not at all; `idempotent`: for brokers without transactions." },
+	{ "create_topics", TALLY_OPTION_BOOL, AT(tally_config_kafka, create_topics),
+	  .fallback = "true", .help = "Make topics that do not exist." },
+	{ "partitions", TALLY_OPTION_COUNT, AT(tally_config_kafka, partitions), .fallback = "6",
+	  .min = 1, .max = 10000, .help = "Partitions of a topic that is made." },
+	{ "replication", TALLY_OPTION_COUNT, AT(tally_config_kafka, replication), .fallback = "0",
+	  .max = 100,
+	  .help = "Replication factor of a topic that is made; 0: the broker's default." },
+	{ "transaction_timeout", TALLY_OPTION_DURATION,
+	  AT(tally_config_kafka, transaction_timeout_ns), .fallback = "30s", .min = TALLY_NS_PER_S,
+	  .max = 900 * TALLY_NS_PER_S,
+	  .help = "After it the broker aborts a transaction left open." },
+	{ "properties", TALLY_OPTION_TEXTS, AT_LIST(tally_config_kafka, properties),
+	  TALLY_OPTION_SECRET,
+	  .help = "Settings passed to librdkafka as they are, like `security.protocol`, `sasl.username`, `sasl.password`, `ssl.ca.location`." },
+	{ "required", TALLY_OPTION_BOOL, AT(tally_config_kafka, required), .fallback = "true",
+	  .help = "Keep records in the spool until this sink has them." },
+};
+TABLE(kafka, "Kafka", tally_config_kafka);
+
+static const struct tally_option file_options[] = {
+	{ "path", TALLY_OPTION_TEXT, AT(tally_config_file, path), TALLY_OPTION_REQUIRED,
+	  .max = 4000, .help = "File that gets one record a line (NDJSON); an absolute path." },
+	{ "required", TALLY_OPTION_BOOL, AT(tally_config_file, required), .fallback = "true",
+	  .help = "Keep records in the spool until this sink has them." },
+};
+TABLE(file, "File", tally_config_file);
+
+static const struct tally_option stdout_options[] = {
+	{ "required", TALLY_OPTION_BOOL, AT(tally_config_stdout, required), .fallback = "true",
+	  .help = "Keep records in the spool until this sink has them." },
+};
+TABLE(stdout, "Standard output", tally_config_stdout);
+
+static const struct tally_option sink_options[] = {
+	{ "name", TALLY_OPTION_TEXT, AT(tally_config_sink, name), .max = 64,
+	  .help = "Unique; by default the kind of sink. The sink's checkpoint is kept under this name." },
+	{ "kafka", TALLY_OPTION_SECTION, AT(tally_config_sink, kafka), TALLY_OPTION_OPTIONAL,
+	  .table = &kafka_table, .help = "Apache Kafka, or what speaks its protocol." },
+	{ "file", TALLY_OPTION_SECTION, AT(tally_config_sink, file), TALLY_OPTION_OPTIONAL,
+	  .table = &file_table, .help = "A local file." },
+	{ "stdout", TALLY_OPTION_SECTION, AT(tally_config_sink, out), TALLY_OPTION_OPTIONAL,
+	  .table = &stdout_table, .help = "Standard output, one record a line." },
+};
+static const struct tally_option_table sink_table = {
+	.title = "Sink",
+	.one_of = true,
+	.options = sink_options,
+	.n_options = TALLY_ARRAY_SIZE(sink_options),
+	.bytes = sizeof(struct tally_config_sink),
+	.place = offsetof(struct tally_config_sink, place),
+};
+
+static const char *const level_words[] = { "error", "warning", "notice", "info", "debug", NULL };
+static const char *const log_format_words[] = { "auto", "text", "json", NULL };
+
+static const struct tally_option log_options[] = {
+	{ "level", TALLY_OPTION_ENUM, AT(tally_config_log, level), .fallback = "info",
+	  .words = level_words, .help = "The least important level that is written." },
+	{ "format", TALLY_OPTION_ENUM, AT(tally_config_log, format), .fallback = "auto",
+	  .words = log_format_words,
+	  .help = "`auto` adds the journal's priorities when stderr is the journal, else a time." },
+};
+TABLE(log, "Log", tally_config_log);
+
+static const struct tally_option limits_options[] = {
+	{ "connection_rows", TALLY_OPTION_COUNT, AT(tally_config_limits, connection_rows),
+	  .fallback = "262144", .min = 1024, .max = 16777216,
+	  .help = "Ledger rows with their connection, per window. Beyond it, usage is added up without the connection." },
+	{ "rows", TALLY_OPTION_COUNT, AT(tally_config_limits, rows), .fallback = "16384",
+	  .min = 1024, .max = 16777216,
+	  .help = "Ledger rows without connection, per window, preallocated. Beyond it, usage is counted as `unattributed:overflow`." },
+	{ "keys", TALLY_OPTION_COUNT, AT(tally_config_limits, keys), .fallback = "65536",
+	  .min = 1024, .max = 16777216,
+	  .help = "Keys known at a time. Beyond it, usage of new keys is counted as `unattributed:dictionary_full`." },
+	{ "spool_bytes", TALLY_OPTION_COUNT, AT(tally_config_limits, spool_bytes), .fallback = "0",
+	  .help = "Bytes that the spool may take; 0: all there is. When it is full, windows stay open and grow; nothing is lost." },
+};
+TABLE(limits, "Limits", tally_config_limits);
+
+static const struct tally_option metrics_options[] = {
+	{ "listen", TALLY_OPTION_TEXT, AT(tally_config_metrics, listen), .max = 256,
+	  .fallback = "127.0.0.1:9464",
+	  .help = "ADDRESS:PORT of `/metrics`, `/healthz` and `/readyz`; `off`: none." },
+};
+TABLE(metrics, "Metrics", tally_config_metrics);
+
+static const struct tally_option agent_options[] = {
+	{ "window", TALLY_OPTION_DURATION, AT(tally_config_agent, window_ns), .fallback = "10s",
+	  .min = TALLY_NS_PER_S, .max = HOUR_NS,
+	  .help = "Length of a usage window; whole seconds that divide an hour." },
+	{ "state_dir", TALLY_OPTION_TEXT, AT(tally_config_agent, state_dir), .max = 4000,
+	  .fallback = "/var/lib/tallyd", .help = "Spool, checkpoints and identity of the agent." },
+	{ "runtime_dir", TALLY_OPTION_TEXT, AT(tally_config_agent, runtime_dir), .max = 90,
+	  .fallback = "/run/tallyd", .help = "Folder of the control socket." },
+	{ "pin_dir", TALLY_OPTION_TEXT, AT(tally_config_agent, pin_dir), .max = 200,
+	  .fallback = TALLY_PIN_DIR,
+	  .help = "Folder in a bpf file system for what counts on while no agent runs." },
+	{ "log", TALLY_OPTION_SECTION, AT(tally_config_agent, log), .table = &log_table,
+	  .help = "Logging, to stderr." },
+	{ "limits", TALLY_OPTION_SECTION, AT(tally_config_agent, limits), .table = &limits_table,
+	  .help = "Sizes of maps and of the spool." },
+	{ "fleet_secret", TALLY_OPTION_TEXT, AT(tally_config_agent, fleet_secret),
+	  TALLY_OPTION_SECRET | TALLY_OPTION_NO_LITERAL,
+	  .help = "Secret that ids of keys outside of the catalog are made with (`kfp_...`); the same on all nodes, at least 16 bytes. Without it each agent makes its own, and such an id differs from node to node." },
+	{ "metrics", TALLY_OPTION_SECTION, AT(tally_config_agent, metrics), .table = &metrics_table,
+	  .help = "Prometheus metrics and health." },
+};
+TABLE(agent, "Agent", tally_config_agent);
+
+static const struct tally_option keys_options[] = {
+	{ "file", TALLY_OPTION_TEXT, AT(tally_config_keys, file), .max = 4000,
+	  .help = "Key catalog (YAML or JSON): `keys: [ {id, customer, sha256, mode, valid_from, valid_to, billable} ]`. Read again when it changes." },
+};
+TABLE(keys, "Keys", tally_config_keys);
+
+static const struct tally_option config_options[] = {
+	{ "agent", TALLY_OPTION_SECTION, AT(tally_config, agent), .table = &agent_table,
+	  .help = "The agent itself." },
+	{ "services", TALLY_OPTION_LIST, AT_LIST(tally_config, services), .max = TALLY_SERVICES,
+	  .table = &service_table, .help = "What is metered." },
+	{ "keys", TALLY_OPTION_SECTION, AT(tally_config, keys), .table = &keys_table,
+	  .help = "Whose keys are whose." },
+	{ "sinks", TALLY_OPTION_LIST, AT_LIST(tally_config, sinks), TALLY_OPTION_REQUIRED, .min = 1,
+	  .max = 16, .table = &sink_table,
+	  .help = "Where usage records go. Each entry is one of `kafka`, `file`, `stdout`." },
+};
+
+const struct tally_option_table tally_config_table = {
+	.title = "Configuration of tallyd",
+	.options = config_options,
+	.n_options = TALLY_ARRAY_SIZE(config_options),
+	.bytes = sizeof(struct tally_config),
+	.place = offsetof(struct tally_config, place),
+};

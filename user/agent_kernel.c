@@ -7,6 +7,18 @@
 #include "base/exit.h"
 #include "collect/probe.h"
 
+/* The last swap needs new maps, too, of some size. */
+static int adopt_load(struct tally_agent *agent, const struct tally_load_options *options)
+{
+	int err = tally_load_adopt(options->pin_dir, &agent->load);
+
+	if (err)
+		return err;
+	agent->load->connection_rows = options->connection_rows;
+	agent->load->rows = options->rows;
+	return 0;
+}
+
 static int open_load(struct tally_agent *agent, bool adopt)
 {
 	const struct tally_config_agent *config = &agent->config->agent;
@@ -19,7 +31,7 @@ static int open_load(struct tally_agent *agent, bool adopt)
 	int err;
 
 	if (adopt)
-		return tally_load_adopt(config->pin_dir, &agent->load);
+		return adopt_load(agent, &options);
 	err = tally_probe_bpffs(config->pin_dir);
 	return err ? err : tally_load_open(&options, &agent->load);
 }

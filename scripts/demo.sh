@@ -80,12 +80,20 @@ stop_meter() {
 	meter_started=''
 }
 
+# The programs count on without the agent, by design; here they shall not.
+unhook() {
+	[ -n "$run" ] && [ -e "$run/tallyd.yaml" ] && [ -x "$build/tallyd" ] || return 0
+	"$build/tallyd" stop --detach --config "$run/tallyd.yaml" >"$run/stop.log" 2>&1 || {
+		echo 'demo: the programs are still in the kernel (/sys/fs/bpf/tallyd-demo):' >&2
+		tail -n 5 "$run/stop.log" >&2
+	}
+}
+
 cleanup() {
 	local status=$? i
 	trap - EXIT INT TERM
 	stop_meter
-	[ -z "$run" ] || [ ! -x "$build/tallyd" ] ||
-		"$build/tallyd" stop --detach --config "$run/tallyd.yaml" >>"$run/stop.log" 2>&1 || true
+	unhook
 	[ -z "$nginx_started" ] || nginx -p "$run" -c "$run/nginx.conf" -s stop 2>/dev/null || true
 	for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
 		end "${pids[i]}" 5
@@ -155,9 +163,10 @@ bar() {
 }
 
 run_traffic() {
-	local n=0
+	local n=0 line
 	step traffic
-	while read -r n; do
+	while read -r line; do
+		n=$line
 		[ ! -t 1 ] || bar "$n" "$requests"
 	done < <(/usr/bin/python3 deploy/demo/traffic.py "$port" --requests "$requests" --progress 2>"$run/traffic.log")
 	[ ! -s "$run/traffic.log" ] || die 'the traffic did not end well' "$run/traffic.log" "$run/error.log"

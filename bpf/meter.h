@@ -278,6 +278,7 @@ TALLY_GLOBAL int meter_event(struct tally_run *run, struct tally_conn *c,
 	event = p->event;
 	p->event = TALLY_EV_MORE;
 	if (event == TALLY_EV_SPILL) {
+		tally_h1_key_hash(p, r);
 		port_spill(run, p);
 	} else if (run->dir == TALLY_IN) {
 		if (event == TALLY_EV_HEAD)

@@ -28,6 +28,19 @@ TALLY_INLINE __u64 tally_word(const struct tally_chunk *c, __u32 pos, __u32 n)
 	return n < 8 ? w & ((1ULL << (8 * (n & 7))) - 1) : w;
 }
 
+/* The 8 octets at pos, whether they are all valid or not (the chunk is padded). */
+TALLY_INLINE __u64 tally_whole(const struct tally_chunk *c, __u32 pos)
+{
+	tally_opaque(pos);
+	return *(const tally_unaligned *)(c->b + (pos & (TALLY_CHUNK - 1)));
+}
+
+TALLY_INLINE __u8 tally_byte(const struct tally_chunk *c, __u32 pos)
+{
+	tally_opaque(pos);
+	return c->b[pos & (TALLY_CHUNK - 1)];
+}
+
 TALLY_INLINE __u64 tally_mark_less(__u64 w, __u8 n)
 {
 	return (w - TALLY_BYTES(n)) & ~w & TALLY_TOPS;

@@ -14,7 +14,7 @@
  *  H2 `taint` only goes from 0 to a reason, and stays: what cannot be framed beyond doubt is never
  *     clean again (a response is the operator's own: it gives up instead);
  *  H3 framing never searches for something that looks like a message;
- *  H4 key octets are kept only in key_text, and key_hash is of exactly those octets.
+ *  H4 key octets are kept only in key_text, and key_hash is of exactly the value's octets.
  */
 #ifndef TALLY_ENGINE_H1_H
 #define TALLY_ENGINE_H1_H
@@ -90,7 +90,8 @@ enum tally_h1_flag {
 	H1_F_SEGMENT_OPEN = 1 << 13, /* the path has a segment that is not yet looked up */
 	H1_F_PATH_DEEP = 1 << 14,    /* ".." after more segments than are remembered */
 	H1_F_KEY_LIMIT = 1 << 15,    /* the key is longer than can be kept */
-	H1_F_BASIC_DONE = 1 << 16,   /* user part of Basic ended (":") */
+	H1_F_KEY_SAME = 1 << 16,     /* so far the value is what is held from before */
+	H1_F_KEY_DIFFERS = 1 << 17,
 };
 
 struct tally_h1 {
@@ -122,6 +123,9 @@ struct tally_h1 {
 	__u16 below[TALLY_PATH_DEPTH]; /* automaton states before each segment */
 	/* Key. */
 	__u64 key_hash;
+	__u64 held_hash;   /* of the text held from before, held_len octets; 0: none */
+	__u32 held_len;
+	__u32 pad0;
 	__u64 pending;	   /* white space inside a key, kept back */
 	__u32 pending_len; /* its octets; over 8: too long to keep */
 	__u32 key_spilled; /* octets of the key that left key_text by SPILL */
@@ -156,8 +160,6 @@ TALLY_INLINE void h1_begin(struct tally_h1 *p, const struct tally_rules *r)
 	p->fill = 0;
 	p->number = 0;
 	p->key_hash = 0;
-	p->key_len = 0;
-	p->key_spilled = 0;
 	p->route_state = 1;
 	p->depth = 0;
 	tally_mix_init(&p->segment, r->secret[0]);
@@ -295,53 +297,108 @@ TALLY_GLOBAL int tally_h1_segment(struct tally_h1 *p, const struct tally_rules *
 
 /* ---- keys ---- */
 
+/*
+ * key_text and its hash stay with the connection from one message to the next: a value that is
+ * octet by octet what is held needs no hashing (KEY_SAME, held_len), and two values of one source
+ * are compared, not hashed.
+ */
+
 /* A value of a key source begins to have octets. priority: of the source, 1 is first. */
-TALLY_INLINE void key_begin(struct tally_h1 *p, const struct tally_rules *r, __u8 priority)
+TALLY_INLINE void key_begin(struct tally_h1 *p, __u8 priority)
 {
-	p->flags |= H1_F_KEY_OPEN;
-	p->flags &= ~H1_F_KEY_DUPLICATE;
-	if (p->key_priority && p->key_priority == priority) {
+	p->flags &= ~(H1_F_KEY_DUPLICATE | H1_F_KEY_DIFFERS);
+	p->flags |= H1_F_KEY_OPEN | H1_F_KEY_SAME;
+	if (p->key_priority && p->key_priority == priority)
 		p->flags |= H1_F_KEY_DUPLICATE;
-	} else {
-		p->key_len = 0;
-		p->key_spilled = 0;
+	else
 		p->flags &= ~H1_F_KEY_LIMIT;
+	p->key_len = 0;
+	if (p->key_spilled && !(p->flags & H1_F_KEY_DUPLICATE)) {
+		p->key_spilled = 0;
+		p->held_len = 0;
 	}
-	tally_sip_init(&p->sip, r->secret[0], r->secret[1]);
 }
 
-/* n (1..8) octets of the key: hashed, and kept unless they repeat an earlier value. */
+TALLY_INLINE tally_unaligned *key_word(struct tally_h1 *p, __u32 at)
+{
+	tally_opaque(at);
+	at &= 2 * TALLY_KEY_INLINE - 1;
+	return (tally_unaligned *)(p->key_text + (at <= TALLY_KEY_INLINE ? at : 0));
+}
+
+/* n (1..8) octets of the key. */
 TALLY_INLINE void key_add(struct tally_h1 *p, __u64 w, __u32 n)
 {
 	__u32 at = p->key_len;
+	tally_unaligned *t = key_word(p, at);
 
-	tally_sip_add(&p->sip, w, n);
+	p->key_len = at + n;
+	if (p->flags & H1_F_KEY_SAME) {
+		if (at + n <= p->held_len && tally_low(*t, n) == w)
+			return;
+		p->flags &= ~H1_F_KEY_SAME;
+		p->flags |= H1_F_KEY_DIFFERS;
+	}
 	if (p->flags & H1_F_KEY_DUPLICATE)
 		return;
-	tally_opaque(at);
-	at &= 2 * TALLY_KEY_INLINE - 1;
-	if (at <= TALLY_KEY_INLINE)
-		*(tally_unaligned *)(p->key_text + at) = w;
-	p->key_len = at + n;
+	p->held_len = 0;
+	*t = w;
 	if (p->key_len > TALLY_KEY_INLINE - 8)
 		p->event = TALLY_EV_SPILL;
 }
 
-TALLY_INLINE void key_end(struct tally_h1 *p)
+struct key_hash_loop {
+	struct tally_h1 *p;
+};
+
+static long key_hash_step(__u32 i, void *ctx)
 {
-	__u64 hash;
+	struct key_hash_loop *l = ctx;
+	struct tally_h1 *p = l->p;
+	__u32 at = 8 * i, n = p->key_len - at;
+
+	if (at >= p->key_len)
+		return 1;
+	if (n > 8)
+		n = 8;
+	tally_sip_add(&p->sip, tally_low(*key_word(p, at), n), n);
+	return 0;
+}
+
+/* The octets in key_text, behind those that were spilled, into the hash. */
+TALLY_GLOBAL int tally_h1_key_hash(struct tally_h1 *p, const struct tally_rules *r)
+{
+	struct key_hash_loop l = { p };
+
+	if (!p || !r)
+		return 0;
+	if (!p->key_spilled)
+		tally_sip_init(&p->sip, r->secret[0], r->secret[1]);
+	tally_loop(TALLY_KEY_INLINE / 8 + 1, key_hash_step, &l);
+	return 0;
+}
+
+TALLY_INLINE void key_end(struct tally_h1 *p, const struct tally_rules *r)
+{
+	int same = p->flags & H1_F_KEY_SAME && p->key_len == p->held_len;
 
 	if (!(p->flags & H1_F_KEY_OPEN))
 		return;
 	p->flags &= ~H1_F_KEY_OPEN;
-	hash = tally_sip_done(&p->sip);
-	if (!(p->flags & H1_F_KEY_DUPLICATE)) {
-		p->key_hash = hash;
-		p->key_priority = p->value_priority;
-	} else if (hash != p->key_hash) {
-		h1_taint(p, TALLY_DETAIL_AMBIGUOUS_KEY);
+	if (p->flags & H1_F_KEY_DUPLICATE) {
+		/* A spilled first value cannot be compared: two such values are ambiguous. */
+		if (!same)
+			h1_taint(p, TALLY_DETAIL_AMBIGUOUS_KEY);
+		p->key_len = p->held_len;
+		return;
 	}
-	p->flags &= ~H1_F_KEY_DUPLICATE;
+	if (!same) {
+		tally_h1_key_hash(p, r);
+		p->held_hash = tally_sip_done(&p->sip);
+		p->held_len = p->key_spilled ? 0 : p->key_len;
+	}
+	p->key_hash = p->held_hash;
+	p->key_priority = p->value_priority;
 }
 
 /* Is a source of this priority worth reading, given what is held already? */
@@ -363,6 +420,7 @@ TALLY_INLINE const struct tally_name *h1_name(const struct tally_h1 *p,
 /* The name in p->text is complete: which known name is it? All octets are compared. */
 TALLY_GLOBAL int tally_h1_match_name(struct tally_h1 *p, const struct tally_rules *r)
 {
+	const struct tally_name *names;
 	__u32 len;
 
 	if (!p || !r)
@@ -371,8 +429,9 @@ TALLY_GLOBAL int tally_h1_match_name(struct tally_h1 *p, const struct tally_rule
 	len = p->fill;
 	if (!len || len > TALLY_HEADER_NAME || p->flags & H1_F_TRAILER)
 		return 0;
+	names = tally_h1_is_response(p) ? r->response : r->request;
 	for (__u32 i = 0; i < TALLY_NAMES; i++) {
-		const struct tally_name *n = h1_name(p, r, i);
+		const struct tally_name *n = &names[i];
 		const tally_unaligned *t = (const tally_unaligned *)n->text;
 		__u64 diff;
 
@@ -395,7 +454,7 @@ TALLY_GLOBAL int tally_h1_match_name(struct tally_h1 *p, const struct tally_rule
 TALLY_INLINE void h1_value_begin(struct tally_h1 *p, const struct tally_rules *r)
 {
 	p->state = H1_OWS;
-	p->flags &= ~(H1_F_DIGITS | H1_F_VALUE_END | H1_F_BASIC_DONE);
+	p->flags &= ~(H1_F_DIGITS | H1_F_VALUE_END);
 	p->pending_len = 0;
 	p->number = 0;
 	p->fill = 0;
@@ -423,7 +482,7 @@ TALLY_INLINE void h1_value_open(struct tally_h1 *p, const struct tally_rules *r)
 		p->state = H1_SKIP_LINE;
 		if (!key_wanted(p, n->priority))
 			break;
-		key_begin(p, r, n->priority);
+		key_begin(p, n->priority);
 		p->state = H1_KEY;
 		break;
 	case TALLY_NAME_SCHEME:
@@ -479,7 +538,7 @@ TALLY_INLINE void h1_value_done(struct tally_h1 *p, const struct tally_rules *r)
 	default:
 		if (!(p->flags & H1_F_KEY_OPEN))
 			p->flags |= H1_F_EMPTY_KEY;
-		key_end(p);
+		key_end(p, r);
 	}
 	p->name = TALLY_NAMES;
 }
@@ -545,6 +604,14 @@ TALLY_INLINE void h1_head_done(struct tally_h1 *p)
 }
 
 /* ---- steps: each consumes at least one octet or changes the state ---- */
+
+/* How many octets (0..8) stand at the cursor. */
+TALLY_INLINE __u32 h1_left(const struct tally_h1 *p)
+{
+	__u32 left = p->end - p->pos;
+
+	return left < 8 ? left : 8;
+}
 
 /* n octets of w stand at the cursor; k of them are consumed. */
 TALLY_INLINE void h1_take(struct tally_h1 *p, __u32 k)
@@ -640,26 +707,52 @@ TALLY_INLINE void path_end(struct tally_h1 *p, const struct tally_rules *r)
 		tally_h1_segment(p, r, 1);
 }
 
-TALLY_INLINE void step_path(struct tally_h1 *p, const struct tally_rules *r, __u64 w, __u32 n)
+#define PATH_WORDS 8 /* looked at in one step */
+
+/*
+ * Octets of the path up to one that needs more than a segment's end. Segments end here, in a loop.
+ * Returns the number of octets in *w, which begins at the cursor; 0: the chunk is used up.
+ */
+TALLY_INLINE __u32 path_run(struct tally_h1 *p, const struct tally_chunk *chunk,
+			    const struct tally_rules *r, __u64 *w)
 {
-	__u64 mark = tally_mark_less(w, '0') | tally_mark_eq(w, '?');
-	__u32 k = mark ? tally_mark_first(mark) : n;
+	__u32 n = h1_left(p);
+
+	for (__u32 i = 0; i < PATH_WORDS && n; i++) {
+		__u64 v = tally_word(chunk, p->pos, n);
+		__u64 mark = tally_mark_less(v, '0') | tally_mark_eq(v, '?');
+		__u32 k = mark ? tally_mark_first(mark) : n;
+		__u8 c;
+
+		if (k > n)
+			k = n;
+		if (k) {
+			tally_mix_add(&p->segment, tally_low(v, k), k);
+			h1_take(p, k);
+		}
+		*w = v >> (8 * (k & 7));
+		c = *w;
+		if (k < n && c != '/')
+			return n - k;
+		if (k < n) {
+			h1_take(p, 1);
+			tally_h1_segment(p, r, 0);
+		}
+		n = h1_left(p);
+	}
+	return 0;
+}
+
+TALLY_INLINE void step_path(struct tally_h1 *p, const struct tally_chunk *chunk,
+			    const struct tally_rules *r)
+{
+	__u64 w = 0;
 	__u8 c;
 
-	if (k >= n) {
-		tally_mix_add(&p->segment, tally_low(w, n), n);
-		h1_take(p, n);
+	if (!path_run(p, chunk, r, &w))
 		return;
-	}
-	if (k) {
-		tally_mix_add(&p->segment, tally_low(w, k), k);
-		h1_take(p, k);
-	}
-	c = tally_octet(w, k);
-	if (c == '/') {
-		h1_take(p, 1);
-		tally_h1_segment(p, r, 0);
-	} else if (c == '%') {
+	c = w;
+	if (c == '%') {
 		h1_take(p, 1);
 		p->state = H1_PERCENT1;
 	} else if (c == '?') {
@@ -667,7 +760,12 @@ TALLY_INLINE void step_path(struct tally_h1 *p, const struct tally_rules *r, __u
 		path_end(p, r);
 		p->fill = 0;
 		p->state = r->queries ? H1_QUERY_NAME : H1_QUERY_SKIP;
-	} else if (c <= ' ' || c == '#') {
+	} else if (c == ' ') {
+		h1_take(p, 1);
+		path_end(p, r);
+		p->fill = 0;
+		p->state = H1_VERSION;
+	} else if (c < ' ' || c == '#') {
 		path_end(p, r);
 		p->state = H1_QUERY_SKIP;
 	} else {
@@ -789,7 +887,7 @@ TALLY_INLINE void step_query_name(struct tally_h1 *p, const struct tally_rules *
 TALLY_INLINE void query_key_add(struct tally_h1 *p, const struct tally_rules *r, __u64 w, __u32 n)
 {
 	if (!(p->flags & H1_F_KEY_OPEN))
-		key_begin(p, r, p->value_priority);
+		key_begin(p, p->value_priority);
 	key_add(p, w, n);
 }
 
@@ -812,7 +910,7 @@ TALLY_INLINE void step_query_value(struct tally_h1 *p, const struct tally_rules 
 	}
 	if (!(p->flags & H1_F_KEY_OPEN))
 		p->flags |= H1_F_EMPTY_KEY;
-	key_end(p);
+	key_end(p, r);
 	p->state = H1_QUERY_SKIP;
 }
 
@@ -895,11 +993,22 @@ TALLY_INLINE void h1_version_done(struct tally_h1 *p)
 }
 
 /* VALUE_END: the CR was read. White space or CR elsewhere in the version is ambiguous. */
-TALLY_INLINE void step_version(struct tally_h1 *p, __u64 w, __u32 n)
+TALLY_INLINE void step_version(struct tally_h1 *p, const struct tally_chunk *chunk, __u64 w,
+			       __u32 n)
 {
 	__u64 mark = tally_mark_less(w, 0x21);
 	__u32 k = mark ? tally_mark_first(mark) : n;
 	__u8 c;
+
+	/* The usual case whole: "HTTP/1.1" CR LF. */
+	if (w == 0x312e312f50545448ULL && !p->fill && p->end - p->pos >= 10 &&
+	    tally_byte(chunk, p->pos + 8) == '\r' && tally_byte(chunk, p->pos + 9) == '\n' &&
+	    !(p->flags & H1_F_VALUE_END)) {
+		h1_take(p, 10);
+		p->protocol = TALLY_PROTO_HTTP11;
+		p->state = H1_LINE;
+		return;
+	}
 
 	if (k > n)
 		k = n;
@@ -928,10 +1037,22 @@ TALLY_INLINE void step_version(struct tally_h1 *p, __u64 w, __u32 n)
 }
 
 /* "HTTP/1.x " at the beginning of a response; number counts the octets. */
-TALLY_INLINE void step_protocol(struct tally_h1 *p, __u64 w, __u32 n)
+TALLY_INLINE void step_protocol(struct tally_h1 *p, const struct tally_chunk *c, __u64 w, __u32 n)
 {
 	__u32 k = p->fill == 0 && n == 8 ? 8 : 1;
 	__u64 t;
+
+	/* The usual case whole: "HTTP/1.1 200 ". */
+	if (w == 0x312e312f50545448ULL && !p->fill && p->end - p->pos >= 13) {
+		t = tally_word(c, p->pos + 8, 5);
+		if ((t & 0xff000000ffULL) == 0x2000000020ULL && tally_digits(t >> 8) == 3) {
+			p->status = tally_decimal(t >> 8, 3);
+			p->protocol = TALLY_PROTO_HTTP11;
+			p->state = p->status < 100 ? H1_BAD : H1_SKIP_LINE;
+			h1_take(p, 12);
+			return;
+		}
+	}
 
 	h1_gather(p, tally_low(w, k), k);
 	h1_take(p, k);
@@ -978,6 +1099,16 @@ TALLY_INLINE void step_status(struct tally_h1 *p, __u64 w, __u32 n)
 	p->number++;
 }
 
+TALLY_INLINE void step_head_lf(struct tally_h1 *p, __u64 w)
+{
+	if (tally_octet(w, 0) != '\n') {
+		h1_bad(p, TALLY_DETAIL_BAD_HEADER);
+		return;
+	}
+	h1_take(p, 1);
+	h1_head_done(p);
+}
+
 /* The first octet of a line in a head: end of head, continuation, or a name. */
 TALLY_INLINE void step_line(struct tally_h1 *p, const struct tally_rules *r, __u64 w, __u32 n)
 {
@@ -1004,6 +1135,8 @@ TALLY_INLINE void step_line(struct tally_h1 *p, const struct tally_rules *r, __u
 	if (c == '\r' || c == '\n') {
 		h1_take(p, c == '\r');
 		p->state = H1_HEAD_LF;
+		if (c == '\r' && n >= 2)
+			step_head_lf(p, w >> 8);
 		return;
 	}
 	p->state = H1_NAME;
@@ -1011,12 +1144,23 @@ TALLY_INLINE void step_line(struct tally_h1 *p, const struct tally_rules *r, __u
 		p->state = H1_SKIP_LINE;
 }
 
-TALLY_INLINE void step_name(struct tally_h1 *p, const struct tally_rules *r, __u64 w, __u32 n)
+TALLY_INLINE void step_name(struct tally_h1 *p, const struct tally_chunk *chunk,
+			    const struct tally_rules *r, __u64 w, __u32 n)
 {
 	__u64 mark = tally_mark_less(w, 0x21) | tally_mark_eq(w, ':');
-	__u32 k = mark ? tally_mark_first(mark) : n;
+	__u32 k;
 	__u8 c;
 
+	for (__u32 i = 0; i < 3 && !mark; i++) { /* no mark: 8 octets */
+		h1_gather(p, tally_lower(w), 8);
+		h1_take(p, 8);
+		n = h1_left(p);
+		if (!n)
+			return;
+		w = tally_word(chunk, p->pos, n);
+		mark = tally_mark_less(w, 0x21) | tally_mark_eq(w, ':');
+	}
+	k = mark ? tally_mark_first(mark) : n;
 	if (k > n)
 		k = n;
 	if (k) {
@@ -1030,8 +1174,13 @@ TALLY_INLINE void step_name(struct tally_h1 *p, const struct tally_rules *r, __u
 	if (c == ':') {
 		h1_take(p, 1);
 		h1_value_begin(p, r);
-		if (p->name >= TALLY_NAMES)
+		if (p->name >= TALLY_NAMES) {
 			p->state = H1_SKIP_LINE;
+		} else if (k + 2 < n && tally_octet(w, k + 1) == ' ' &&
+			   tally_octet(w, k + 2) > ' ') {
+			h1_take(p, 1);
+			h1_value_open(p, r);
+		}
 		return;
 	}
 	/* White space before the colon, or no colon: not this header, and only worth a taint if it
@@ -1093,28 +1242,51 @@ TALLY_INLINE void h1_line_end(struct tally_h1 *p, __u64 w, __u32 n, __u32 k)
 	}
 }
 
-/* A line that does not matter: up to 32 octets a step. */
-TALLY_INLINE void step_skip_line(struct tally_h1 *p, const struct tally_chunk *c, __u64 w, __u32 n)
+#define SKIP_WORDS 16 /* looked at in one step */
+
+/*
+ * Lines that do not matter, the hot loop of every head: words up to the end of the line, and on
+ * into the next line if its first two octets say that it does not matter either.
+ */
+TALLY_INLINE void step_skip_line(struct tally_h1 *p, const struct tally_chunk *c,
+				 const struct tally_rules *r)
 {
-	__u64 mark = tally_mark_less(w, 0x10);
-	__u32 k;
+	__u64 known = tally_h1_is_response(p) ? r->response_first : r->request_first;
+	__u32 pos = p->pos, end = p->end;
+	__u8 state = H1_SKIP_LINE, ch;
 
-	for (__u32 i = 0; i < 3 && !mark && n == 8; i++) {
-		__u32 left;
+	for (__u32 i = 0; i < SKIP_WORDS && pos < end; i++) {
+		__u64 mark = tally_mark_less(tally_whole(c, pos), 0x10);
 
-		h1_take(p, 8);
-		left = p->end - p->pos;
-		n = left < 8 ? left : 8;
-		if (!n || left > TALLY_CHUNK)
-			return;
-		w = tally_word(c, p->pos, n);
-		mark = tally_mark_less(w, 0x10);
+		if (!mark) {
+			pos += 8;
+			continue;
+		}
+		pos += tally_mark_first(mark);
+		if (pos >= end)
+			break;
+		ch = tally_byte(c, pos++);
+		if (ch == '\r') {
+			state = H1_VALUE_LF;
+			if (pos >= end || tally_byte(c, pos) != '\n')
+				break;
+			pos++;
+		} else if (ch != '\n') {
+			if (ch != '\t')
+				h1_taint(p, TALLY_DETAIL_BAD_HEADER);
+			continue;
+		}
+		state = H1_LINE;
+		if (pos + 1 >= end || p->name < TALLY_NAMES)
+			break;
+		ch = tally_byte(c, pos);
+		if (ch <= ' ' || known >> tally_name_filter(ch, tally_byte(c, pos + 1)) & 1)
+			break;
+		p->flags &= ~H1_F_FIRST_LINE;
+		state = H1_SKIP_LINE;
 	}
-	k = mark ? tally_mark_first(mark) : n;
-	if (k >= n)
-		h1_take(p, n);
-	else
-		h1_line_end(p, w, n, k);
+	p->pos = pos < end ? pos : end;
+	p->state = state;
 }
 
 /* CR was read in a line: LF ends it; else it was a bare CR. */
@@ -1129,16 +1301,6 @@ TALLY_INLINE void step_value_lf(struct tally_h1 *p, __u64 w)
 	p->state = H1_SKIP_LINE;
 }
 
-TALLY_INLINE void step_head_lf(struct tally_h1 *p, __u64 w)
-{
-	if (tally_octet(w, 0) != '\n') {
-		h1_bad(p, TALLY_DETAIL_BAD_HEADER);
-		return;
-	}
-	h1_take(p, 1);
-	h1_head_done(p);
-}
-
 /* White space inside a key is kept back until it is known not to be trailing. */
 TALLY_INLINE void key_pending(struct tally_h1 *p, __u8 c)
 {
@@ -1148,11 +1310,26 @@ TALLY_INLINE void key_pending(struct tally_h1 *p, __u8 c)
 	p->pending_len++;
 }
 
-TALLY_INLINE void step_key(struct tally_h1 *p, __u64 w, __u32 n)
+#define KEY_WORDS 6 /* read in one step */
+
+TALLY_INLINE void step_key(struct tally_h1 *p, const struct tally_chunk *chunk, __u64 w, __u32 n)
 {
 	__u64 mark = tally_mark_less(w, 0x21);
-	__u32 k = mark ? tally_mark_first(mark) : n;
+	__u32 k;
 	__u8 c;
+
+	for (__u32 i = 0; i < KEY_WORDS && !mark && !p->pending_len && !p->event; i++) {
+		key_add(p, w, 8);
+		h1_take(p, 8);
+		n = h1_left(p);
+		if (!n)
+			return;
+		w = tally_word(chunk, p->pos, n);
+		mark = tally_mark_less(w, 0x21);
+	}
+	if (p->event)
+		return;
+	k = mark ? tally_mark_first(mark) : n;
 
 	if (k > n)
 		k = n;
@@ -1202,7 +1379,7 @@ TALLY_INLINE void step_auth_scheme(struct tally_h1 *p, const struct tally_rules 
 		}
 		p->state = name->role == TALLY_NAME_BASIC ? H1_BASIC : H1_KEY;
 		if (p->state == H1_KEY)
-			key_begin(p, r, name->priority);
+			key_begin(p, name->priority);
 		return;
 	}
 	if (k > n)
@@ -1264,7 +1441,7 @@ TALLY_INLINE void step_basic(struct tally_h1 *p, const struct tally_rules *r, __
 		return;
 	}
 	if (!(p->flags & H1_F_KEY_OPEN))
-		key_begin(p, r, p->value_priority);
+		key_begin(p, p->value_priority);
 	key_add(p, octet, 1);
 }
 
@@ -1444,13 +1621,15 @@ struct h1_run {
 	const struct tally_rules *r;
 };
 
-TALLY_INLINE void h1_step_start_line(struct tally_h1 *p, const struct tally_rules *r, __u64 w,
-				     __u32 n)
+TALLY_INLINE void h1_step_start_line(struct tally_h1 *p, const struct tally_chunk *c,
+				     const struct tally_rules *r, __u64 w, __u32 n)
 {
 	switch (p->state) {
 	case H1_START:
 		step_start(p, r, w);
-		break;
+		if (p->state != H1_METHOD)
+			break;
+		/* fallthrough */
 	case H1_METHOD:
 		step_method(p, r, w, n);
 		break;
@@ -1461,7 +1640,7 @@ TALLY_INLINE void h1_step_start_line(struct tally_h1 *p, const struct tally_rule
 		step_scheme(p, w);
 		break;
 	case H1_PATH:
-		step_path(p, r, w, n);
+		step_path(p, c, r);
 		break;
 	case H1_PERCENT1:
 	case H1_PERCENT2:
@@ -1481,10 +1660,10 @@ TALLY_INLINE void h1_step_start_line(struct tally_h1 *p, const struct tally_rule
 		step_query_skip(p, r, w, n);
 		break;
 	case H1_VERSION:
-		step_version(p, w, n);
+		step_version(p, c, w, n);
 		break;
 	case H1_PROTOCOL:
-		step_protocol(p, w, n);
+		step_protocol(p, c, w, n);
 		break;
 	default:
 		step_status(p, w, n);
@@ -1496,19 +1675,19 @@ TALLY_INLINE void h1_step_header(struct tally_h1 *p, const struct tally_chunk *c
 {
 	switch (p->state) {
 	case H1_SKIP_LINE:
-		step_skip_line(p, c, w, n);
+		step_skip_line(p, c, r);
 		break;
 	case H1_LINE:
 		step_line(p, r, w, n);
 		break;
 	case H1_NAME:
-		step_name(p, r, w, n);
+		step_name(p, c, r, w, n);
 		break;
 	case H1_OWS:
 		step_ows(p, r, w, n);
 		break;
 	case H1_KEY:
-		step_key(p, w, n);
+		step_key(p, c, w, n);
 		break;
 	case H1_AUTH_SCHEME:
 		step_auth_scheme(p, r, w, n);
@@ -1570,7 +1749,7 @@ static long h1_step(__u32 i, void *ctx)
 	if (p->state >= H1_LINE && p->state <= H1_HEAD_LF)
 		h1_step_header(p, run->c, run->r, w, n);
 	else if (p->state >= H1_START && p->state <= H1_STATUS)
-		h1_step_start_line(p, run->r, w, n);
+		h1_step_start_line(p, run->c, run->r, w, n);
 	else
 		h1_step_body(p, w, n, left);
 	return 0;

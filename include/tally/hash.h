@@ -3,7 +3,7 @@
  * The hashes both sides compute, as streams: text arrives in pieces of 1 to 8 bytes, in a word whose
  * unused high bytes are zero, and the result does not depend on the pieces.
  *
- *	tally_sip	SipHash-2-4 (Aumasson, Bernstein 2012), 64 bits: identity of keys
+ *	tally_sip	SipHash-1-3 (Aumasson, Bernstein 2012), 64 bits: identity of keys
  *	tally_mix	a keyed multiplicative hash: path segments. Clients never see its values.
  */
 #ifndef TALLY_HASH_H
@@ -59,7 +59,6 @@ TALLY_HASH_INLINE void tally_sip_word(struct tally_sip *s, __u64 m)
 {
 	s->v3 ^= m;
 	tally_sip_round(s);
-	tally_sip_round(s);
 	s->v0 ^= m;
 }
 
@@ -82,7 +81,6 @@ TALLY_HASH_INLINE __u64 tally_sip_done(struct tally_sip *s)
 {
 	tally_sip_word(s, s->acc | (__u64)s->len << 56);
 	s->v2 ^= 0xff;
-	tally_sip_round(s);
 	tally_sip_round(s);
 	tally_sip_round(s);
 	tally_sip_round(s);

@@ -50,6 +50,15 @@ struct tally_query_name {
 	__u8 pad[6];
 };
 
+/*
+ * Which bit of {request,response}_first stands for names that begin with these two octets (in
+ * either case). A line whose bit is not set cannot be of interest and is skipped whole.
+ */
+static inline __attribute__((always_inline)) __u32 tally_name_filter(__u8 c0, __u8 c1)
+{
+	return ((c0 | 0x20) + 5 * (c1 | 0x20)) & 63;
+}
+
 struct tally_edge {
 	__u64 hash;  /* tally_text_hash of the segment, normalised */
 	__u16 state; /* 0: free */
@@ -70,11 +79,13 @@ struct tally_rules {
 	__u16 service;
 	__u16 flags;	/* enum tally_rules_flag */
 	__u64 secret[2];
-	__u64 request_lens;  /* bit (n & 63): some request name has n bytes */
-	__u64 response_lens;
+	__u64 request_first;  /* bit tally_name_filter() of each request name */
+	__u64 response_first; /* the same for response names */
 	struct tally_name request[TALLY_NAMES];	 /* [0] Content-Length, [1] Transfer-Encoding */
 	struct tally_name response[TALLY_NAMES]; /* the same; KEY: the customer's header */
 	struct tally_query_name query[TALLY_QUERY_NAMES];
+	__u32 queries; /* how many of `query` are set */
+	__u32 pad;
 	__u64 method[TALLY_METHODS]; /* up to 8 octets, little endian, zero padded; [0] is 0 */
 	__u8 route_flags[TALLY_ROUTES];
 	__u16 other[TALLY_ROUTE_STATES];

@@ -7,9 +7,9 @@
 # a test expects, runs the command, and reports. run.sh wrote these beside this script, in /run/vm:
 #
 #   command   what to run, a shell script       busybox   the only program needed
-#   modules   to insert, in order               kernel        their folder on the host; empty: no host tree
-#   mounts    "TAG PATH": host folders that the guest may write to
-#   mark      what ends stdout and stderr
+#   modules   to insert, in order               mark      what ends stdout and stderr
+#   tree      "host", or "bare" for a tree of busybox alone
+#   mounts    "TAG MODE PATH": folders of the host, MODE is ro or rw
 #
 # To the host lead three virtio ports: stdout, stderr, and control, which says "start" and "exit CODE".
 
@@ -41,6 +41,7 @@ kernel_filesystems()
 	mount -t devtmpfs devtmpfs /dev
 }
 
+# Both mount proc: busybox runs itself by /proc/self/exe, which must never be the host's.
 host_tree()
 {
 	mount -t 9p -o ro,trans=virtio,version=9p2000.L,cache=loose,msize=512000 root /lower ||
@@ -49,15 +50,17 @@ host_tree()
 	mkdir /upper/data /upper/work
 	mount -t overlay -o lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work root /root ||
 		fail "cannot lay memory over the host's files"
+	mount -t proc proc /root/proc
 }
 
 # Guests of another machine: busybox and nothing else.
 bare_tree()
 {
 	mount -t tmpfs root /root
-	(cd /root && mkdir -p proc sys dev tmp root etc run bin usr/bin sbin usr/sbin)
+	(cd /root && mkdir -p proc sys dev tmp root etc run bin usr/bin sbin usr/sbin mnt)
 	cp /run/vm/busybox /root/bin/
-	/root/bin/busybox --install -s /root/bin
+	mount -t proc proc /root/proc
+	chroot /root /bin/busybox --install -s /bin
 	echo 'root:x:0:0:root:/root:/bin/sh' >/root/etc/passwd
 }
 
@@ -70,15 +73,10 @@ stage1()
 	while read -r module; do
 		insmod "/modules/$module" || fail "cannot insert $module"
 	done </run/vm/modules
-	if [ -s /run/vm/kernel ]; then
-		host_tree
-	else
-		bare_tree
-	fi
+	"$(cat /run/vm/tree)_tree"
 	mount -t tmpfs run /root/run
 	mkdir /root/run/vm
 	cp -a /init /run/vm/. /root/run/vm/
-	mount -t proc proc /root/proc	# busybox runs itself by /proc/self/exe: never the host's
 	umount /sys /dev
 	exec switch_root /root /run/vm/busybox sh /run/vm/init stage2
 }
@@ -100,24 +98,21 @@ mount_all()
 	mount -t securityfs securityfs /sys/kernel/security
 }
 
-# Modules come on demand, from the folder of this kernel and through busybox: the host may have no kmod.
+# Through busybox: the host may have no kmod.
 module_loading()
 {
-	dir=/lib/modules/$(uname -r)
-	[ -s /run/vm/kernel ] || return 0
-	mkdir -p "$dir"
-	mount --bind "$(cat /run/vm/kernel)/lib/modules/$(uname -r)" "$dir"
-	
 	echo /run/vm/bin/modprobe >/proc/sys/kernel/modprobe
 	[ -e /sbin/modprobe ] || ln -s /run/vm/bin/modprobe /sbin/modprobe
 }
 
-writable_folders()
+shared_folders()
 {
-	while read -r tag path; do
+	while read -r tag mode path; do
+		cache=none
+		[ "$mode" = rw ] || cache=loose
 		mkdir -p "$path"
-		mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=512000 "$tag" "$path" ||
-			fail "cannot mount $path"
+		mount -t 9p -o "$mode,trans=virtio,version=9p2000.L,cache=$cache,msize=512000" \
+			"$tag" "$path" || fail "cannot mount $path"
 	done </run/vm/mounts
 }
 
@@ -167,8 +162,8 @@ stage2()
 	hostname tallyd-vm
 	ip link set lo up
 	ulimit -n 65536
+	shared_folders
 	module_loading
-	writable_folders
 	run_command
 	sleep 60
 	poweroff -f

@@ -18,10 +18,12 @@ usage()
 	  --smp N          its processors (default 2)
 	  --disk FILE      a raw image as the next of /dev/vda, /dev/vdb, ...; what the guest flushed stays
 	  --share DIR      a folder that the guest writes to as well; all else it writes is forgotten
-	  --env NAME=VALUE set in the guest; TALLYD_* variables are passed on anyway
+	  --root DIR       share this file tree instead of the host's; the project's folder is added to it
+  --env NAME=VALUE set in the guest; TALLYD_* variables are passed on anyway
 	  --append WORDS   for the kernel's command line
 	  --verbose        kernel messages to stderr while it runs
-	The guest has the host's file tree, the current folder, cgroup v2, bpffs, tracefs, and loopback as its network.
+	The guest has the host's file tree, the current folder, cgroup v2, bpffs, tracefs, and loopback as its
+	network. For another machine (ARCH) it has busybox and the project's folder, unless --root says more.
 	exit code: that of COMMAND, or
 	  123   the guest went down (reset, power off) before COMMAND ended
 	  124   time is up
@@ -36,7 +38,7 @@ parse()
 	-h|--help) usage; exit 0;;
 	''|-*) usage >&2; exit 125;;
 	esac
-	kernel=$1 timeout=600 mem=1024 smp=2 disks=() shares=() env=() append='' verbose=''
+	kernel=$1 timeout=600 mem=1024 smp=2 disks=() shares=() env=() append='' root='' verbose=''
 	shift
 	while [ $# -gt 0 ]; do
 		case $1 in
@@ -51,6 +53,7 @@ parse()
 		--smp) smp=$2;;
 		--disk) disks+=("$(realpath -e "$2")") || die "no disk $2" 125;;
 		--share) shares+=("$(realpath -e "$2")") || die "no folder $2" 125;;
+		--root) root=$(realpath -e "$2") || die "no folder $2" 125;;
 		--env) env+=("$2");;
 		--append) append=$2;;
 		*) die "unknown option $1" 125;;
@@ -104,35 +107,52 @@ guest_modules()
 	done
 }
 
+choose_tree()
+{
+	repo=$(cd "$here/../.." && pwd) tree=host foreign=''
+	[ -z "$root" ] || foreign=1
+	[ ! -e "$dir/busybox" ] || [ -n "$root" ] || { foreign=1 tree=bare; }
+}
+
+# A tree that is not the host's needs the tests brought to it.
+guest_mounts()
+{
+	local i
+
+	echo "modules ro /lib/modules/${modules##*/}"
+	[ -z "$foreign" ] || echo "repo ro $repo"
+	for i in "${!shares[@]}"; do
+		echo "share$i rw ${shares[i]}"
+	done
+}
+
 # What guest-init.sh reads; its head says what each file is.
 make_initramfs()
 {
-	local root=$tmp/initramfs vm=$tmp/initramfs/run/vm busybox=/bin/busybox module i
+	local top=$tmp/initramfs vm=$tmp/initramfs/run/vm busybox=/bin/busybox module
 
-	mkdir -p "$root"/{proc,sys,dev,lower,upper,root,modules} "$vm"
+	mkdir -p "$top"/{proc,sys,dev,lower,upper,root,modules} "$vm"
 	[ ! -e "$dir/busybox" ] || busybox=$dir/busybox
 	cp -L "$busybox" "$vm/busybox"
-	cp "$here/guest-init.sh" "$root/init"
+	cp "$here/guest-init.sh" "$top/init"
 	command_script >"$vm/command"
 	# shellcheck disable=SC2001,SC2059  # the format is the bytes
 	printf "$(sed 's/../\\x&/g' <<<"$mark")" >"$vm/mark"
-	[ -e "$dir/busybox" ] || echo "$dir" >"$vm/kernel"
-	touch "$vm/kernel"
-	for i in "${!shares[@]}"; do
-		echo "share$i ${shares[i]}"
-	done >"$vm/mounts"
+	echo "$tree" >"$vm/tree"
+	guest_mounts >"$vm/mounts"
 	for module in $(guest_modules); do
-		cp "$modules/$module" "$root/modules/"
+		cp "$modules/$module" "$top/modules/"
 		echo "${module##*/}"
 	done >"$vm/modules"
-	(cd "$root" && find . | cpio --quiet -o -H newc) >"$tmp/initramfs.cpio"
+	(cd "$top" && find . | cpio --quiet -o -H newc) >"$tmp/initramfs.cpio"
 }
 
 machine_args()
 {
+	# shellcheck disable=SC2054  # the comma is qemu's
 	case $(vm_arch) in
 	amd64) qemu=(qemu-system-x86_64 -M q35 -cpu max) tty=ttyS0;;
-	arm64) qemu=(qemu-system-aarch64 -M virt -cpu max) tty=ttyAMA0;;
+	arm64) qemu=(qemu-system-aarch64 -M virt -cpu max,pauth-impdef=on) tty=ttyAMA0;;
 	*) die "no machine known for $(vm_arch)" 125;;
 	esac
 	command -v "${qemu[0]}" >/dev/null || die "${qemu[0]} is not installed" 125
@@ -164,7 +184,9 @@ qemu_args()
 	port_args stdout "$out"
 	port_args stderr "$err"
 	port_args control 1
-	share_args root / ,readonly=on
+	share_args modules "$modules" ,readonly=on
+	[ "$tree" = bare ] || share_args root "${root:-/}" ,readonly=on
+	[ -z "$foreign" ] || share_args repo "$repo" ,readonly=on
 	for i in "${!shares[@]}"; do
 		share_args "share$i" "${shares[i]}" ''
 	done
@@ -260,6 +282,7 @@ tmp=$(mktemp -d "${TMPDIR:-/tmp}/tallyd-vm.XXXXXX")
 trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+choose_tree
 make_initramfs
 start_guest
 follow_guest

@@ -37,10 +37,11 @@ static bool is_pchar(char c)
 static size_t normalise_escape(const char *text, char *out)
 {
 	int high = hex_value(text[1]), low = high < 0 ? -1 : hex_value(text[2]);
-	char c = (char)(high << 4 | low);
+	char c;
 
 	if (low < 0)
 		return 0;
+	c = (char)(high << 4 | low);
 	if (is_unreserved(c)) {
 		*out = c;
 		return 1;

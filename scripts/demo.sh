@@ -4,7 +4,8 @@
 # sudo make demo:      install, build, meter an nginx API, compare the records with nginx's own log
 # sudo make demo-live: the same, left running until Ctrl-C
 #
-# Everything it starts lives in one temporary folder and is ended by process id, also on Ctrl-C.
+# Everything it starts lives in one temporary folder and is ended by process id, also on Ctrl-C;
+# what must outlive a Ctrl-C to ship its last window runs in a session of its own (setsid).
 # DEMO_PORT (18080) and DEMO_REQUESTS (20000) can be set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -84,7 +85,7 @@ stop_meter() {
 unhook() {
 	[ -n "$run" ] && [ -e "$run/tallyd.yaml" ] && [ -x "$build/tallyd" ] || return 0
 	"$build/tallyd" stop --detach --config "$run/tallyd.yaml" >"$run/stop.log" 2>&1 || {
-		echo 'demo: the programs are still in the kernel (/sys/fs/bpf/tallyd-demo):' >&2
+		echo "demo: the programs are still in the kernel (/sys/fs/bpf/${run##*/}):" >&2
 		tail -n 5 "$run/stop.log" >&2
 	}
 }
@@ -120,7 +121,7 @@ install_and_build() {
 
 start_kafka() {
 	step kafka 'starting ...'
-	"$build/demo-broker" -w "$run/brokers" usage.records.v1 usage.control.v1 usage.progress.v1 \
+	setsid "$build/demo-broker" -w "$run/brokers" usage.records.v1 usage.control.v1 usage.progress.v1 \
 		>"$run/broker.log" 2>&1 &
 	pids+=($!)
 	wait_for 10 $! 'the broker' "$run/broker.log" test -s "$run/brokers"
@@ -143,9 +144,9 @@ start_nginx() {
 start_tallyd() {
 	step tallyd 'starting ...'
 	cp deploy/demo/keys.yaml "$run/"
-	sed "s|@RUN@|$run|; s|@BROKERS@|$brokers|; s/18080/$port/; s/18081/$((port + 1))/" deploy/demo/tallyd.yaml >"$run/tallyd.yaml"
+	sed "s|@RUN@|$run|; s|@NAME@|${run##*/}|; s|@BROKERS@|$brokers|; s/18080/$port/; s/18081/$((port + 1))/" deploy/demo/tallyd.yaml >"$run/tallyd.yaml"
 	mkdir -p "$run/state" "$run/run"
-	"$build/tallyd" run --config "$run/tallyd.yaml" >"$run/tallyd.log" 2>&1 &
+	setsid "$build/tallyd" run --config "$run/tallyd.yaml" >"$run/tallyd.log" 2>&1 &
 	meter_started=$!
 	wait_for 15 "$meter_started" tallyd "$run/tallyd.log" tallyd_is_ready
 	done_step "metering port $port in the kernel; a window is 2 s"
@@ -225,7 +226,7 @@ main() {
 	trap cleanup EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM
-	run=$(mktemp -d "${TMPDIR:-/tmp}/tallyd-demo.XXXXXX")
+	run=$(mktemp -d "${TMPDIR:-/tmp}/tallyd-demo-XXXXXX")
 	chmod 0755 "$run"
 	mkdir -p "$run/tmp"
 

@@ -17,6 +17,15 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (_HARD, _HARD))
 ALL_SERVERS = sorted(servers.ALL)
 
 
+def pytest_collection_modifyitems(config, items):
+    """Soak tests run only when they are asked for by their mark."""
+    if "soak" in config.getoption("-m"):
+        return
+    left_out = [i for i in items if i.get_closest_marker("soak")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [i for i in items if i not in left_out]
+
+
 @pytest.fixture
 def sandbox(request):
     """The test's own cgroup, namespace and folder; `@pytest.mark.parametrize` can ask for veth."""

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counted equals answered: per key, method, route and status, in requests and in bytes."""
 
+import base64
 import threading
 
 import pytest
 
 from conftest import ALL_SERVERS
-from lib import api
+from lib import api, build
 from lib.client import Conn
 from lib.load import Load, Template, mix
 from lib.tallyd import differences, service
@@ -164,6 +165,85 @@ def test_nested_services_count_once(start, meter, sandbox, keys):
     assert not differences(truth, ledger, "front")
     assert ledger.count("origin") == 500
     assert not ledger.rows("everything")
+    assert not ledger.audit()
+
+
+def test_match_by_glob_and_executable(start, meter, sandbox, keys):
+    """A cgroup named by a glob; a server found by the file that it runs."""
+    key = keys.new("a")
+    first = start("python", cgroup=sandbox.new_cgroup("api-1"))
+    second = start("go", cgroup=sandbox.new_cgroup("other"))
+    agent = meter([service("glob", first.ports, sandbox.cgroup_path + "/api-*"),
+                   {**service("file", second.ports),
+                    "match": {"ports": "all", "executable": str(build.go_api())}}])
+    for server in (first, second):
+        with Conn(sandbox, server.port) as c:
+            for _ in range(3):
+                c.ask(api.request("GET", "/v1/x", key))
+    ledger = agent.stop()
+    assert ledger.count("glob", api_key_id="key_a") == ledger.count("file", api_key_id="key_a") == 3
+    assert not ledger.audit()
+
+
+def test_basic_credentials(start, meter, sandbox, keys):
+    """The user part of Basic is the key; the password is nobody's business."""
+    key = keys.new("a")
+    server = start("go")
+    agent = meter([service("api", server.ports, sandbox.cgroup_path,
+                           key=[{"header": "Authorization", "scheme": "Basic"}])])
+    for i in range(4):
+        word = base64.b64encode(f"{key}:{'secret' * i}".encode()).decode()
+        with Conn(sandbox, server.port) as c:
+            c.ask(api.request("GET", "/v1/x", headers=[f"Authorization: Basic {word}"]))
+    ledger = agent.stop()
+    assert ledger.count("api", api_key_id="key_a", status=200) == 4, ledger.unattributed()
+    assert not ledger.audit()
+
+
+def test_tainted_owner(start, meter, sandbox, keys):
+    """`tainted: owner` charges what follows an ambiguous request to the last clean key."""
+    a, m = keys.new("a"), keys.new("m")
+    server = start("go")        # takes two equal lengths
+    agent = meter([service("api", server.ports, sandbox.cgroup_path, tainted="owner")])
+    with Conn(sandbox, server.port) as c:
+        c.ask(api.request("GET", "/v1/x", a))
+        c.ask(api.request("POST", "/v1/enrich", m, b"abc", ["Content-Length: 3"]), "POST")
+        c.ask(api.request("GET", "/v1/x", m))
+    ledger = agent.stop()
+    assert ledger.count("api", status=200) == ledger.count("api", api_key_id="key_a") == 3
+    assert not ledger.audit()
+
+
+def test_more_rows_than_the_maps_hold(start, meter, sandbox, keys):
+    """Totals stay exact when the maps are full; who overflows is not guessed."""
+    templates = [Template("GET", "/status/200", keys.new(f"k{i}")) for i in range(1000)]
+    server = start("nginx", proxied=False)
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)], window="10s",
+                  agent={"limits": {"connection_rows": 1024, "rows": 1024}})
+    load = Load(sandbox, keys, server.port, templates, 100, 30_000)
+    truth = load.result()
+    ledger = agent.stop(60)
+    assert api.total(ledger.tally("api")) == api.total(truth), ledger.unattributed("api")
+    assert ledger.gaps().get("connection-rows-full"), ledger.gaps()
+    for row, sums in ledger.tally("api", attribution="key").items():
+        assert sums.requests <= truth[row].requests
+    assert not ledger.audit()
+
+
+def test_more_keys_than_the_dictionary_holds(start, meter, sandbox, keys):
+    """Keys beyond the dictionary are counted without a name, and said to be."""
+    templates = [Template("GET", "/status/200", keys.new(f"k{i}")) for i in range(1000)]
+    server = start("nginx", proxied=False)
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)],
+                  agent={"limits": {"keys": 1024}})
+    more = [Template("GET", "/status/200", f"uncatalogued-{i}") for i in range(1000)]
+    truth = Load(sandbox, keys, server.port, templates, 20, 20_000).result()
+    extra = Load(sandbox, keys, server.port, more, 20, 20_000).result()
+    ledger = agent.stop(60)
+    answered = api.total(truth).requests + api.total(extra).requests
+    assert ledger.count("api") == answered, ledger.unattributed("api")
+    assert ledger.count("api", attribution="dictionary_full") > 0
+    assert ledger.gaps().get("dictionary-full"), ledger.gaps()
     assert not ledger.audit()
 
 

@@ -21,7 +21,7 @@ PATHS = 5
 def decoys(start, meter, sandbox, keys):
     """nginx, metered by port at the root: every packet of the host passes the hooks."""
     texts = keys.new("real"), keys.new("fake")
-    server = start("nginx")
+    server = start("nginx", proxied=False)
     server.texts = texts
     server.agent = meter([service("api", server.ports)])
     return server
@@ -130,7 +130,7 @@ def test_early_decoy_then_both(decoys, sandbox):
 def test_conflicting_early_segments(start, meter, sandbox, keys):
     """Both are valid, TCP takes one: whichever the server logs is billed, or nobody."""
     a, b = keys.new("real"), keys.new("fake")
-    server = start("nginx")
+    server = start("nginx", proxied=False)
     agent = meter([service("api", server.ports)])
     for first, second in ((a, b), (b, a)):
         with RawTcp(sandbox, server.port) as c:
@@ -184,7 +184,7 @@ def test_urgent_octet(start, meter, sandbox, keys):
     A client that puts an urgent octet into its key shows the meter another key than the server.
     """
     key = keys.new("real")
-    server = start("nginx")
+    server = start("nginx", proxied=False)
     agent = meter([service("api", server.ports, sandbox.cgroup_path)])
     data = ask(1, key)
     at = data.index(key.encode()) + 5
@@ -209,7 +209,7 @@ def test_reordered_repeated_overlapping(start, meter, sandbox, keys, seed):
     """A stream of requests in shuffled, repeated, overlapping pieces counts as when in order."""
     chance = random.Random(seed)
     texts = [keys.new("a"), keys.new("b")]
-    server = start("nginx")
+    server = start("nginx", proxied=False)
     agent = meter([service("api", server.ports)])
     truth = api.new_tally()
     requests = [api.request("POST", "/v1/enrich", texts[i % 2], b"x" * chance.randrange(1, 400))
@@ -249,7 +249,7 @@ def answers_of(conn, methods, count):
 def test_server_retransmits(start, meter, sandbox, keys):
     """The client does not acknowledge: the server sends its answer again; its bytes count once."""
     key = keys.new("real")
-    server = start("nginx")
+    server = start("nginx", proxied=False)
     agent = meter([service("api", server.ports)])
     truth = api.new_tally()
     data = ask(1, key)

@@ -9,7 +9,8 @@ from .sandbox import HarnessError, need_program
 
 E2E = Path(__file__).parents[1]
 REPO = E2E.parents[1]
-OUT = Path(os.environ.get("TALLY_E2E_BUILD", REPO / "build" / "e2e"))
+BUILD = REPO / os.environ.get("BUILD", "build")
+OUT = BUILD / "e2e"
 
 
 def _build(target, sources, argv, cwd=None, env=None):

@@ -106,6 +106,13 @@ class Conn:
             if self.ended or not self._read_some(deadline):
                 raise HarnessError(f"{pattern!r} did not come: {bytes(self.raw[-300:])!r}")
 
+    def read_bytes(self, count, seconds=10):
+        """Reads until *count* octets have come in all, or the server has closed."""
+        deadline = time.monotonic() + seconds
+        while len(self.raw) < count and not self.ended:
+            if not self._read_some(deadline):
+                raise HarnessError(f"{len(self.raw)} of {count} octets came within {seconds} s")
+
     def read_slowly(self, total, piece, pause):
         """Reads *total* bytes as a slow client does: the window closes meanwhile."""
         while len(self.raw) < total and not self.ended:

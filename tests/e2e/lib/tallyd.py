@@ -18,11 +18,11 @@ from pathlib import Path
 import yaml
 
 from . import api
-from .build import REPO
+from .build import BUILD
 from .ledger import Ledger, read_events
 from .sandbox import HarnessError, wait_for
 
-BINARY = Path(os.environ.get("TALLYD", REPO / "build" / "tallyd"))
+BINARY = Path(os.environ.get("TALLYD", BUILD / "tallyd"))
 READY_S = 20
 
 
@@ -45,7 +45,7 @@ class Tallyd:
         self.process, self.runs, self.sections = None, 0, sections
         self.agent = {"window": window, "state_dir": str(sandbox.dir / "state"),
                       "runtime_dir": str(sandbox.dir / "run"), "pin_dir": str(self.pin_dir),
-                      **(agent or {})}
+                      "metrics": {"listen": "off"}, **(agent or {})}
         sandbox.undo.callback(self._clean_up)
 
     def write_config(self):

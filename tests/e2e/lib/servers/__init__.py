@@ -12,10 +12,10 @@ ALL = {cls.name: cls for cls in (Nginx, Apache, Haproxy, Node, Python, Go)}
 PROXIES = (Nginx, Apache, Haproxy)
 
 
-def start(name, sandbox, keys, **options):
+def start(name, sandbox, keys, proxied=True, **options):
     """Starts the named server; one that also proxies gets a Python server as its origin."""
     cls = ALL[name]
-    if cls in PROXIES:
+    if cls is Haproxy or (proxied and cls in PROXIES):
         origin = Python(sandbox, keys)
         origin.name, origin.dir = "origin", sandbox.dir / "origin"
         origin.dir.mkdir(exist_ok=True)

@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent is started, stopped, killed, upgraded; clients and servers go away: nothing is lost."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from conftest import ALL_SERVERS
+from lib import api
+from lib.client import Conn
+from lib.load import Load, Template, mix
+from lib.sandbox import Sandbox, inside_netns, wait_for
+from lib.tallyd import Tallyd, differences, service
+
+
+@pytest.fixture
+def nginx(start):
+    return start("nginx", proxied=False)
+
+
+def ask(key, path="/v1/x", **kw):
+    return api.request("GET", path, key, **kw)
+
+
+def exchange(conn, truth, keys, key, path="/v1/x"):
+    data = ask(key, path)
+    response = conn.ask(data)
+    row = (keys.id_of(key), "GET", api.route_of("GET", path), response.status)
+    api.add(truth, row, api.Sums(1, len(data), response.size))
+
+
+def test_windows(nginx, meter, sandbox, keys):
+    """Records come window by window, aligned to whole seconds; idle windows have control records."""
+    key, truth = keys.new("a"), api.new_tally()
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    with Conn(sandbox, nginx.port) as c:
+        exchange(c, truth, keys, key)
+        agent.wait_for_records(lambda l: l.count("api") == 1, what="the first window")
+        exchange(c, truth, keys, key)
+        ledger = agent.wait_for_records(lambda l: l.count("api") == 2, what="a later window")
+        idle = len(ledger.controls)
+        agent.wait_for_records(lambda l: len(l.controls) >= idle + 2, what="idle control records")
+    ledger = agent.stop()
+    assert not differences(truth, ledger, "api")
+    windows = {(d["window_start"], d["window_end"]) for d in ledger.rows("api")}
+    assert len(windows) == 2
+    assert {d["close_cause"] for d in ledger.rows()} <= {"interval", "hour", "shutdown"}
+    assert not ledger.audit()
+
+
+def test_sigterm_closes_the_open_window(nginx, meter, sandbox, keys):
+    """A window of ten seconds, ended at once: its records are there when the agent has ended."""
+    key, truth = keys.new("a"), api.new_tally()
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)], window="10s")
+    with Conn(sandbox, nginx.port) as c:
+        for _ in range(7):
+            exchange(c, truth, keys, key)
+        ledger = agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert "shutdown" in {d["close_cause"] for d in ledger.rows("api")}
+    assert not ledger.audit()
+
+
+def test_counts_while_stopped(nginx, meter, sandbox, keys):
+    """SIGTERM leaves the hooks: what is answered until the next start is in its books."""
+    key, truth = keys.new("a"), api.new_tally()
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    with Conn(sandbox, nginx.port) as kept:
+        exchange(kept, truth, keys, key)
+        agent.stop()
+        for _ in range(5):
+            exchange(kept, truth, keys, key)
+            with Conn(sandbox, nginx.port) as fresh:
+                exchange(fresh, truth, keys, key)
+        agent.start()
+        exchange(kept, truth, keys, key)
+        ledger = agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert not ledger.audit()
+
+
+def test_detach(nginx, meter, sandbox, keys):
+    """`stop --detach` takes the hooks out; what comes after is not counted."""
+    key, truth = keys.new("a"), api.new_tally()
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    with Conn(sandbox, nginx.port) as c:
+        exchange(c, truth, keys, key)
+        agent.stop()
+        agent.detach()
+        assert not agent.pin_dir.exists() or not list(agent.pin_dir.iterdir())
+        c.ask(ask(key))
+    agent.start()
+    ledger = agent.stop()
+    assert not differences(truth, ledger, "api")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kills", [1, 4])
+def test_killed_under_load(nginx, meter, sandbox, keys, kills):
+    """SIGKILL under load, and again: nothing lost, nothing twice."""
+    templates = mix(keys)
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    load = Load(sandbox, keys, nginx.port, templates, 100, seconds=2 + 2 * kills)
+    for _ in range(kills):
+        have = len(agent.ledger().controls)
+        agent.wait_for_records(lambda l, n=have: len(l.controls) > n, what="a closed window")
+        agent.kill()
+        answered = len(nginx.entries())
+        wait_for(lambda n=answered: len(nginx.entries()) > n + 100 or load.process.popen.poll()
+                 is not None, 10, "load to go on while the agent is dead")
+        agent.start()
+    truth = load.result()
+    assert load.lost == 0, load.report
+    ledger = agent.stop(60)
+    problems = differences(truth, ledger, "api")
+    assert not problems, problems
+    assert not ledger.audit()
+
+
+@pytest.mark.faults
+def test_killed_at_random_times(nginx, meter, sandbox, keys):
+    """Killed soon after each start, at a time that moves through start-up and the first windows."""
+    templates = [Template("GET", "/status/200", keys.new("a"))]
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    load = Load(sandbox, keys, nginx.port, templates, 20, seconds=8)
+    for i in range(6):
+        time.sleep(0.05 + 0.23 * i)     # the time itself is what is tested
+        agent.kill()
+        agent.start()
+    truth = load.result()
+    ledger = agent.stop(60)
+    problems = differences(truth, ledger, "api")
+    assert not problems, problems
+    assert not ledger.audit()
+
+
+def test_two_agents_with_one_identity(nginx, meter, sandbox, keys):
+    """The second agent on the same state refuses to run; the first goes on."""
+    key, truth = keys.new("a"), api.new_tally()
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    second = agent.command("run", "--config", str(agent.config_path))
+    assert second.returncode not in (0, -signal.SIGSEGV, -signal.SIGABRT)
+    assert second.stderr.strip()
+    with Conn(sandbox, nginx.port) as c:
+        exchange(c, truth, keys, key)
+    ledger = agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert not ledger.audit()
+
+
+def test_two_agents_side_by_side(start, meter, sandbox, keys):
+    """Own pins, state and services: each counts its own server."""
+    key, truth = keys.new("a"), api.new_tally()
+    nginx, go = start("nginx", proxied=False), start("go")
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    with Sandbox("second") as other:
+        twin = Tallyd(other, keys, [service("api", go.ports, sandbox.cgroup_path)]).start()
+        for server in (nginx, go):
+            with Conn(sandbox, server.port) as c:
+                exchange(c, truth, keys, key)
+        ledgers = [agent.stop(), twin.stop()]
+    for ledger in ledgers:
+        assert ledger.count("api", api_key_id="key_a") == 1
+        assert not ledger.audit()
+
+
+def test_key_added_to_the_catalog_while_running(nginx, meter, sandbox, keys):
+    """The catalog is read again when it changes; resolution is by the catalog in force."""
+    keys.new("a")
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    late = keys.new("late")
+    keys.write_catalog(agent.catalog)
+
+    def counted_by_name():
+        with Conn(sandbox, nginx.port) as c:
+            c.ask(ask(late))
+        return agent.ledger().count("api", api_key_id="key_late")
+    wait_for(counted_by_name, 15, "the new key's id in a record")
+    ledger = agent.stop()
+    assert {d["customer_id"] for d in ledger.rows("api", api_key_id="key_late")} == {"cus_late"}
+    assert not ledger.audit()
+
+
+# Clients and servers that go away ----------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ALL_SERVERS)
+def test_client_aborts(start, meter, sandbox, keys, name):
+    """RST inside a download: counted once with its status, incomplete; bytes within bounds."""
+    key = keys.new("a")
+    server = start(name)
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+    acknowledged = 0
+    for _ in range(5):
+        c = Conn(sandbox, server.port, rcvbuf=8192)
+        c.send(ask(key, "/v1/files/8388608"))
+        c.read_until(b"\r\n\r\n")
+        acknowledged += len(c.raw)
+        c.reset()
+    logged = server.witness(5, 20)
+    ledger = agent.stop()
+    rows = ledger.rows("api", api_key_id="key_a", status=200)
+    assert sum(d["requests"] for d in rows) == sum(d["incomplete"] for d in rows) == 5, rows
+    assert sum(d["request_bytes"] for d in rows) == 5 * len(ask(key, "/v1/files/8388608"))
+    sent = api.total(logged).response_bytes if "response_bytes" in server.exact else 5 * 8400000
+    counted = sum(d["response_bytes"] for d in rows)
+    assert acknowledged <= counted <= max(sent, acknowledged), (acknowledged, counted, sent)
+    assert not ledger.audit()
+
+
+@pytest.mark.parametrize("name", ALL_SERVERS)
+def test_client_aborts_before_the_answer(start, meter, sandbox, keys, name):
+    """Gone before a response head left: no request is charged; it stands as aborted, if at all."""
+    key = keys.new("a")
+    server = start(name)
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+    with Conn(sandbox, server.port) as c:
+        c.ask(ask(key))
+    for _ in range(5):
+        c = Conn(sandbox, server.port)
+        c.send(api.request("POST", "/v1/enrich", key, b"x" * 100)[:-50])
+        c.reset()
+    ledger = agent.stop()
+    assert ledger.count("api", api_key_id="key_a", status=200) == 1
+    for d in ledger.rows("api"):
+        if d["status"] == 0:
+            assert d["reason"] in ("aborted", "unattributed") and not d["billable"]
+    assert not ledger.audit()
+
+
+def test_half_closed_client(nginx, meter, sandbox, keys):
+    """The client says that it will send no more, then reads its answer."""
+    key = keys.new("a")
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    data = ask(key, "/v1/files/1048576")
+    with Conn(sandbox, nginx.port) as c:
+        c.send(data)
+        c.finish()
+        response = c.responses(["GET"], 1)[0]
+    ledger = agent.stop()
+    assert response.complete
+    assert not differences({("key_a", "GET", "/v1/files/{size}", 200):
+                            api.Sums(1, len(data), response.size)}, ledger, "api")
+    assert ledger.rows("api")[0]["incomplete"] == 0
+    assert not ledger.audit()
+
+
+def test_response_across_windows(nginx, meter, sandbox, keys):
+    """A slow reader: bytes fall where they were sent, the request where it ended."""
+    key = keys.new("a")
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    data = ask(key, "/v1/files/8388608")
+    with Conn(sandbox, nginx.port, rcvbuf=4096) as c:
+        c.send(data)
+        c.read_slowly(200000, 16384, 0.01)
+        early = agent.wait_for_records(lambda l: l.rows("api"), what="bytes of an open response")
+        assert sum(d["response_bytes"] for d in early.rows("api")) > 100000
+        assert early.count("api") == 0, "the request was counted before it ended"
+        response = c.responses(["GET"], 1, 30)[0]
+    ledger = agent.stop()
+    assert not differences({("key_a", "GET", "/v1/files/{size}", 200):
+                            api.Sums(1, len(data), response.size)}, ledger, "api")
+    assert len({d["window_start"] for d in ledger.rows("api")}) >= 2
+    assert not ledger.audit()
+
+
+def test_upgraded_connection_across_windows(start, meter, sandbox, keys):
+    """101 counts once; the bytes of the tunnel go on counting, window by window."""
+    key = keys.new("a")
+    server = start("node")
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+    with Conn(sandbox, server.port) as c:
+        c.send(ask(key, "/upgrade", headers=["Connection: Upgrade", "Upgrade: echo"]))
+        assert c.responses(["GET"], 1)[0].status == 101
+        agent.wait_for_records(lambda l: l.rows("api", status=101), what="the upgrade")
+        c.send(b"GET /v1/forged HTTP/1.1\r\n\r\n" * 100)
+        c.read_until(b"forged HTTP/1.1\r\n\r\n" * 1)
+        agent.wait_for_records(lambda l: len({d["window_start"] for d in l.rows("api")}) >= 2,
+                               what="bytes of the tunnel in a later window")
+        c.finish()
+        c.read_to_end()
+        sent, received = c.sent, len(c.raw)
+    ledger = agent.stop()
+    assert ledger.count("api") == ledger.count("api", api_key_id="key_a", status=101) == 1
+    total = api.total(ledger.tally("api"))
+    assert (total.request_bytes, total.response_bytes) == (sent, received)
+    assert not ledger.audit()
+
+
+@pytest.mark.faults
+def test_server_killed_and_its_cgroup_removed(start, meter, sandbox, keys):
+    """Row 42: what left is counted; the end of the cgroup is no end of the agent."""
+    key = keys.new("a")
+    path = sandbox.new_cgroup("api")
+    server = start("python", cgroup=path)
+    agent = meter([service("api", server.ports, path)])
+    with Conn(sandbox, server.port) as done, Conn(sandbox, server.port, rcvbuf=8192) as open_:
+        for _ in range(4):
+            done.ask(ask(key))
+        open_.send(ask(key, "/v1/files/8388608"))
+        open_.read_until(b"\r\n\r\n")
+        server.process.popen.kill()
+        server.process.popen.wait(5)
+        wait_for(lambda: not (sandbox.cgroup / "api" / "cgroup.procs").read_text(), 5, "the end")
+        os.rmdir(sandbox.cgroup / "api")
+    assert agent.process.alive()
+    ledger = agent.stop()
+    assert ledger.count("api", api_key_id="key_a", status=200, route="/v1/**") == 4
+    assert ledger.count("api") <= 5
+    assert not ledger.audit()
+
+
+def test_cgroup_made_again(start, meter, sandbox, keys):
+    """The service's cgroup goes and comes back, as at a restart of its unit: metered again."""
+    key = keys.new("a")
+    path = sandbox.new_cgroup("api")
+    port = sandbox.port()
+    server = start("python", cgroup=path, ports=[port])
+    agent = meter([service("api", [port], path)])
+    with Conn(sandbox, port) as c:
+        c.ask(ask(key))
+    server.stop()
+    os.rmdir(sandbox.cgroup / "api")
+    sandbox.new_cgroup("api")
+    server.start()
+
+    def counted_again():
+        with Conn(sandbox, port) as c:
+            c.ask(ask(key))
+        return agent.ledger().count("api", api_key_id="key_a") >= 2
+    wait_for(counted_again, 20, "the new cgroup to be metered")
+    ledger = agent.stop()
+    assert not ledger.audit()
+
+
+def test_fast_open(start, meter, sandbox, keys):
+    """Row 40: the first request comes in the SYN."""
+    with inside_netns(sandbox.netns), open("/proc/sys/net/ipv4/tcp_fastopen", "w") as f:
+        f.write("1543")     # both sides, without cookies, and listeners need not ask
+    key = keys.new("a")
+    server = start("go")
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+    truth, data = api.new_tally(), ask(key)
+    for _ in range(5):
+        with sandbox.socket() as s:
+            s.sendto(data, 0x20000000, ("127.0.0.1", server.port))      # MSG_FASTOPEN
+            s.settimeout(5)
+            raw = b""
+            while not raw.endswith(b"ok\n"):
+                raw += s.recv(4096)
+        api.add(truth, ("key_a", "GET", "/v1/**", 200), api.Sums(1, len(data), len(raw)))
+    with inside_netns(sandbox.netns), open("/proc/net/netstat", encoding="ascii") as f:
+        names, values = [line.split() for line in f if line.startswith("TcpExt")]
+    assert int(values[names.index("TCPFastOpenPassive")]) >= 5, "no data came in a SYN"
+    ledger = agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert not ledger.audit()
+
+
+@pytest.mark.long
+def test_upload_over_4_gib(start, meter, sandbox, keys):
+    """Row 39: counters and lengths of 64 bits."""
+    key = keys.new("a")
+    server = start("go")
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+    size, block = (1 << 32) + 12345, bytes(1 << 20)
+    head = (f"POST /v1/enrich HTTP/1.1\r\nHost: h\r\nX-API-Key: {key}\r\n"
+            f"Content-Length: {size}\r\n\r\n").encode()
+    with Conn(sandbox, server.port) as c:
+        c.sock.settimeout(60)
+        c.send(head)
+        left = size
+        while left:
+            c.send(block[:min(left, len(block))])
+            left -= min(left, len(block))
+        response = c.responses(["POST"], 1, 60)[0]
+        again = c.ask(ask(key))
+    ledger = agent.stop()
+    assert not differences({
+        ("key_a", "POST", "/v1/enrich", 200): api.Sums(1, len(head) + size, response.size),
+        ("key_a", "GET", "/v1/**", 200): api.Sums(1, len(ask(key)), again.size)}, ledger, "api")
+    assert not ledger.audit()

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections that were open before the agent: unattributed until a provable boundary, then exact."""
+
+import pytest
+
+from conftest import ALL_SERVERS
+from lib import api
+from lib.client import Conn
+from lib.load import Load, mix
+from lib.tallyd import differences, service
+
+
+def ask(keys, key, path="/v1/x"):
+    return api.request("GET", path, key)
+
+
+@pytest.mark.parametrize("name", ALL_SERVERS)
+def test_idle_connection(start, meter, sandbox, keys, name):
+    """Idle when metering starts. At most the first exchange is midstream; none is missing."""
+    key = keys.new("a")
+    server = start(name)
+    with Conn(sandbox, server.port) as c:
+        for _ in range(3):
+            c.ask(ask(keys, key))
+        agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+        for _ in range(10):
+            c.ask(ask(keys, key))
+    ledger = agent.stop()
+    assert ledger.count("api", status=200) == 10, ledger.unattributed("api")
+    midstream = ledger.count("api", attribution="midstream")
+    assert midstream <= 1
+    assert ledger.count("api", api_key_id="key_a", status=200) == 10 - midstream
+    assert not ledger.audit()
+
+
+def test_in_a_request_body(start, meter, sandbox, keys):
+    """Joined inside an upload that holds a request with a victim's key."""
+    key, victim = keys.new("a"), keys.new("victim")
+    forged = ask(keys, victim, "/v1/forged")
+    server = start("go")
+    data = api.request("POST", "/v1/enrich", key, b"u" * 1000 + forged * 3)
+    with Conn(sandbox, server.port) as c:
+        c.send(data[:600])
+        agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+        at = data.index(forged)
+        c.send(data[600:at])
+        c.send(data[at:at + len(forged)])
+        c.send(data[at + len(forged):])
+        assert c.responses(["POST"], 1)[0].status == 200
+        for _ in range(5):
+            c.ask(ask(keys, key))
+    ledger = agent.stop()
+    assert ledger.count("api", api_key_id="key_victim") == 0, "bytes of a body were billed"
+    counted = ledger.count("api", status=200)
+    assert 4 <= counted <= 6, ledger.unattributed("api")
+    assert ledger.count("api", api_key_id="key_a", status=200) >= 3
+    assert not ledger.audit()
+
+
+def test_in_a_response(start, meter, sandbox, keys):
+    """Joined inside a download; the next exchanges are counted, once a boundary is proven."""
+    key = keys.new("a")
+    server = start("nginx")
+    with Conn(sandbox, server.port, rcvbuf=16384) as c:
+        c.send(ask(keys, key, "/v1/files/8388608"))
+        c.read_until(b"\r\n\r\n")
+        agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+        assert c.responses(["GET"], 1)[0].size > 8388608
+        for _ in range(6):
+            c.ask(ask(keys, key))
+    ledger = agent.stop()
+    counted = ledger.count("api", status=200)
+    assert counted in (6, 7), ledger.unattributed("api")
+    assert ledger.count("api", api_key_id="key_a", status=200) >= 5
+    assert not ledger.audit()
+
+
+def test_pipelined_at_the_start(start, meter, sandbox, keys):
+    """Two requests wait for a slow answer: who asked cannot be known, that it was answered can."""
+    a, b = keys.new("a"), keys.new("b")
+    server = start("go")
+    with Conn(sandbox, server.port) as c:
+        c.send(ask(keys, a, "/slow?s=1.5") + ask(keys, b))
+        agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+        c.send(ask(keys, a) * 2)
+        assert len(c.responses(["GET"], 4)) == 4
+        c.ask(ask(keys, a))
+        c.ask(ask(keys, a))
+    ledger = agent.stop()
+    assert ledger.count("api", status=200) == 6, ledger.unattributed("api")
+    assert ledger.count("api", api_key_id="key_b", status=200) <= 1
+    assert not ledger.audit()
+
+
+def test_under_load(start, meter, sandbox, keys):
+    """The agent starts while 200 connections are busy. From then on nothing is missing.
+
+    The server's log is the witness: it is read when the connections have ended, and what tallyd
+    counted must be all that was answered after it was ready, with no key above its own.
+    """
+    templates = mix(keys)
+    server = start("nginx", proxied=False)
+    load = Load(sandbox, keys, server.port, templates, 200, seconds=4)
+    before = len(server.entries())
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+    ready = len(server.entries())
+    truth = load.result()
+    ledger = agent.stop()
+    answered, counted = api.total(truth).requests, ledger.count("api")
+    assert answered - ready - 200 <= counted <= answered - before, ledger.gaps()
+    for row, sums in ledger.tally("api", attribution="key").items():
+        assert sums.requests <= truth[row].requests, row
+    assert ledger.count("api", attribution="midstream") <= 400, ledger.unattributed("api")
+    assert not ledger.audit()
+
+    fresh = Load(sandbox, keys, server.port, templates, 20, 2000)
+    agent.start()
+    again = fresh.result()
+    ledger = agent.stop()
+    after = ledger.tally("api")
+    assert sum(s.requests for s in after.values()) == counted + api.total(again).requests
+
+
+def test_server_restarted(start, meter, sandbox, keys):
+    """The server ends and comes back on the same ports while it is metered."""
+    key = keys.new("a")
+    server = start("nginx")
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+    truth, data = api.new_tally(), ask(keys, key)
+    for _ in range(3):
+        with Conn(sandbox, server.port) as c:
+            response = c.ask(data)
+            api.add(truth, ("key_a", "GET", "/v1/**", 200), api.Sums(1, len(data), response.size))
+        server.stop()
+        server.start()
+    ledger = agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert not ledger.audit()

@@ -9,7 +9,7 @@
 #	build/fuzz/   -> build/test/fuzz/NAME	   libFuzzer, clang
 #
 # Each .c file under tests/SUITE is one program; what several share is a header, or lib*.c, which
-# is linked to all programs of its suite. X.bpf.c under tests/ becomes build/tests/.../X.skel.h
+# is linked to all programs of its suite; a folder with a SUITE.c is one program. X.bpf.c under tests/ becomes build/tests/.../X.skel.h
 # (#include "tests/kernel/X.skel.h"). A program needs no registration.
 # Someone who builds twice at once takes another folder: make BUILD=/somewhere/else.
 
@@ -68,10 +68,11 @@ HEADERS   := $(sort $(wildcard include/*/*.h bpf/*.h bpf/*/*.h user/*.h user/*/*
 
 # programs SUITES PREFIX: the test programs of these suites
 not_lib	  = $(foreach f,$(1),$(if $(filter lib%,$(notdir $(f))),,$(f)))
-programs  = $(patsubst %.c,$(B)/test/%,$(patsubst tests/%,%,$(filter-out %.bpf.c,\
-	    $(call not_lib,$(sort $(foreach s,$(1),$(wildcard tests/$(s)/$(2)*.c)))))))
-SAN_PROGS := $(call programs,unit,test_) $(call programs,vectors diff)
-OBJ_PROGS := $(call programs,kernel e2e bench vm)
+mains	  = $(or $(wildcard tests/$(1)/$(1).c),$(call not_lib,$(wildcard tests/$(1)/$(2)*.c)))
+programs  = $(patsubst tests/%.c,$(B)/test/%,$(filter-out %.bpf.c,\
+	    $(sort $(foreach s,$(1),$(call mains,$(s),$(2))))))
+SAN_PROGS := $(call programs,unit,test_) $(call programs,vectors diff sim)
+OBJ_PROGS := $(call programs,kernel e2e bench vm kafka)
 FUZZ_PROGS := $(call programs,fuzz,fuzz_)
 DEMO_PROGS := $(patsubst deploy/demo/%.c,$(B)/demo-%,$(sort $(wildcard deploy/demo/*.c)))
 
@@ -165,8 +166,10 @@ $(DEMO_PROGS): $(B)/demo-%: $(B)/obj/deploy/demo/%.o
 
 # Tests -----------------------------------------------------------------------------------------
 
-# libs FLAVOUR PROGRAM: the lib*.c objects of the program's suite
-libs	  = $(patsubst %.c,$(B)/$(1)/%.o,$(sort $(wildcard tests/$(patsubst $(B)/test/%/,%,$(dir $(2)))/lib*.c)))
+# libs FLAVOUR PROGRAM: what of its suite is linked to it
+others	  = $(if $(wildcard tests/$(1)/$(1).c),$(filter-out tests/$(1)/$(1).c,$(wildcard tests/$(1)/*.c)),\
+	    $(wildcard tests/$(1)/lib*.c))
+libs	  = $(patsubst %.c,$(B)/$(1)/%.o,$(sort $(call others,$(patsubst $(B)/test/%/,%,$(dir $(2))))))
 TEST_LIBS := $(shell pkg-config --libs cmocka 2>/dev/null)
 $(B)/test/diff/%: TEST_LIBS += -lhttp_parser
 

@@ -14,7 +14,7 @@ import pytest
 
 from conftest import ALL_SERVERS
 from lib import api, case_run, cases, servers, tallyd
-from lib.sandbox import Sandbox
+from lib.sandbox import HarnessError, Sandbox
 
 PER_RUN = 48        # services of one agent: the meter takes 64
 CHOSEN = [c for c in cases.ALL.values()
@@ -31,8 +31,8 @@ class Outcome:
         try:
             for first in range(0, len(CHOSEN), PER_RUN):
                 self._batch(name, CHOSEN[first:first + PER_RUN])
-        except Exception as error:      # every case of this server reports it
-            self.error = error
+        except HarnessError as error:   # every case of this server reports it
+            self.error = str(error)
 
     def _batch(self, name, batch):
         keys = api.Keys()
@@ -78,7 +78,7 @@ def outcome(name):
     if name not in _outcomes:
         _outcomes[name] = Outcome(name)
     if _outcomes[name].error:
-        raise _outcomes[name].error
+        raise HarnessError(f"{name}: {_outcomes[name].error}")
     return _outcomes[name]
 
 

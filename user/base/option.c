@@ -443,10 +443,10 @@ static int decode_fallback(struct decoder *d, const struct tally_option *option,
 {
 	struct value value = { option->fallback, true, place };
 
-	if (option->type == TALLY_OPTION_SECTION && !(option->flags & TALLY_OPTION_OPTIONAL))
-		return decode_section(d, option->table, NULL, place, member);
 	if (option->flags & TALLY_OPTION_REQUIRED)
 		fault(d, place, "missing");
+	else if (option->type == TALLY_OPTION_SECTION && !(option->flags & TALLY_OPTION_OPTIONAL))
+		return decode_section(d, option->table, NULL, place, member);
 	if (!option->fallback)
 		return 0;
 	return decode_scalar(d, option, value, member);

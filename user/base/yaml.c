@@ -13,7 +13,7 @@ struct anchor {
 struct reader {
 	yaml_parser_t parser;
 	struct tally_diag *diag;
-	size_t nodes;
+	size_t copies;
 	struct anchor anchors[ANCHORS_MAX];
 	size_t n_anchors;
 };
@@ -48,14 +48,11 @@ static int fault(struct reader *reader, struct tally_place place, const char *te
 	return -EINVAL;
 }
 
-static int new_node(struct reader *reader, enum tally_yaml_kind kind, struct tally_place place,
+static int new_node(enum tally_yaml_kind kind, struct tally_place place,
 		    struct tally_yaml **ret_node)
 {
-	struct tally_yaml *node;
+	struct tally_yaml *node = calloc(1, sizeof(*node));
 
-	if (++reader->nodes > TALLY_YAML_NODES)
-		return fault(reader, place, "too many values");
-	node = calloc(1, sizeof(*node));
 	if (!node)
 		return -ENOMEM;
 	node->kind = kind;
@@ -81,12 +78,15 @@ static int append(struct tally_yaml *node, struct tally_yaml *item)
 	return 0;
 }
 
-/* An alias becomes a copy, at the alias's own place. */
+/* An alias becomes a copy; its faults are told where the anchor stands. */
 static int copy(struct reader *reader, const struct tally_yaml *from, struct tally_yaml **ret_node)
 {
 	_cleanup_(tally_yaml_freep) struct tally_yaml *node = NULL;
-	int r = new_node(reader, from->kind, from->place, &node);
+	int r;
 
+	if (++reader->copies > TALLY_YAML_COPIES)
+		return fault(reader, from->place, "aliases repeat too many values");
+	r = new_node(from->kind, from->place, &node);
 	if (r < 0)
 		return r;
 	node->plain = from->plain;
@@ -160,7 +160,7 @@ static int read_scalar(struct reader *reader, const yaml_event_t *event,
 	_cleanup_(tally_yaml_freep) struct tally_yaml *node = NULL;
 	const char *value = (const char *)event->data.scalar.value;
 	struct tally_place place = place_of(event->start_mark);
-	int r = new_node(reader, TALLY_YAML_SCALAR, place, &node);
+	int r = new_node(TALLY_YAML_SCALAR, place, &node);
 
 	if (r < 0)
 		return r;
@@ -234,7 +234,7 @@ static int read_collection(struct reader *reader, const yaml_event_t *event, uns
 	enum tally_yaml_kind kind =
 		event->type == YAML_MAPPING_START_EVENT ? TALLY_YAML_MAPPING : TALLY_YAML_SEQUENCE;
 	_cleanup_(tally_yaml_freep) struct tally_yaml *node = NULL;
-	int r = new_node(reader, kind, place_of(event->start_mark), &node);
+	int r = new_node(kind, place_of(event->start_mark), &node);
 
 	if (r == 0)
 		r = read_items(reader, depth, node);

@@ -6,8 +6,8 @@
  *	sequence -> items
  *	scalar   -> text (NUL inside is an error)
  *
- * Invariants: one document; depth, nodes and bytes are capped; a repeated key is an error; anchors
- * and aliases work, and what they repeat counts against the cap of nodes; tags are an error.
+ * Invariants: one document; depth is capped; a repeated key is an error; anchors and aliases work,
+ * and what they repeat is capped, so the tree is not much larger than its text; tags are an error.
  */
 #ifndef TALLY_BASE_YAML_H
 #define TALLY_BASE_YAML_H
@@ -15,8 +15,7 @@
 #include "base/diag.h"
 
 #define TALLY_YAML_DEPTH 32
-#define TALLY_YAML_NODES 4000000 /* keys of a catalog, mostly */
-#define TALLY_YAML_BYTES (256u << 20)
+#define TALLY_YAML_COPIES 100000 /* nodes that aliases make */
 
 enum tally_yaml_kind { TALLY_YAML_SCALAR, TALLY_YAML_SEQUENCE, TALLY_YAML_MAPPING };
 

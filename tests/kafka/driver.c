@@ -85,9 +85,11 @@ static int owner(void *ctx, __u64 key, __u64 time_s, struct tally_owner *ret_own
 
 	(void)ctx;
 	(void)time_s;
-	(void)snprintf(customer, sizeof(customer), "cus_%03llu", (unsigned long long)key % CUSTOMERS);
+	(void)snprintf(customer, sizeof(customer), "cus_%03llu",
+		       (unsigned long long)key % CUSTOMERS);
 	(void)snprintf(id, sizeof(id), "key_%04llu", (unsigned long long)key);
-	*ret_owner = (struct tally_owner){ customer, id, TALLY_KEYREF_CATALOG, TALLY_MODE_LIVE, true };
+	*ret_owner =
+		(struct tally_owner){ customer, id, TALLY_KEYREF_CATALOG, TALLY_MODE_LIVE, true };
 	return 0;
 }
 
@@ -270,27 +272,52 @@ static int run(void)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "until", 1, NULL, 'u' },   { "rows", 1, NULL, 'r' },	   { "kafka", 1, NULL, 'k' },
-		{ "file", 1, NULL, 'f' },    { "topics", 1, NULL, 't' },   { "every-ms", 1, NULL, 'e' },
-		{ "grace-s", 1, NULL, 'g' }, { "txn-ms", 1, NULL, 'x' },   { "truth", 1, NULL, 'T' },
-		{ "idempotent", 0, NULL, 'i' }, { "openmeter", 0, NULL, 'o' }, { NULL, 0, NULL, 0 },
+		{ "until", 1, NULL, 'u' },     { "rows", 1, NULL, 'r' },
+		{ "kafka", 1, NULL, 'k' },     { "file", 1, NULL, 'f' },
+		{ "topics", 1, NULL, 't' },    { "every-ms", 1, NULL, 'e' },
+		{ "grace-s", 1, NULL, 'g' },   { "txn-ms", 1, NULL, 'x' },
+		{ "truth", 1, NULL, 'T' },     { "idempotent", 0, NULL, 'i' },
+		{ "openmeter", 0, NULL, 'o' }, { NULL, 0, NULL, 0 },
 	};
 	int c;
 
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (c) {
-		case 'u': opt.until = strtoull(optarg, NULL, 10); break;
-		case 'r': opt.rows = strtoull(optarg, NULL, 10); break;
-		case 'k': opt.kafka = optarg; break;
-		case 'f': opt.file = optarg; break;
-		case 't': opt.topics = optarg; break;
-		case 'e': opt.every_ms = strtoull(optarg, NULL, 10); break;
-		case 'g': opt.grace_s = strtoull(optarg, NULL, 10); break;
-		case 'x': opt.txn_ms = strtoull(optarg, NULL, 10); break;
-		case 'T': opt.truth = strtoull(optarg, NULL, 10); break;
-		case 'i': opt.idempotent = true; break;
-		case 'o': opt.openmeter = true; break;
-		default: return 64;
+		case 'u':
+			opt.until = strtoull(optarg, NULL, 10);
+			break;
+		case 'r':
+			opt.rows = strtoull(optarg, NULL, 10);
+			break;
+		case 'k':
+			opt.kafka = optarg;
+			break;
+		case 'f':
+			opt.file = optarg;
+			break;
+		case 't':
+			opt.topics = optarg;
+			break;
+		case 'e':
+			opt.every_ms = strtoull(optarg, NULL, 10);
+			break;
+		case 'g':
+			opt.grace_s = strtoull(optarg, NULL, 10);
+			break;
+		case 'x':
+			opt.txn_ms = strtoull(optarg, NULL, 10);
+			break;
+		case 'T':
+			opt.truth = strtoull(optarg, NULL, 10);
+			break;
+		case 'i':
+			opt.idempotent = true;
+			break;
+		case 'o':
+			opt.openmeter = true;
+			break;
+		default:
+			return 64;
 		}
 	}
 	if (opt.truth)

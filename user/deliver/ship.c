@@ -207,7 +207,7 @@ static int seal(struct tally_ship *ship, const struct tally_frozen *frozen,
 			ship->sealed_since_ns = mono_ns(ship);
 	}
 	tally_sealed_done(&sealed);
-	return r;
+	return r < 0 ? r : 0;
 }
 
 int tally_ship_seal(struct tally_ship *ship, const struct tally_frozen *frozen,
@@ -372,6 +372,22 @@ static bool retry_later(struct tally_ship *ship, int r)
 	return false;
 }
 
+/* Nothing is decided while the folders are in doubt. */
+static bool spool_settled(struct tally_ship *ship)
+{
+	int r;
+
+	if (!ship->spool.reload)
+		return true;
+	if (mono_ns(ship) < ship->retry_ns)
+		return false;
+	r = tally_spool_settle(&ship->spool);
+	if (r < 0)
+		return retry_later(ship, r);
+	ship->retry_ms = 0;
+	return true;
+}
+
 static bool may_build(const struct tally_ship *ship)
 {
 	__u64 now = mono_ns(ship);
@@ -438,6 +454,8 @@ static bool send_link(struct tally_ship *ship, struct link *link)
 /* One change of state. False: nothing can be done now. */
 static bool step_link(struct tally_ship *ship, struct link *link)
 {
+	if (!spool_settled(ship))
+		return false;
 	if (poll_link(ship, link))
 		return true;
 	if (link->state == CLOSED)

@@ -172,7 +172,9 @@ static int quarantine(struct tally_spool *spool, const char *dir, const char *na
 		return r;
 	spool->quarantined++;
 	tally_log_error("spool_quarantined", "folder=%s file=%s reason=%s", dir, name,
-			why == -EXDEV ? "foreign" : "damaged");
+			why == -EXDEV	 ? "foreign"
+			: why == -ESTALE ? "diverged"
+					 : "damaged");
 	return 0;
 }
 
@@ -380,8 +382,11 @@ static int recover(struct tally_spool *spool)
 	if (r == 0)
 		r = spool->fs->list(spool->fs->ctx, TALLY_QUARANTINE, count_name,
 				    &spool->quarantined);
-	if (r < 0)
+	if (r < 0) { /* half a list is worse than none */
+		list_done(&spool->sealed);
+		list_done(&spool->batches);
 		return r;
+	}
 	spool->reload = false;
 	return 0;
 }
@@ -481,7 +486,7 @@ int tally_spool_seal(struct tally_spool *spool, struct tally_sealed *sealed)
 	if (r < 0)
 		return r;
 	if (tally_spool_has(spool, sealed->ledger, sealed->number))
-		return 0;
+		return 1;
 	name_epoch(&spool->state, sealed);
 	r = put_sealed(spool, sealed, &entry);
 	if (r < 0)
@@ -545,11 +550,15 @@ static int merge_group(struct tally_spool *spool, size_t at, size_t n,
 	return 0;
 }
 
-/* The files are covered by a durable one: what cannot be removed now, recovery removes. */
+/* The files are covered by a durable one: what cannot be removed now, the next reading removes. */
 static void remove_group(struct tally_spool *spool, size_t at, size_t n)
 {
-	for (size_t i = at; i < at + n; i++)
-		(void)spool->fs->unlink(spool->fs->ctx, SEALED, spool->sealed.items[i].name);
+	int r;
+
+	for (size_t i = at; i < at + n; i++) {
+		r = spool->fs->unlink(spool->fs->ctx, SEALED, spool->sealed.items[i].name);
+		spool->reload |= r < 0 && r != -ENOENT;
+	}
 	list_cut(&spool->sealed, at, n);
 }
 
@@ -567,8 +576,8 @@ static int compact_group(struct tally_spool *spool, size_t at, size_t n)
 	if (r < 0)
 		return r;
 	remove_group(spool, at, n - 1);
-	(void)spool->fs->unlink(spool->fs->ctx, SEALED,
-				spool->sealed.items[at].name); /* likewise */
+	r = spool->fs->unlink(spool->fs->ctx, SEALED, spool->sealed.items[at].name);
+	spool->reload |= r < 0 && r != -ENOENT;
 	spool->sealed.items[at] = entry;
 	return 1;
 }
@@ -612,7 +621,7 @@ static void fill_head(const struct tally_spool *spool, __u64 now_s, struct tally
 static int put_batch(struct tally_spool *spool, const struct tally_batch *batch)
 {
 	_cleanup_(tally_buf_done) struct tally_buf payload = { 0 };
-	struct tally_spool_entry entry = { .reissue = true };
+	struct tally_spool_entry entry = { 0 };
 	int r;
 
 	batch_entry(batch, &entry);
@@ -735,16 +744,10 @@ int tally_spool_overtaken(struct tally_spool *spool, __u64 batch, __u32 incarnat
 {
 	int r = tally_spool_settle(spool);
 
-	for (size_t i = 0; r == 0 && i < spool->batches.n;) {
-		const struct tally_spool_entry *entry = &spool->batches.items[i];
-
-		if (!entry->reissue || entry->number > batch) {
-			i++;
-			continue;
-		}
-		r = quarantine(spool, BATCHES, entry->name, -EBADMSG);
+	while (r == 0 && spool->batches.n) {
+		r = quarantine(spool, BATCHES, spool->batches.items[0].name, -ESTALE);
 		if (r == 0)
-			list_cut(&spool->batches, i, 1);
+			list_cut(&spool->batches, 0, 1);
 	}
 	if (r < 0)
 		return r;

@@ -36,7 +36,6 @@ struct tally_spool_entry {
 	/* batches only: */
 	__u64 number, seq_first;
 	__u32 incarnation;
-	bool reissue; /* made in this life */
 	__u8 chain[TALLY_CHAIN];
 	char name[128];
 };
@@ -72,7 +71,7 @@ int tally_spool_settle(struct tally_spool *spool) __attribute__((warn_unused_res
 
 bool tally_spool_has(const struct tally_spool *spool, const __u8 ledger[TALLY_LEDGER_ID],
 		     __u64 number);
-/* Names the epoch, writes it. Takes nothing. 0: durable. */
+/* Names the epoch, writes it. Takes nothing. 0: durable; 1: it was already. */
 int tally_spool_seal(struct tally_spool *spool, struct tally_sealed *sealed)
 	__attribute__((warn_unused_result));
 /* Merges sealed files of one hour when there are many. 1: something was done, 0, -errno. */
@@ -89,8 +88,9 @@ int tally_spool_load(struct tally_spool *spool, const struct tally_spool_entry *
 		     struct tally_batch **ret_batch) __attribute__((warn_unused_result));
 /* Removes batches up to this number. */
 int tally_spool_trim(struct tally_spool *spool, __u64 number);
-/* A sink holds a batch we never made: our state is older than that. Numbers continue behind it,
- * in a new incarnation; batches of this life that it cannot have go to quarantine. */
+/* A sink holds a batch we never made: our state is older than the sink's, as after the restore of a
+ * backup. Numbers continue behind it, in a new incarnation; every batch here is either there
+ * already or another one under the same numbers, so all of them go to quarantine. */
 int tally_spool_overtaken(struct tally_spool *spool, __u64 batch, __u32 incarnation)
 	__attribute__((warn_unused_result));
 

@@ -1,0 +1,149 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the simulator and runs it; then plants one bug per stage and shows that it is found.
+
+    tests/sim/run.py [--histories 100000] [--seed 1] [--mutants] [--only-mutants] [--sanitize]
+
+Planted bugs are exact replacements in a copy of user/; one that no longer matches its source fails.
+The last line is `N passed, N failed, N skipped`.
+"""
+import argparse
+import glob
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SOURCES = ["user/account/*.c", "user/deliver/fs.c", "user/deliver/state.c", "user/deliver/spool.c",
+           "user/deliver/ship.c", "user/base/util.c", "user/base/log.c"]
+
+# stage, file, what stands there, what is planted
+MUTANTS = [
+    ("account: a row is forgotten", "user/account/account.c",
+     "for (size_t i = 0; r == 0 && i < pile.n_rows; i++)",
+     "for (size_t i = pile.n_rows > 3; r == 0 && i < pile.n_rows; i++)"),
+    ("account: sums over connections are overwritten", "user/account/seal.c",
+     "into->response_bytes += from->response_bytes;",
+     "into->response_bytes = from->response_bytes;"),
+    ("seal: the file is not synced", "user/deliver/fs.c",
+     "r = fs->sync(fs->ctx, fd);", "r = 0;"),
+    ("seal: the folder is not synced", "user/deliver/fs.c",
+     "	return fs->sync_dir(fs->ctx, dir);\n}\n\nint tally_fs_quarantine",
+     "	return 0;\n}\n\nint tally_fs_quarantine"),
+    ("seal: an epoch found again is sealed again", "user/deliver/spool.c",
+     "number <= spool->state.number;", "number < spool->state.number;"),
+    ("seal: held is not carried on", "user/deliver/spool.c",
+     "sealed->held_before = same ? state->held : 0;", "sealed->held_before = 0;"),
+    ("merge: inputs are removed first", "user/deliver/spool.c",
+     "	r = put_sealed(spool, &sealed, &entry);\n	tally_sealed_done(&sealed);",
+     "	remove_group(spool, at, n - 1);\n	r = put_sealed(spool, &sealed, &entry);\n"
+     "	tally_sealed_done(&sealed);\n	n = 1;"),
+    ("batch: sealed files are removed before the batch is durable", "user/deliver/spool.c",
+     "	fill_head(spool, now_s, &head);\n	r = tally_batch_new(&head, &sealed, &batch);",
+     "	remove_group(spool, 0, n);\n	n = 0;\n	fill_head(spool, now_s, &head);\n"
+     "	r = tally_batch_new(&head, &sealed, &batch);"),
+    ("batch: numbers are not remembered", "user/deliver/spool.c",
+     "	learn_batch(&spool->state, batch);\n	r = tally_state_save(spool->fs, &spool->state);",
+     "	learn_batch(&spool->state, batch);\n	r = 0;"),
+    ("ship: a doubt is taken for a failure to be retried at once", "user/deliver/ship.c",
+     "		if (link->state != CLOSING)\n			fail_link(",
+     "		if (event.kind == TALLY_SINK_DOUBT)\n			link->state = READY;\n"
+     "		else if (link->state != CLOSING)\n			fail_link("),
+    ("ship: after opening, one's own memory decides", "user/deliver/ship.c",
+     "	link->at = link->acked = *at;\n	link->known = true;",
+     "	link->acked = *at;\n	if (!link->at.batch)\n		link->at = *at;\n	link->known = true;"),
+    ("ship: a batch is resumed one record too late", "user/deliver/ship.c",
+     "at->seq - batch->head.seq_first + 1,", "at->seq - batch->head.seq_first + 2,"),
+    ("ship: a batch is begun anew after a part of it", "user/deliver/ship.c",
+     "		at->seq < batch->head.seq_first)\n		return 0;",
+     "		at->seq >= batch->head.seq_first)\n		return 0;"),
+    ("trim: what was sent goes without being confirmed", "user/deliver/ship.c",
+     "	link->state = CONFIRMING;\n",
+     "	link->state = CONFIRMING;\n	link->acked = *at;\n	link->acked.batch++;\n"),
+    ("trim: the quickest sink decides", "user/deliver/ship.c",
+     "		least = TALLY_MIN(least, link->acked.batch ? have : 0);",
+     "		least = any && least != ~0ULL ? TALLY_MAX(least, link->acked.batch ? have : 0) :\n"
+     "						link->acked.batch ? have : 0;"),
+    ("recover: covered files stay", "user/deliver/spool.c",
+     "		r = drop_covered(spool);", "		r = 0;"),
+    ("recover: half a list is used", "user/deliver/spool.c",
+     "	if (r < 0) { /* half a list is worse than none */",
+     "	if (r < 0) {\n		spool->reload = false;\n		return 0;\n	}\n	if (r < 0) {"),
+    ("recover: a damaged file is shipped", "user/account/frame.c",
+     "	if (memcmp(digest, p + len - TALLY_SHA256, TALLY_SHA256) != 0)",
+     "	if (memcmp(digest, p + len - TALLY_SHA256, 0) != 0)"),
+    ("state: the older of two files is believed", "user/deliver/state.c",
+     "two[1].generation > two[0].generation", "two[1].generation < two[0].generation"),
+]
+
+
+def compile_sim(tree, out, sanitize):
+    sources = [path for pattern in SOURCES for path in sorted(glob.glob(os.path.join(tree, pattern)))]
+    sources += sorted(glob.glob(os.path.join(TOP, "tests/sim/*.c")))
+    flags = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if sanitize else ["-O2"]
+    subprocess.run(["gcc", "-std=gnu11", "-g", "-D_GNU_SOURCE", *flags, "-w",
+                    f"-I{TOP}/include", f"-I{tree}/user", f"-I{TOP}", "-o", out, *sources,
+                    "-ljansson", "-lcrypto", "-lpthread"], check=True)
+
+
+def run_sim(sim, seed, histories):
+    return subprocess.run([sim, "--seed", str(seed), "--histories", str(histories)], check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=3600)
+
+
+def plant(work, file, old, new):
+    tree = os.path.join(work, "tree")
+    shutil.rmtree(tree, ignore_errors=True)
+    shutil.copytree(os.path.join(TOP, "user"), os.path.join(tree, "user"))
+    path = os.path.join(tree, file)
+    with open(path, encoding="utf-8") as source:
+        text = source.read()
+    if text.count(old) != 1:
+        raise LookupError(f"{text.count(old)} places match")
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(text.replace(old, new))
+    return tree
+
+
+def try_mutant(work, mutant, histories):
+    """Why it was not found, or None; and what the simulator said."""
+    stage, file, old, new = mutant
+    sim = os.path.join(work, "mutant")
+    try:
+        compile_sim(plant(work, file, old, new), sim, True)
+    except (LookupError, subprocess.CalledProcessError) as error:
+        return f"cannot be planted: {error}", ""
+    done = run_sim(sim, 1, histories)
+    last = [line for line in done.stdout.splitlines() if line.startswith(("FAIL", "==", "SUMMARY"))]
+    if done.returncode == 0:
+        return f"{histories} histories saw nothing", ""
+    return None, last[0] if last else f"exit {done.returncode} ({stage})"
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--histories", type=int, default=100000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mutants", action="store_true")
+    parser.add_argument("--only-mutants", action="store_true")
+    parser.add_argument("--sanitize", action="store_true")
+    args = parser.parse_args()
+    passed = failed = 0
+    with tempfile.TemporaryDirectory() as work:
+        if not args.only_mutants:
+            compile_sim(TOP, os.path.join(work, "sim"), args.sanitize)
+            done = run_sim(os.path.join(work, "sim"), args.seed, args.histories)
+            print(done.stdout, end="", flush=True)
+            passed, failed = passed + (done.returncode == 0), failed + (done.returncode != 0)
+        for mutant in MUTANTS if args.mutants or args.only_mutants else []:
+            why, said = try_mutant(work, mutant, 5000)
+            print(f"{'NOT FOUND' if why else 'found'}: {mutant[0]}: {why or said}", flush=True)
+            passed, failed = passed + (why is None), failed + (why is not None)
+    print(f"{passed} passed, {failed} failed, 0 skipped")
+    sys.exit(failed != 0)
+
+
+if __name__ == "__main__":
+    main()

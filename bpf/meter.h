@@ -199,11 +199,11 @@ TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c
 TALLY_INLINE void meter_request_octets(struct tally_run *run, struct tally_conn *c)
 {
 	struct tally_h1 *p = &c->h1[TALLY_IN];
-	struct tally_exchange *x = c->flags & CONN_TUNNEL ? conn_front(c) : conn_last(c);
+	struct tally_exchange *x = c->tunnel ? conn_front(c) : conn_last(c);
 
 	if (!p->octets)
 		return;
-	if (c->in_over && !(c->flags & CONN_TUNNEL)) {
+	if (c->in_over && !c->tunnel) {
 		__sync_fetch_and_add(&c->over_bytes, p->octets);
 		p->octets = 0;
 		return;
@@ -258,7 +258,7 @@ TALLY_INLINE void meter_response_head(struct tally_run *run, struct tally_conn *
 		tally_conn_pop(c, x);
 	} else if (p->state == H1_TUNNEL) {
 		meter_end_response(run, c, x, t, 0); /* counted once; then octets only */
-		c->flags &= ~CONN_RESPONDING;
+		c->responding = 0;
 	}
 	if (p->spill_slot) {
 		port_candidate_drop(run, p->spill_slot);
@@ -287,7 +287,7 @@ TALLY_GLOBAL int meter_event(struct tally_run *run, struct tally_conn *c,
 			meter_request_octets(run, c);
 	} else if (event == TALLY_EV_HEAD) {
 		meter_response_head(run, c, r, t);
-	} else if (c->flags & CONN_RESPONDING) {
+	} else if (c->responding) {
 		struct tally_exchange *x = conn_front(c);
 
 		meter_end_response(run, c, x, t, 0);
@@ -462,7 +462,7 @@ TALLY_INLINE void meter_join(struct tally_run *run, struct tally_conn *c, struct
  */
 TALLY_INLINE void meter_resync(struct tally_run *run, struct tally_conn *c, struct tally_totals *t)
 {
-	if (!(c->flags & CONN_MIDSTREAM) || run->dir != TALLY_IN || !c->synced[TALLY_OUT])
+	if (!c->midstream || run->dir != TALLY_IN || !c->synced[TALLY_OUT])
 		return;
 	if (c->h1[TALLY_IN].state != H1_START || c->h1[TALLY_OUT].state != H1_START)
 		return;
@@ -472,7 +472,7 @@ TALLY_INLINE void meter_resync(struct tally_run *run, struct tally_conn *c, stru
 		return;
 	if (run->snd_una != run->snd_nxt || run->snd_nxt != c->next[TALLY_OUT])
 		return;
-	c->flags &= ~CONN_MIDSTREAM;
+	c->midstream = 0;
 	t->gaps[TALLY_GAP_RESYNC]++;
 }
 
@@ -502,8 +502,6 @@ TALLY_GLOBAL int meter_place(TALLY_PACKET *pkt, struct tally_run *run, struct ta
 	if (!run || !c || !t)
 		return PLACED_NOTHING;
 	p = meter_parser(c, run->dir);
-	if (!(run->dir == TALLY_IN ? c->synced[TALLY_IN] : c->synced[TALLY_OUT]))
-		meter_join(run, c, t);
 	next = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
 	gap = run->seq - next;
 	run->at = 0;
@@ -559,7 +557,7 @@ TALLY_INLINE void meter_out_fin(struct tally_run *run, struct tally_conn *c,
 
 	if (p->state == H1_PROTOCOL || p->state == H1_STATUS)
 		meter_http09(run, c, r, t);
-	if (!(c->flags & CONN_RESPONDING))
+	if (!c->responding)
 		return;
 	x = conn_front(c);
 	meter_end_response(run, c, x, t, p->state != H1_CLOSE);
@@ -577,15 +575,15 @@ TALLY_GLOBAL int meter_settle(struct tally_run *run, struct tally_conn *c,
 		return 0;
 	p = meter_parser(c, run->dir);
 	if (run->dir == TALLY_IN) {
-		if (c->flags & CONN_TUNNEL || p->state < H1_BAD || (p->state > H1_HEAD_LF) ||
+		if (c->tunnel || p->state < H1_BAD || (p->state > H1_HEAD_LF) ||
 		    p->flags & H1_F_TRAILER)
 			meter_request_octets(run, c);
 	} else {
-		if (p->state == H1_BAD && !(c->flags & (CONN_RESPONDING | CONN_TUNNEL)))
+		if (p->state == H1_BAD && !(c->responding | c->tunnel))
 			meter_http09(run, c, r, t);
 		if (c->fin_seen[TALLY_OUT] && c->next[TALLY_OUT] == c->fin[TALLY_OUT])
 			meter_out_fin(run, c, r, t);
-		if (c->flags & (CONN_RESPONDING | CONN_TUNNEL)) {
+		if ((c->responding | c->tunnel)) {
 			struct tally_exchange *x = conn_front(c);
 
 			run->delta.response_bytes += p->octets;
@@ -596,7 +594,7 @@ TALLY_GLOBAL int meter_settle(struct tally_run *run, struct tally_conn *c,
 	}
 	if (p->state == H1_BAD && p->octets) {
 		meter_unparsed(t, run->dir,
-			       c->flags & CONN_MIDSTREAM ? TALLY_UNPARSED_MIDSTREAM :
+			       c->midstream ? TALLY_UNPARSED_MIDSTREAM :
 							   TALLY_UNPARSED_GAVE_UP,
 			       p->octets);
 		p->octets = 0;
@@ -668,6 +666,16 @@ TALLY_INLINE __u32 meter_parked(const struct tally_conn *c, __u32 dir)
 	return dir == TALLY_IN ? c->parked_count[TALLY_IN] : c->parked_count[TALLY_OUT];
 }
 
+/* All octets by which the stream went on, each once: what rows and unparsed_bytes must add up to. */
+TALLY_INLINE void meter_count_octets(struct tally_run *run, struct tally_conn *c,
+				     struct tally_totals *t, __u32 before)
+{
+	if (run->dir == TALLY_IN)
+		t->bytes[0] += c->next[TALLY_IN] - before;
+	else
+		t->bytes[1] += c->next[TALLY_OUT] - before;
+}
+
 /*
  * One segment of a connection whose service has rules r. The caller has filled run and holds the
  * lock of the direction.
@@ -677,14 +685,18 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 {
 	struct tally_h1 *p = meter_parser(c, run->dir);
 	int placed = PLACED_NOTHING;
+	__u32 before;
 
-	if (run->dir == TALLY_IN && c->flags & CONN_TUNNEL && p->state == H1_START)
+	if (run->dir == TALLY_IN && c->tunnel && p->state == H1_START)
 		p->state = H1_TUNNEL;
 	if (run->flags & SEG_FIN && run->dir == TALLY_OUT) {
 		c->fin[TALLY_OUT] = run->seq + run->len;
 		c->fin_seen[TALLY_OUT] = 1;
 	}
 	run->source = 0;
+	if (run->len && !(run->dir == TALLY_IN ? c->synced[TALLY_IN] : c->synced[TALLY_OUT]))
+		meter_join(run, c, t);
+	before = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
 	if (run->len) {
 		meter_resync(run, c, t);
 		placed = meter_place(pkt, run, c, t);
@@ -695,6 +707,7 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 		t->gaps[port_park(pkt, run, c) ? TALLY_GAP_PARK_FULL : TALLY_GAP_PARKED]++;
 	if (meter_parked(c, run->dir))
 		meter_unpark(pkt, run, c, r, t);
+	meter_count_octets(run, c, t, before);
 	meter_settle(run, c, r, t);
 }
 
@@ -715,7 +728,7 @@ static long meter_abort_step(__u32 i, void *ctx)
 		conn_attribute(x, TALLY_ATTR_ANONYMOUS, TALLY_DETAIL_UNVERIFIED_KEY);
 	x->candidate = 0;
 	x->status = 0;
-	if (c->flags & CONN_MIDSTREAM)
+	if (c->midstream)
 		conn_attribute(x, TALLY_ATTR_MIDSTREAM, 0);
 	else if (c->taint || x->flags & EX_TAINTED)
 		conn_attribute_tainted(c, l->r, x);
@@ -740,16 +753,16 @@ TALLY_GLOBAL int meter_close(struct tally_run *run, struct tally_conn *c,
 	struct meter_loop l = { 0, run, c, r, t };
 	struct tally_h1 *p;
 
-	if (!run || !c || !r || !t || c->flags & CONN_CLOSED)
+	if (!run || !c || !r || !t || c->closed)
 		return 0;
 	p = &c->h1[TALLY_OUT];
-	if (c->flags & CONN_RESPONDING) {
+	if (c->responding) {
 		struct tally_exchange *x = conn_front(c);
 
 		meter_end_response(run, c, x, t, 1);
 		tally_conn_pop(c, x);
 	}
-	if (c->flags & CONN_TUNNEL) {
+	if (c->tunnel) {
 		struct tally_exchange *x = conn_front(c);
 
 		run->delta.response_bytes += p->octets;
@@ -759,8 +772,9 @@ TALLY_GLOBAL int meter_close(struct tally_run *run, struct tally_conn *c,
 		if (!(x->flags & EX_ORPHAN))
 			c->tail++;
 	}
-	c->flags |= CONN_CLOSED;
-	c->flags &= ~(CONN_RESPONDING | CONN_TUNNEL);
+	c->closed = 1;
+	c->responding = 0;
+	c->tunnel = 0;
 	tally_loop(TALLY_PIPELINE, meter_abort_step, &l);
 	if (c->over_head != c->over_tail) {
 		struct tally_exchange *x = conn_orphan(c, r, run->now);

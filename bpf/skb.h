@@ -615,15 +615,15 @@ static __noinline __u32 service_of(struct bpf_sock *sk)
 static __noinline int conn_resolve(struct bpf_sock *sk, struct __sk_buff *skb,
 					struct tally_conn *c)
 {
-	if (c->flags & CONN_RESOLVED)
-		return !(c->flags & CONN_IGNORED);
+	if (c->resolved)
+		return !c->ignored;
 	c->service = service_of(sk);
 	c->cookie = bpf_get_socket_cookie(skb);
 	peer_of(sk, c->peer, &c->peer_port);
-	c->flags |= CONN_RESOLVED;
+	c->resolved = 1;
 	if (c->service >= TALLY_SERVICES)
-		c->flags |= CONN_IGNORED;
-	return !(c->flags & CONN_IGNORED);
+		c->ignored = 1;
+	return !c->ignored;
 }
 
 static __always_inline const struct tally_rules *rules_of(__u32 service)
@@ -645,11 +645,15 @@ static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
 static __always_inline int catch_up(struct __sk_buff *skb, struct tally_run *run, struct tally_conn *c,
 			       const struct tally_rules *r, struct tally_totals *t)
 {
+	__u32 before;
+
 	if (!c->parked_count[TALLY_IN] || __sync_lock_test_and_set(&c->lock[TALLY_IN], 1))
 		return 0;
 	run->dir = TALLY_IN;
 	run->flags = 0;
+	before = c->next[TALLY_IN];
 	meter_unpark(skb, run, c, r, t);
+	meter_count_octets(run, c, t, before);
 	meter_settle(run, c, r, t);
 	__sync_lock_test_and_set(&c->lock[TALLY_IN], 0);
 	run->dir = TALLY_OUT;
@@ -679,12 +683,14 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 	t = totals_of(run, c->service);
 	if (!r || !t)
 		return 0;
+	if (!c->counted) {
+		c->counted = 1;
+		t->connections++;
+	}
 	if (dir == TALLY_OUT && c->parked_count[TALLY_IN])
 		catch_up(skb, run, c, r, t);
 	run_packet(run, h, dir);
-	if (dir == TALLY_IN)
-		t->bytes[0] += 0;
-	if (c->flags & CONN_CLOSED) {
+	if (c->closed) {
 		meter_unparsed(t, dir, TALLY_UNPARSED_AFTER_CLOSE, h->len);
 		return 0;
 	}

@@ -119,7 +119,7 @@ static __always_inline void on_state(struct bpf_sock_ops *ops)
 	if (ops->args[1] != BPF_TCP_CLOSE || !sk)
 		return;
 	c = bpf_sk_storage_get(&conns, sk, 0, 0);
-	if (!c || !(c->flags & CONN_RESOLVED) || c->flags & CONN_IGNORED)
+	if (!c || !c->resolved || c->ignored)
 		return;
 	s = scratch_take();
 	if (!s)

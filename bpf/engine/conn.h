@@ -54,19 +54,18 @@ struct tally_exchange {
 	__u8 pad[6];
 };
 
-enum tally_conn_flag {
-	CONN_MIDSTREAM = 1 << 0,   /* joined after its birth, no provable boundary yet */
-	CONN_CLOSED = 1 << 1,
-	CONN_IGNORED = 1 << 2,	   /* outbound, or of no service */
-	CONN_RESOLVED = 1 << 3,	   /* service is known */
-	CONN_RESPONDING = 1 << 4,  /* a final head was read, its response goes on */
-	CONN_TUNNEL = 1 << 5,
-};
-
 struct tally_conn {
 	__u32 lock[2]; /* xchg try-locks of the directions */
-	__u32 flags;   /* written under lock[OUT], or at birth */
 	__u32 service;
+	/* Octets, not bits: each has its own writer, and the directions run at the same time. */
+	__u8 midstream;	 /* joined after its birth, no provable boundary yet; IN */
+	__u8 closed;
+	__u8 ignored;	 /* of no service */
+	__u8 resolved;	 /* service is known */
+	__u8 responding; /* a final head was read, its response goes on; OUT */
+	__u8 tunnel;	 /* 101 or CONNECT; OUT */
+	__u8 counted;	 /* in totals.connections */
+	__u8 pad1[5];
 	__u64 cookie;
 	__u32 next[2];	    /* stream position expected next */
 	__u32 synced[2];    /* next is known */
@@ -146,7 +145,7 @@ TALLY_INLINE void tally_conn_born(struct tally_conn *c, __u32 next_in, __u32 nex
 TALLY_INLINE void tally_conn_join(struct tally_conn *c)
 {
 	tally_conn_init(c);
-	c->flags |= CONN_MIDSTREAM;
+	c->midstream = 1;
 }
 
 /* Why nothing on this connection can be charged any more; 0: it can. */
@@ -293,14 +292,14 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 	x->status = p->status;
 	if (!(x->flags & EX_ORPHAN) && (__s32)(rcv_nxt - x->head_end) < 0)
 		c->taint = TALLY_DETAIL_CONFLICT;
-	if (c->flags & CONN_MIDSTREAM) {
+	if (c->midstream) {
 		conn_attribute(x, TALLY_ATTR_MIDSTREAM, 0);
 	} else if (c->taint || x->flags & EX_TAINTED ||
 		   (x->flags & EX_ORPHAN && conn_taint(c))) {
 		/* Requests read before a taint keep their key, unless the bytes are in doubt. */
 		conn_attribute_tainted(c, r, x);
 	}
-	if (p->key_priority && !(c->flags & CONN_MIDSTREAM)) {
+	if (p->key_priority && !c->midstream) {
 		/* The server says who the customer is. */
 		x->key = p->key_hash;
 		x->attribution = TALLY_ATTR_KEY;
@@ -308,7 +307,7 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 		x->flags |= EX_UNKNOWN;
 		x->flags &= ~EX_NO_LEARN;
 	}
-	c->flags |= CONN_RESPONDING;
+	c->responding = 1;
 	return x;
 }
 
@@ -321,7 +320,7 @@ TALLY_INLINE void tally_conn_frame_response(struct tally_conn *c, const struct t
 
 	tally_h1_frame_response(p, x->flags & EX_HEAD, tunnel);
 	if (tunnel)
-		c->flags |= CONN_TUNNEL;
+		c->tunnel = 1;
 }
 
 /* The row of an exchange. */
@@ -345,7 +344,7 @@ TALLY_INLINE void tally_conn_row_key(const struct tally_conn *c, const struct ta
 /* The front exchange is booked: the next response belongs to the next one. */
 TALLY_INLINE void tally_conn_pop(struct tally_conn *c, const struct tally_exchange *x)
 {
-	c->flags &= ~CONN_RESPONDING;
+	c->responding = 0;
 	if (!(x->flags & EX_ORPHAN))
 		c->tail++;
 	else if (c->over_head != c->over_tail)

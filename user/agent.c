@@ -38,7 +38,7 @@ static int on_window(void *ctx, uint32_t events, uint64_t value)
 	struct tally_agent *agent = ctx;
 
 	if (tally_agent_books_clock(agent))
-		tally_log_warning("clock", "reason=the window could not be closed");
+		tally_log_warning("clock", "reason=%s", "the window could not be closed");
 	close_due(agent);
 	return arm_window(agent);
 }
@@ -114,8 +114,8 @@ static int reload(struct tally_agent *agent)
 	if (err)
 		return err;
 	if (needs_restart(agent->config, config))
-		tally_log_warning("reload", "reason=sinks, folders, metrics address and limits "
-					    "change with a restart only");
+		tally_log_warning("reload", "reason=%s",
+				  "sinks, folders, metrics address and limits need a restart");
 	tally_log_setup(tally_config_log_level(config), config->agent.log.format);
 	keep_folders(&agent->config->agent, &config->agent);
 	tally_config_free(agent->config);
@@ -192,7 +192,7 @@ static int on_tick(void *ctx, uint32_t events, uint64_t value)
 	uint64_t now = tally_util_mono_ns();
 
 	if (tally_keys_poll(agent->keys))
-		tally_log_warning("keys", "reason=the dictionary refused an entry");
+		tally_log_warning("keys", "reason=%s", "the dictionary refused an entry");
 	tally_http_tick(agent->http);
 	if (agent->watchdog_ns && now >= agent->watchdog_at_ns) {
 		tally_notify_send("WATCHDOG=1\n");
@@ -273,7 +273,7 @@ static int start_state(struct tally_agent *agent)
 	if (!err)
 		err = tally_agent_sinks_open(agent);
 	if (err == -EBUSY) {
-		tally_log_error("start", "reason=another agent uses state_dir=%s", state_dir);
+		tally_log_error("start", "reason=%s state_dir=%s", "another agent uses it", state_dir);
 		return TALLY_EXIT_UNAVAILABLE;
 	}
 	if (!err)
@@ -341,7 +341,8 @@ static int start(struct tally_agent *agent)
 	if (err)
 		return tally_agent_kernel_explain(agent, err);
 	if (tally_agent_books_clock(agent) || tally_agent_books_settle(agent))
-		tally_log_warning("start", "reason=what was frozen before is not sealed yet");
+		tally_log_warning("start", "reason=%s",
+				  "what was frozen before is not sealed yet");
 	code = start_metering(agent);
 	if (!code)
 		code = start_sinks(agent);
@@ -374,7 +375,8 @@ static int finish(struct tally_agent *agent)
 	tally_notify_send("STOPPING=1\n");
 	err = tally_agent_books_close_now(agent, TALLY_CAUSE_SHUTDOWN);
 	if (err)
-		tally_log_error("stop", "error=%s window=left in the kernel", strerror(-err));
+		tally_log_error("stop", "error=%s window=%s", strerror(-err),
+				"left in the kernel");
 	tally_agent_sinks_flush(agent, TALLY_AGENT_GRACE_NS);
 	tally_log_notice("stopped", "windows=%" PRIu64 " counting=yes", agent->counters.windows);
 	return err ? TALLY_EXIT_IO : TALLY_EXIT_OK;
@@ -417,7 +419,7 @@ static int remove_meter(struct tally_agent *agent)
 	if (!err)
 		err = tally_agent_books_close_now(agent, TALLY_CAUSE_SHUTDOWN);
 	if (err) {
-		tally_log_error("detach", "error=%s ledgers=still pinned", strerror(-err));
+		tally_log_error("detach", "error=%s ledgers=%s", strerror(-err), "still pinned");
 		return TALLY_EXIT_IO;
 	}
 	tally_agent_sinks_flush(agent, TALLY_AGENT_GRACE_NS);
@@ -433,7 +435,7 @@ static int detach(struct tally_agent *agent)
 		return code;
 	err = tally_agent_kernel_open(agent, true);
 	if (err == -ENOENT) {
-		tally_log_notice("detach", "reason=nothing is pinned at %s",
+		tally_log_notice("detach", "reason=%s pin_dir=%s", "nothing is pinned",
 				 agent->config->agent.pin_dir);
 		return TALLY_EXIT_OK;
 	}

@@ -7,16 +7,15 @@
 #include "base/exit.h"
 #include "collect/probe.h"
 
-/* The last swap needs new maps, too, of some size. */
-static int adopt_load(struct tally_agent *agent, const struct tally_load_options *options)
+/* Pinned programs would go on without them, and the agent would be half of one. */
+static int check_capabilities(void)
 {
-	int err = tally_load_adopt(options->pin_dir, &agent->load);
+	_cleanup_free_ struct tally_probe *probe = calloc(1, sizeof(*probe));
 
-	if (err)
-		return err;
-	agent->load->connection_rows = options->connection_rows;
-	agent->load->rows = options->rows;
-	return 0;
+	if (!probe)
+		return -ENOMEM;
+	tally_probe_capabilities(probe);
+	return tally_probe_missing(probe, TALLY_TIER_PLAINTEXT) ? -EPERM : 0;
 }
 
 static int open_load(struct tally_agent *agent, bool adopt)
@@ -28,10 +27,12 @@ static int open_load(struct tally_agent *agent, bool adopt)
 		.rows = config->limits.rows,
 		.keys = config->limits.keys,
 	};
-	int err;
+	int err = check_capabilities();
 
+	if (err)
+		return err;
 	if (adopt)
-		return adopt_load(agent, &options);
+		return tally_load_adopt(&options, &agent->load);
 	err = tally_probe_bpffs(config->pin_dir);
 	return err ? err : tally_load_open(&options, &agent->load);
 }
@@ -95,7 +96,8 @@ int tally_agent_kernel_explain(const struct tally_agent *agent, int err)
 		return TALLY_EXIT_UNAVAILABLE;
 	}
 	if (err == -EUCLEAN) {
-		tally_log_error("pins", "reason=some were removed while programs are attached");
+		tally_log_error("pins", "reason=%s",
+				"some were removed while programs are attached");
 		return TALLY_EXIT_UNAVAILABLE;
 	}
 	probe = calloc(1, sizeof(*probe));

@@ -173,7 +173,7 @@ void tally_agent_sinks_flush(struct tally_agent *agent, uint64_t grace_ns)
 		(void)poll(&pfd, 1, wait_ms < 0 || wait_ms > 100 ? 100 : wait_ms); /* any outcome */
 	}
 	if (!tally_ship_idle(agent->ship))
-		tally_log_notice("spooled", "reason=not everything was shipped in time");
+		tally_log_notice("spooled", "reason=%s", "not everything was shipped in time");
 }
 
 void tally_agent_sinks_close(struct tally_agent *agent)

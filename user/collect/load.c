@@ -44,17 +44,20 @@ int tally_load_path(const struct tally_load *load, const char *name, char *out, 
 	return n < 0 || (size_t)n >= size ? -ENAMETOOLONG : 0;
 }
 
-static struct tally_load *load_new(const char *pin_dir)
+static struct tally_load *load_new(const struct tally_load_options *options)
 {
 	struct tally_load *load = calloc(1, sizeof(*load));
 
 	if (!load)
 		return NULL;
-	if (strlen(pin_dir) >= sizeof(load->pin_dir)) {
+	if (strlen(options->pin_dir) >= sizeof(load->pin_dir)) {
 		free(load);
 		return NULL;
 	}
-	strcpy(load->pin_dir, pin_dir);
+	strcpy(load->pin_dir, options->pin_dir);
+	load->connection_rows = options->connection_rows;
+	load->rows = options->rows;
+	load->keys = options->keys;
 	load->dir_fd = -1;
 	for (int i = 0; i < TALLY_MAP_COUNT; i++)
 		load->maps[i] = -1;
@@ -402,7 +405,7 @@ static void drop_programs(struct tally_load *load)
 /* The object did not load. If an older one counts, that one goes on. */
 static int fall_back(struct tally_load *load, int err)
 {
-	if (!load->reused || err == -EPROTO)
+	if (!load->reused || err == -EPROTO || err == -EPERM)
 		return err;
 	drop_programs(load);
 	if (adopt_maps(load) || adopt_programs(load))
@@ -422,15 +425,12 @@ static int print_libbpf(enum libbpf_print_level level, const char *format, va_li
 
 int tally_load_open(const struct tally_load_options *options, struct tally_load **ret_load)
 {
-	_cleanup_(load_closep) struct tally_load *load = load_new(options->pin_dir);
+	_cleanup_(load_closep) struct tally_load *load = load_new(options);
 	int err;
 
 	if (!load)
 		return -ENOMEM;
 	(void)libbpf_set_print(print_libbpf); /* the one before */
-	load->connection_rows = options->connection_rows;
-	load->rows = options->rows;
-	load->keys = options->keys;
 	if (mkdir(load->pin_dir, 0700) && errno != EEXIST)
 		return -errno;
 	err = lock_dir(load);
@@ -449,9 +449,9 @@ int tally_load_open(const struct tally_load_options *options, struct tally_load 
 	return 0;
 }
 
-int tally_load_adopt(const char *pin_dir, struct tally_load **ret_load)
+int tally_load_adopt(const struct tally_load_options *options, struct tally_load **ret_load)
 {
-	_cleanup_(load_closep) struct tally_load *load = load_new(pin_dir);
+	_cleanup_(load_closep) struct tally_load *load = load_new(options);
 	int err;
 
 	if (!load)

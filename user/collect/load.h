@@ -74,8 +74,8 @@ TALLY_MUST int tally_load_open(const struct tally_load_options *options,
 			     struct tally_load **ret_load);
 
 /* The pinned maps and programs as they are; loads nothing. -ENOENT: nothing is pinned. */
-TALLY_MUST int tally_load_adopt(const char *pin_dir,
-			     struct tally_load **ret_load);
+TALLY_MUST int tally_load_adopt(const struct tally_load_options *options,
+				struct tally_load **ret_load);
 
 /* Close the descriptors. What is pinned goes on counting. */
 void tally_load_close(struct tally_load *load);

@@ -61,7 +61,7 @@ static bool has_capability(const struct __user_cap_data_struct *data, int bit)
 	return admin && (bit == CAP_BPF || bit == CAP_PERFMON);
 }
 
-static void probe_capabilities(struct tally_probe *probe)
+void tally_probe_capabilities(struct tally_probe *probe)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {};
@@ -194,7 +194,7 @@ void tally_probe_run(struct tally_probe *ret_probe)
 	if (!uname(&name))
 		(void)snprintf(ret_probe->kernel, sizeof(ret_probe->kernel), "%s %s %s",
 			       name.sysname, name.release, name.machine);
-	probe_capabilities(ret_probe);
+	tally_probe_capabilities(ret_probe);
 	probe_features(ret_probe);
 	ret_probe->tier = tier_of(ret_probe);
 	(void)libbpf_set_print(before); /* the silent one */

@@ -40,6 +40,9 @@ struct tally_probe {
 /* Look at everything. Loading the object takes a second on a slow machine. */
 void tally_probe_run(struct tally_probe *ret_probe);
 
+/* Add what capabilities this thread has. */
+void tally_probe_capabilities(struct tally_probe *probe);
+
 /* The first thing missing for a tier: a capability before a feature. NULL: nothing is. */
 const struct tally_probe_item *tally_probe_missing(const struct tally_probe *probe,
 						   enum tally_tier tier);

@@ -27,9 +27,14 @@ vm_arch()
 	echo "${ARCH:-$(vm_host_arch)}"
 }
 
+vm_cache()
+{
+	realpath -m "${TALLYD_CACHE:-/var/cache/tallyd}"
+}
+
 vm_kernel_dir()
 {
-	realpath -m "${TALLYD_CACHE:-/var/cache/tallyd}/kernels/$(vm_arch)/$1"
+	echo "$(vm_cache)/kernels/$(vm_arch)/$1"
 }
 
 vm_known()

@@ -1,16 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Fetch the kernel of a Debian release for tests/vm/run.sh. The machine's apt is asked where its Debian
-# archive is and is not changed: lists, state and downloads live in a private folder that is removed again.
+# Fetch the kernel of a Debian release for tests/vm/run.sh.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=tests/vm/common.sh
 . "$here/common.sh"
-
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-# shellcheck disable=SC2016  # apt expands these
-target_format='$(REPO_URI) $(RELEASE) $(COMPONENT)'
+# shellcheck source=tests/vm/apt.sh
+. "$here/apt.sh"
 
 usage()
 {
@@ -25,59 +22,10 @@ usage()
 	END
 }
 
-# The archive this machine itself is installed from.
-debian_uri()
-{
-	local codename
-
-	if [ -n "${TALLYD_DEBIAN_URI:-}" ]; then
-		echo "$TALLYD_DEBIAN_URI"
-		return
-	fi
-	codename=$(. /etc/os-release && [ "$ID" = debian ] && echo "$VERSION_CODENAME") ||
-		die "this is not Debian: set TALLYD_DEBIAN_URI"
-	apt-get indextargets --no-release-info --format "$target_format" 'Identifier: Packages' |
-		awk -v c="$codename" '$2 == c && $3 == "main" { print $1; exit }' |
-		grep . || die "no apt source has $codename main: set TALLYD_DEBIAN_URI"
-}
-
-# A private apt in $1 that knows only release $2.
-apt_setup()
-{
-	local uri
-
-	uri=$(debian_uri)
-	mkdir -p "$1/lists/partial" "$1/cache/archives/partial"
-	: >"$1/status"
-	echo "deb [signed-by=$keyring] $uri $2 main" >"$1/sources.list"
-	cat >"$1/apt.conf" <<-END
-	Dir::Etc::sourcelist "$1/sources.list";
-	Dir::Etc::sourceparts "-";
-	Dir::State "$1";
-	Dir::State::lists "$1/lists";
-	Dir::State::status "$1/status";
-	Dir::Cache "$1/cache";
-	APT::Architecture "$(vm_arch)";
-	APT::Sandbox::User "";
-	Acquire::Languages "none";
-	Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
-	Acquire::Retries "3";
-	END
-	export APT_CONFIG=$1/apt.conf
-	apt-get -qq -o "APT::Architectures=$(vm_arch)" update
-}
-
-# Download package $2 into folder $1 and print the file's name.
-apt_fetch()
-{
-	(cd "$1" && apt-get -qq -o "APT::Architectures=$(vm_arch)" download "$2" >&2)
-	echo "$1/$2"_*.deb
-}
-
 # linux-image-ARCH depends on the one real package.
 kernel_package()
 {
-	apt-cache -o "APT::Architectures=$(vm_arch)" depends "linux-image-$(vm_arch)" |
+	apt-cache depends "linux-image-$(vm_arch)" |
 		awk '$1 == "Depends:" { print $2; exit }' | grep .
 }
 

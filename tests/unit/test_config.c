@@ -41,9 +41,10 @@ static const struct {
 	const char *text, *diagnosis;
 } cases[] = {
 	{ SERVICE SINKS, SECRET },
-	{ "", "F: sinks: missing\n" SECRET },
+	{ "", "F: sinks: missing\n" SECRET "F: warning: services: none: nothing is metered\n" },
 	{ SERVICE, SECRET "F:1:1: sinks: missing\n" },
 	{ SINKS "agent: {windw: 1s}\n",
+	  "F:1:1: warning: services: none: nothing is metered\n"
 	  "F:2:8: warning: agent.fleet_secret: missing: ids of keys outside of the catalog differ from node to node\n"
 	  "F:2:9: agent.windw: unknown key; did you mean \"window\"?\n" },
 	{ "a: [\n", "F:2:1: not YAML: did not find expected node content\n" },

@@ -351,11 +351,9 @@ static int check(struct tally_config *config, const struct tally_yaml *root,
 	for (size_t i = 0; i < config->n_sinks; i++)
 		check_sink(config, i, diag);
 	check_ties(config, diag);
-	if (config->n_services == 0 && !diag->errors)
+	if (config->n_services == 0)
 		tally_diag_warning(diag, config->place, "services", "none: nothing is metered");
-	if (diag->out_of_memory)
-		return -ENOMEM;
-	return diag->errors ? -EINVAL : 0;
+	return diag->out_of_memory ? -ENOMEM : 0;
 }
 
 /* Reading --------------------------------------------------------------------------------------- */
@@ -365,6 +363,7 @@ int tally_config_parse(const char *text, size_t bytes, unsigned int flags, struc
 {
 	_cleanup_(tally_config_freep) struct tally_config *config = calloc(1, sizeof(*config));
 	_cleanup_(tally_yaml_freep) struct tally_yaml *root = NULL;
+	size_t before = diag->errors;
 	int r;
 
 	if (!config)
@@ -375,6 +374,8 @@ int tally_config_parse(const char *text, size_t bytes, unsigned int flags, struc
 	r = tally_option_decode(&tally_config_table, root, flags, config, diag);
 	if (r == 0)
 		r = check(config, root, diag);
+	if (r == 0 && diag->errors > before)
+		r = -EINVAL;
 	if (r < 0 && (r != -EINVAL || !(flags & TALLY_CONFIG_FAULTY_TOO)))
 		return r;
 	config->path = strdup(diag->file ? diag->file : "");

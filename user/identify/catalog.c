@@ -210,7 +210,8 @@ static int index_key(struct tally_catalog *catalog, struct entry *entry, size_t 
 	return entry->by_id.tbl && entry->by_sha.tbl ? 0 : -ENOMEM;
 }
 
-static int check(struct tally_catalog *catalog, struct tally_diag *diag)
+/* before: faults of earlier uses of diag. */
+static int check(struct tally_catalog *catalog, size_t before, struct tally_diag *diag)
 {
 	struct content *content = &catalog->content;
 	int r = 0;
@@ -219,7 +220,7 @@ static int check(struct tally_catalog *catalog, struct tally_diag *diag)
 		check_key(&content->keys[i], i, diag);
 	if (diag->out_of_memory)
 		return -ENOMEM;
-	if (diag->errors)
+	if (diag->errors > before)
 		return -EINVAL;
 	catalog->entries = calloc(content->n_keys + 1, sizeof(*catalog->entries));
 	if (!catalog->entries)
@@ -228,7 +229,7 @@ static int check(struct tally_catalog *catalog, struct tally_diag *diag)
 		catalog->entries[i].key = &content->keys[i];
 		r = index_key(catalog, &catalog->entries[i], i, diag);
 	}
-	return r < 0 ? r : diag->errors ? -EINVAL : 0;
+	return r < 0 ? r : diag->errors > before ? -EINVAL : 0;
 }
 
 int tally_catalog_parse(const char *text, size_t bytes, struct tally_diag *diag,
@@ -236,6 +237,7 @@ int tally_catalog_parse(const char *text, size_t bytes, struct tally_diag *diag,
 {
 	_cleanup_(tally_catalog_freep) struct tally_catalog *catalog = calloc(1, sizeof(*catalog));
 	_cleanup_(tally_yaml_freep) struct tally_yaml *root = NULL;
+	size_t before = diag->errors;
 	int r = 0;
 
 	if (!catalog)
@@ -247,7 +249,7 @@ int tally_catalog_parse(const char *text, size_t bytes, struct tally_diag *diag,
 	if (r == 0)
 		r = tally_option_decode(&tally_catalog_table, root, 0, &catalog->content, diag);
 	if (r == 0)
-		r = check(catalog, diag);
+		r = check(catalog, before, diag);
 	if (r == 0)
 		*ret_catalog = TAKE_PTR(catalog);
 	return r;

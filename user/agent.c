@@ -273,7 +273,8 @@ static int start_state(struct tally_agent *agent)
 	if (!err)
 		err = tally_agent_sinks_open(agent);
 	if (err == -EBUSY) {
-		tally_log_error("start", "reason=%s state_dir=%s", "another agent uses it", state_dir);
+		tally_log_error("start", "reason=%s state_dir=%s", "another agent uses it",
+				state_dir);
 		return TALLY_EXIT_UNAVAILABLE;
 	}
 	if (!err)
@@ -341,8 +342,7 @@ static int start(struct tally_agent *agent)
 	if (err)
 		return tally_agent_kernel_explain(agent, err);
 	if (tally_agent_books_clock(agent) || tally_agent_books_settle(agent))
-		tally_log_warning("start", "reason=%s",
-				  "what was frozen before is not sealed yet");
+		tally_log_warning("start", "reason=%s", "what was frozen before is not sealed yet");
 	code = start_metering(agent);
 	if (!code)
 		code = start_sinks(agent);
@@ -375,8 +375,7 @@ static int finish(struct tally_agent *agent)
 	tally_notify_send("STOPPING=1\n");
 	err = tally_agent_books_close_now(agent, TALLY_CAUSE_SHUTDOWN);
 	if (err)
-		tally_log_error("stop", "error=%s window=%s", strerror(-err),
-				"left in the kernel");
+		tally_log_error("stop", "error=%s window=%s", strerror(-err), "left in the kernel");
 	tally_agent_sinks_flush(agent, TALLY_AGENT_GRACE_NS);
 	tally_log_notice("stopped", "windows=%" PRIu64 " counting=yes", agent->counters.windows);
 	return err ? TALLY_EXIT_IO : TALLY_EXIT_OK;

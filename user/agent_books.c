@@ -72,8 +72,8 @@ static int seal(struct tally_agent *agent, uint64_t number)
 	tally_agent_rules_resolver(agent, &resolver);
 	err = tally_ship_seal(agent->ship, &frozen, &resolver);
 	if (!err) {
-		tally_log_debug("sealed", "epoch=%" PRIu64 " rows=%zu seconds=%" PRIu64,
-				number, frozen.n_rows,
+		tally_log_debug("sealed", "epoch=%" PRIu64 " rows=%zu seconds=%" PRIu64, number,
+				frozen.n_rows,
 				(uint64_t)((frozen.end_ns - frozen.start_ns) / TALLY_NS_PER_S));
 		count(agent, &frozen);
 		keep_live(agent, &frozen);
@@ -133,7 +133,8 @@ int tally_agent_books_close(struct tally_agent *agent, uint64_t end_ns, uint64_t
 	int err = tally_agent_books_settle(agent); /* G2 */
 
 	if (!err)
-		err = swap(agent, end_ns, next_ns, agent->recovering ? TALLY_CAUSE_RECOVERED : cause);
+		err = swap(agent, end_ns, next_ns,
+			   agent->recovering ? TALLY_CAUSE_RECOVERED : cause);
 	if (!err)
 		err = tally_agent_books_settle(agent);
 	if (!err)
@@ -169,6 +170,5 @@ int tally_agent_books_clock(struct tally_agent *agent)
 	tally_log_notice("clock_step", "seconds=%" PRId64, drift / (int64_t)TALLY_NS_PER_S);
 	/* The clock first: what is booked meanwhile belongs to the hours that are true now. */
 	tally_clock_sync(agent->clock);
-	return tally_agent_books_close(agent, end, real - real % TALLY_NS_PER_S,
-				       TALLY_CAUSE_CLOCK);
+	return tally_agent_books_close(agent, end, real - real % TALLY_NS_PER_S, TALLY_CAUSE_CLOCK);
 }

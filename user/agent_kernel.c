@@ -53,7 +53,8 @@ int tally_agent_kernel_open(struct tally_agent *agent, bool adopt)
 	if (!err)
 		err = tally_rulesets_open(agent->load, &agent->rulesets);
 	if (!err)
-		err = tally_keys_open(agent->load, tally_ledger_number(agent->ledger), &agent->keys);
+		err = tally_keys_open(agent->load, tally_ledger_number(agent->ledger),
+				      &agent->keys);
 	agent->recovering = agent->load->reused;
 	return err;
 }
@@ -90,9 +91,9 @@ int tally_agent_kernel_explain(const struct tally_agent *agent, int err)
 			strerror(-err));
 	if (err == -EBUSY || err == -EPROTO || err == -ENOENT) {
 		tally_log_error("pins", "reason=%s",
-				err == -EBUSY  ? "another agent uses them" :
-				err == -EPROTO ? "they are of another version of tallyd" :
-						 "nothing is pinned there");
+				err == -EBUSY	 ? "another agent uses them"
+				: err == -EPROTO ? "they are of another version of tallyd"
+						 : "nothing is pinned there");
 		return TALLY_EXIT_UNAVAILABLE;
 	}
 	if (err == -EUCLEAN) {

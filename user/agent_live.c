@@ -134,7 +134,6 @@ static double seconds(uint64_t start_ns, uint64_t end_ns)
 	return end_ns > start_ns ? (double)(end_ns - start_ns) / (double)TALLY_NS_PER_S : 0;
 }
 
-
 static void put_who(struct tally_agent *agent, const struct tally_row_key *key, json_t *out)
 {
 	static const char *const attributions[] = {
@@ -148,14 +147,14 @@ static void put_who(struct tally_agent *agent, const struct tally_row_key *key, 
 	tally_agent_rules_resolver(agent, &resolver);
 	if (key->key && resolver.owner(agent, key->key, now_s, &owner))
 		memset(&owner, 0, sizeof(owner));
-	json_object_set_new(out, "customer_id", owner.customer ? json_string(owner.customer) :
-								 json_null());
+	json_object_set_new(out, "customer_id",
+			    owner.customer ? json_string(owner.customer) : json_null());
 	json_object_set_new(out, "api_key_id",
 			    owner.api_key ? json_string(owner.api_key) : json_null());
 	json_object_set_new(out, "attribution",
-			    json_string(key->attribution < TALLY_ATTR_COUNT ?
-						attributions[key->attribution] :
-						"_unknown"));
+			    json_string(key->attribution < TALLY_ATTR_COUNT
+						? attributions[key->attribution]
+						: "_unknown"));
 }
 
 static void put_sums(const struct sum *sum, double period, json_t *out)
@@ -231,9 +230,8 @@ static void peer_text(const struct tally_row *row, char out[INET6_ADDRSTRLEN])
 
 static json_t *connection_row(struct tally_agent *agent, const struct sum *sum, double period)
 {
-	const char *name = sum->key.service < TALLY_SERVICES ?
-				   agent->rules.names[sum->key.service] :
-				   NULL;
+	const char *name =
+		sum->key.service < TALLY_SERVICES ? agent->rules.names[sum->key.service] : NULL;
 	char peer[INET6_ADDRSTRLEN];
 	json_t *out = json_object();
 
@@ -351,8 +349,7 @@ static json_t *answer_services(struct tally_agent *agent)
 	out = json_object();
 	rows = json_array();
 	for (size_t i = 0; i < agent->config->n_services; i++)
-		json_array_append_new(rows,
-				      service_row(agent, &agent->config->services[i], &open));
+		json_array_append_new(rows, service_row(agent, &agent->config->services[i], &open));
 	json_object_set_new(out, "rows", rows);
 	tally_ledger_frozen_done(&open);
 	return out;
@@ -382,9 +379,8 @@ static json_t *sinks_of(const struct tally_agent *agent)
 				       "required", sink.required, "connected", sink.connected,
 				       "batch", (json_int_t)sink.acked.batch, "seq",
 				       (json_int_t)sink.acked.seq, "failures",
-				       (json_int_t)sink.failures, "doubts",
-				       (json_int_t)sink.doubts, "last_ack",
-				       (json_int_t)sink.last_ack_s));
+				       (json_int_t)sink.failures, "doubts", (json_int_t)sink.doubts,
+				       "last_ack", (json_int_t)sink.last_ack_s));
 	return out;
 }
 
@@ -400,8 +396,8 @@ static json_t *kernel_of(const struct tally_agent *agent)
 			 "pins_reused", agent->load->reused, "old_programs", agent->load->stale,
 			 "keys", (json_int_t)keys.entries, "keys_capacity",
 			 (json_int_t)keys.capacity, "candidates_held", (json_int_t)keys.held,
-			 "rows_last_window", (json_int_t)agent->counters.rows_last,
-			 "swap_ms_max", (double)agent->counters.swap_ns_max / 1e6);
+			 "rows_last_window", (json_int_t)agent->counters.rows_last, "swap_ms_max",
+			 (double)agent->counters.swap_ns_max / 1e6);
 }
 
 static json_t *answer_status(struct tally_agent *agent)

@@ -47,10 +47,10 @@ static void put_requests(const struct tally_agent *agent, FILE *out)
 		const char *name = agent->rules.names[i];
 
 		for (int d = 0; name && d < 2; d++)
-			tally_prom_count(out, "bytes_total",
-					 LABELS({ "service", name },
-						{ "direction", d ? "out" : "in" }),
-					 agent->counters.totals[i].bytes[d]);
+			tally_prom_count(
+				out, "bytes_total",
+				LABELS({ "service", name }, { "direction", d ? "out" : "in" }),
+				agent->counters.totals[i].bytes[d]);
 	}
 }
 

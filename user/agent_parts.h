@@ -39,7 +39,7 @@
 
 #define TALLY_AGENT_GRACE_NS (20 * TALLY_NS_PER_S) /* for shipping at the end */
 #define TALLY_AGENT_TICK_NS (TALLY_NS_PER_S / 4)
-#define TALLY_AGENT_VIEWS 16 /* rulesets read back at a time */
+#define TALLY_AGENT_VIEWS 16	/* rulesets read back at a time */
 #define TALLY_AGENT_LIVE 100000 /* rows of the last window kept for `top` */
 
 /* One ruleset of the past or of now. */
@@ -49,8 +49,8 @@ struct tally_agent_view {
 };
 
 struct tally_agent_rules {
-	uint32_t generation;		/* in force */
-	char *names[TALLY_SERVICES];	/* by index; also of services that are gone */
+	uint32_t generation;	     /* in force */
+	char *names[TALLY_SERVICES]; /* by index; also of services that are gone */
 	struct tally_agent_view views[TALLY_AGENT_VIEWS];
 	size_t next_view;
 	struct tally_unit units[TALLY_UNITS_MAX]; /* of the last answer */
@@ -129,7 +129,8 @@ TALLY_MUST int tally_agent_kernel_drop(void);
 TALLY_MUST int tally_agent_rules_open(struct tally_agent *agent);
 void tally_agent_rules_close(struct tally_agent *agent);
 /* Put the rules of a config in force, if they differ. */
-TALLY_MUST int tally_agent_rules_apply(struct tally_agent *agent, const struct tally_config *config);
+TALLY_MUST int tally_agent_rules_apply(struct tally_agent *agent,
+				       const struct tally_config *config);
 /* Index of a service by name. -ENOENT. */
 TALLY_MUST int tally_agent_rules_index(const struct tally_agent *agent, const char *name,
 				       uint16_t *ret_index);

@@ -239,8 +239,7 @@ static void unlink_old(const struct tally_agent *agent, uint32_t generation)
 {
 	char path[PATH_MAX];
 
-	if (generation > RULESETS_KEPT &&
-	    !ruleset_path(agent, generation - RULESETS_KEPT, path))
+	if (generation > RULESETS_KEPT && !ruleset_path(agent, generation - RULESETS_KEPT, path))
 		(void)unlink(path); /* it costs only disk */
 }
 
@@ -275,9 +274,8 @@ static int drop_gone(struct tally_agent *agent, const struct tally_config *confi
 {
 	for (uint32_t i = 0; i < TALLY_SERVICES; i++) {
 		const char *name = agent->rules.names[i];
-		int err = name && is_wanted(config, name) ?
-				  0 :
-				  tally_rulesets_drop(agent->rulesets, i);
+		int err = name && is_wanted(config, name) ? 0
+							  : tally_rulesets_drop(agent->rulesets, i);
 
 		if (err)
 			return err;
@@ -289,7 +287,8 @@ static int put_all(struct tally_agent *agent, const struct tally_config *config,
 		   const uint16_t *indices, const char *json)
 {
 	_cleanup_free_ struct tally_rules *all = calloc(config->n_services + 1, sizeof(*all));
-	uint32_t generation = TALLY_MAX(newest_file(agent), tally_rulesets_newest(agent->rulesets)) + 1;
+	uint32_t generation =
+		TALLY_MAX(newest_file(agent), tally_rulesets_newest(agent->rulesets)) + 1;
 	int err;
 
 	if (!all)

@@ -69,10 +69,10 @@ static int new_kafka(const struct tally_agent *agent, const struct tally_config_
 		.topic_control = kafka->topics.control,
 		.topic_progress = kafka->topics.progress,
 		.namespace = kafka->namespace,
-		.delivery = kafka->delivery == TALLY_CONFIG_IDEMPOTENT ? TALLY_KAFKA_IDEMPOTENT :
-									 TALLY_KAFKA_TRANSACTIONAL,
-		.format = kafka->format == TALLY_CONFIG_OPENMETER ? TALLY_KAFKA_OPENMETER :
-								    TALLY_KAFKA_CLOUDEVENTS,
+		.delivery = kafka->delivery == TALLY_CONFIG_IDEMPOTENT ? TALLY_KAFKA_IDEMPOTENT
+								       : TALLY_KAFKA_TRANSACTIONAL,
+		.format = kafka->format == TALLY_CONFIG_OPENMETER ? TALLY_KAFKA_OPENMETER
+								  : TALLY_KAFKA_CLOUDEVENTS,
 		.create_topics = kafka->create_topics,
 		.partitions = (int)kafka->partitions,
 		.replication = (int)kafka->replication,
@@ -134,10 +134,10 @@ int tally_agent_sinks_add(struct tally_agent *agent)
 		if (err)
 			return err;
 	}
-	return agent->ship_source || tally_ship_fd(agent->ship) < 0 ?
-		       0 :
-		       tally_loop_add_fd(agent->loop, tally_ship_fd(agent->ship), EPOLLIN, on_ship,
-					 agent, &agent->ship_source);
+	return agent->ship_source || tally_ship_fd(agent->ship) < 0
+		       ? 0
+		       : tally_loop_add_fd(agent->loop, tally_ship_fd(agent->ship), EPOLLIN,
+					   on_ship, agent, &agent->ship_source);
 }
 
 void tally_agent_sinks_step(struct tally_agent *agent)
@@ -150,10 +150,9 @@ void tally_agent_sinks_step(struct tally_agent *agent)
 	if (err && wait_ms < 0)
 		wait_ms = 1000;
 	/* A timer at 1 has passed already: it fires at once. */
-	err = tally_loop_set_timer(agent->ship_timer,
-				   wait_ms < 0 ? 0 :
-						 tally_util_mono_ns() + wait_ms * 1000000ULL + 1,
-				   0);
+	err = tally_loop_set_timer(
+		agent->ship_timer,
+		wait_ms < 0 ? 0 : tally_util_mono_ns() + wait_ms * 1000000ULL + 1, 0);
 	if (err)
 		tally_log_warning("timer", "error=%s", strerror(-err));
 }
@@ -200,8 +199,7 @@ bool tally_agent_sinks_equal(const struct tally_config *a, const struct tally_co
 	for (size_t i = 0; i < a->n_sinks; i++) {
 		const struct tally_config_sink *x = &a->sinks[i], *y = &b->sinks[i];
 
-		if (!same_text(x->name, y->name) ||
-		    !x->kafka.place.line != !y->kafka.place.line ||
+		if (!same_text(x->name, y->name) || !x->kafka.place.line != !y->kafka.place.line ||
 		    !x->file.place.line != !y->file.place.line ||
 		    !same_text(x->kafka.brokers, y->kafka.brokers) ||
 		    !same_text(x->file.path, y->file.path) ||

@@ -70,9 +70,8 @@ static int add_service(struct tally_agent *agent, const struct tally_config_serv
 	int err;
 
 	if (match->executable) {
-		tally_log_once(TALLY_LOG_WARNING, "service_not_attached",
-			       "service=%s reason=%s", service->name,
-			       "matching by executable is not supported");
+		tally_log_once(TALLY_LOG_WARNING, "service_not_attached", "service=%s reason=%s",
+			       service->name, "matching by executable is not supported");
 		return 0;
 	}
 	err = tally_agent_rules_index(agent, service->name, &index);
@@ -91,9 +90,8 @@ static int add_service(struct tally_agent *agent, const struct tally_config_serv
 		};
 
 		if (cgroup->level >= TALLY_SCOPE_LEVELS) {
-			tally_log_warning("service_not_attached",
-					  "service=%s cgroup=%s reason=%s", service->name,
-					  cgroup->path, "too deep");
+			tally_log_warning("service_not_attached", "service=%s cgroup=%s reason=%s",
+					  service->name, cgroup->path, "too deep");
 			agent->tags.errors++;
 			continue;
 		}

@@ -31,7 +31,7 @@ int tally_ask(const char *request, json_t **ret_answer)
 {
 	_cleanup_free_ char *text = NULL;
 	char dir[512];
-	json_t *answer;
+	json_t *answer = NULL;
 	int err, code = runtime_dir(dir, sizeof(dir));
 
 	if (code)
@@ -49,7 +49,7 @@ int tally_ask(const char *request, json_t **ret_answer)
 
 int tally_ask_print(const char *request, void (*table)(json_t *answer))
 {
-	json_t *answer;
+	json_t *answer = NULL;
 	int code = tally_ask(request, &answer);
 
 	if (code)

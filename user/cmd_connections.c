@@ -7,8 +7,9 @@ static void table(json_t *answer)
 	char peer[64], in[16], out[16];
 	size_t i;
 
-	printf("%-27s %-14s %-18s %8s %5s %6s\n", "PEER", "SERVICE", "KEY", "REQUESTS", "IN", "OUT");
-	json_array_foreach (rows, i, row) {
+	printf("%-27s %-14s %-18s %8s %5s %6s\n", "PEER", "SERVICE", "KEY", "REQUESTS", "IN",
+	       "OUT");
+	json_array_foreach(rows, i, row) {
 		const char *key = json_string_value(json_object_get(row, "api_key_id"));
 
 		(void)snprintf(peer, sizeof(peer), "%s:%lld", tally_ask_text(row, "peer"),

@@ -22,9 +22,9 @@ static void print_table(const struct tally_probe *probe)
 	printf("%-20s %-8s %-10s %s\n", "WHAT", "HERE", "NEEDED FOR", "MEANING");
 	for (size_t i = 0; i < probe->n; i++) {
 		const struct tally_probe_item *item = &probe->items[i];
-		const char *needed = item->needed_for == TALLY_TIER_NONE ?
-					     "-" :
-					     tally_probe_tier_name(item->needed_for);
+		const char *needed = item->needed_for == TALLY_TIER_NONE
+					     ? "-"
+					     : tally_probe_tier_name(item->needed_for);
 
 		printf("%-20s %-8s %-10s %s", item->name, tally_probe_verdict_name(item->verdict),
 		       needed, item->text);
@@ -42,8 +42,8 @@ static void print_table(const struct tally_probe *probe)
 
 static json_t *item_json(const struct tally_probe_item *item)
 {
-	return json_pack("{s:s,s:s,s:s,s:s,s:b,s:i}", "name", item->name, "text", item->text, "here",
-			 tally_probe_verdict_name(item->verdict), "needed_for",
+	return json_pack("{s:s,s:s,s:s,s:s,s:b,s:i}", "name", item->name, "text", item->text,
+			 "here", tally_probe_verdict_name(item->verdict), "needed_for",
 			 item->needed_for ? tally_probe_tier_name(item->needed_for) : "nothing",
 			 "capability", item->is_capability, "errno",
 			 item->verdict == TALLY_PROBE_YES ? 0 : -item->error);

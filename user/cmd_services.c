@@ -11,7 +11,7 @@ static void print_ports(json_t *ports, char *out, size_t size)
 		return;
 	}
 	out[0] = 0;
-	json_array_foreach (ports, i, port) {
+	json_array_foreach(ports, i, port) {
 		int n = snprintf(out + used, size - used, "%s%lld", i ? "," : "",
 				 (long long)json_integer_value(port));
 
@@ -29,7 +29,7 @@ static void table(json_t *answer)
 
 	printf("%-16s %-12s %7s %7s %9s %7s %7s %6s\n", "SERVICE", "PORTS", "CGROUPS", "CONNS",
 	       "RESPONSES", "IN", "OUT", "ROUTES");
-	json_array_foreach (rows, i, row) {
+	json_array_foreach(rows, i, row) {
 		json_t *cgroups = json_object_get(row, "cgroups");
 
 		print_ports(json_object_get(row, "ports"), ports, sizeof(ports));

@@ -6,10 +6,11 @@ static void print_sinks(json_t *sinks)
 	json_t *sink;
 	size_t i;
 
-	json_array_foreach (sinks, i, sink)
-		printf("sink      %s: %s, batch %lld, %lld failures\n", tally_ask_text(sink, "name"),
-		       json_is_true(json_object_get(sink, "connected")) ? "connected" :
-									   "not connected",
+	json_array_foreach(sinks, i, sink)
+		printf("sink      %s: %s, batch %lld, %lld failures\n",
+		       tally_ask_text(sink, "name"),
+		       json_is_true(json_object_get(sink, "connected")) ? "connected"
+									: "not connected",
 		       tally_ask_int(sink, "batch"), tally_ask_int(sink, "failures"));
 }
 
@@ -23,11 +24,13 @@ static void table(json_t *answer)
 	       tally_ask_text(answer, "version"), tally_ask_int(answer, "pid"),
 	       tally_ask_int(answer, "uptime_s"));
 	printf("config    %s, %s\n", tally_ask_text(answer, "config"),
-	       json_is_true(json_object_get(answer, "config_ok")) ? "in force" :
-								    "REFUSED, the one before is in force");
+	       json_is_true(json_object_get(answer, "config_ok"))
+		       ? "in force"
+		       : "REFUSED, the one before is in force");
 	printf("metering  %lld services at %lld cgroups (%lld failed), rules %lld\n",
 	       tally_ask_int(answer, "services"), tally_ask_int(answer, "cgroups_attached"),
-	       tally_ask_int(answer, "cgroups_failed"), tally_ask_int(answer, "ruleset_generation"));
+	       tally_ask_int(answer, "cgroups_failed"),
+	       tally_ask_int(answer, "ruleset_generation"));
 	printf("kernel    epoch %lld, %lld frozen, %lld keys of %lld, %lld rows in the last window\n",
 	       tally_ask_int(kernel, "epoch"), tally_ask_int(kernel, "frozen"),
 	       tally_ask_int(kernel, "keys"), tally_ask_int(kernel, "keys_capacity"),

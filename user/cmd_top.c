@@ -30,7 +30,8 @@ static void print_row(json_t *row, double period)
 	       tally_ask_text(row, "service"), route,
 	       tally_ask_short(tally_ask_real(row, "requests_per_s"), rate),
 	       tally_ask_short(tally_ask_real(classes, "2xx"), good),
-	       tally_ask_short(tally_ask_real(classes, "4xx") + tally_ask_real(classes, "5xx"), bad),
+	       tally_ask_short(tally_ask_real(classes, "4xx") + tally_ask_real(classes, "5xx"),
+			       bad),
 	       tally_ask_short(period > 0 ? tally_ask_real(row, "response_bytes") / period : 0,
 			       bytes));
 }
@@ -42,14 +43,14 @@ static void print_page(json_t *answer, size_t max_rows)
 	char total[16];
 	size_t i;
 
-	json_array_foreach (rows, i, row)
+	json_array_foreach(rows, i, row)
 		rate += tally_ask_real(row, "requests_per_s");
 	printf("tallyd: %s requests/s over the last %.0f s, %lld rows, window %lld\n\n",
 	       tally_ask_short(rate, total), period, tally_ask_int(answer, "rows_total"),
 	       tally_ask_int(answer, "epoch"));
 	printf("%-16s %-12s %-10s %-16s %5s %5s %4s %5s\n", "KEY", "CUSTOMER", "SERVICE", "ROUTE",
 	       "REQ/S", "2XX", "ERR", "OUT/S");
-	json_array_foreach (rows, i, row) {
+	json_array_foreach(rows, i, row) {
 		if (i == max_rows)
 			break;
 		print_row(row, period);

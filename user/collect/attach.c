@@ -41,8 +41,8 @@ static bool parse_link(const char *name, uint64_t *ret_id, enum tally_hook *ret_
 }
 
 /* Call back for each pinned link; the folder is listed first, so that pins may go meanwhile. */
-static int each_link(struct tally_load *load, int (*call)(void *ctx, uint64_t id, enum tally_hook h),
-		     void *ctx)
+static int each_link(struct tally_load *load,
+		     int (*call)(void *ctx, uint64_t id, enum tally_hook h), void *ctx)
 {
 	struct dirent **entries = NULL;
 	int n = scandir(load->pin_dir, &entries, NULL, alphasort);

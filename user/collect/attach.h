@@ -23,10 +23,8 @@ TALLY_MUST int tally_attach_update(struct tally_load *load);
  * Make the attached folders exactly these (those below others are left out). What cannot be attached
  * is skipped and counted in *ret_failed; the last reason is returned when all failed.
  */
-TALLY_MUST int tally_attach_set(struct tally_load *load,
-			     const struct tally_cgroups *wanted,
-			     uint32_t *ret_attached,
-			     uint32_t *ret_failed);
+TALLY_MUST int tally_attach_set(struct tally_load *load, const struct tally_cgroups *wanted,
+				uint32_t *ret_attached, uint32_t *ret_failed);
 
 /* Detach everything. */
 TALLY_MUST int tally_attach_clear(struct tally_load *load);

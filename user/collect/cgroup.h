@@ -37,12 +37,11 @@ void tally_cgroups_done(struct tally_cgroups *cgroups);
 TALLY_MUST int tally_cgroup_mount(char *ret_path, size_t size);
 
 /* The same, from a mountinfo file. */
-TALLY_MUST int tally_cgroup_mount_in(const char *mountinfo, char *ret_path,
-			     size_t size);
+TALLY_MUST int tally_cgroup_mount_in(const char *mountinfo, char *ret_path, size_t size);
 
 /* The folder at path. level counts from mount. */
 TALLY_MUST int tally_cgroup_get(const char *mount, const char *path,
-			     struct tally_cgroup *ret_cgroup);
+				struct tally_cgroup *ret_cgroup);
 
 /* Does a path (from the mount, "/a/b") match? */
 bool tally_cgroup_matches(const char *pattern, const char *path);
@@ -52,8 +51,7 @@ bool tally_cgroup_matches(const char *pattern, const char *path);
  * watched for folders that come and go. -E2BIG: more than TALLY_CGROUPS_MAX.
  */
 #define TALLY_CGROUPS_MAX 4096
-TALLY_MUST int tally_cgroup_find(const char *mount, const char *pattern,
-			     int watch_fd,
-			     struct tally_cgroups *cgroups);
+TALLY_MUST int tally_cgroup_find(const char *mount, const char *pattern, int watch_fd,
+				 struct tally_cgroups *cgroups);
 
 #endif

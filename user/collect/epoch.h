@@ -19,7 +19,12 @@
 #include "base/util.h"
 #include "collect/load.h"
 
-enum tally_epoch_kind { TALLY_EPOCH_ROWS, TALLY_EPOCH_SPILL, TALLY_EPOCH_TOTALS, TALLY_EPOCH_KINDS };
+enum tally_epoch_kind {
+	TALLY_EPOCH_ROWS,
+	TALLY_EPOCH_SPILL,
+	TALLY_EPOCH_TOTALS,
+	TALLY_EPOCH_KINDS
+};
 
 #define TALLY_WINDOWS 4096 /* epochs waiting for a disk, at most; then windows grow */
 
@@ -32,25 +37,22 @@ struct tally_window {
 };
 
 /* A new map of that kind, of the sizes in load. */
-TALLY_MUST int tally_epoch_create_map(const struct tally_load *load,
-			     enum tally_epoch_kind kind,
-			     int *ret_fd);
+TALLY_MUST int tally_epoch_create_map(const struct tally_load *load, enum tally_epoch_kind kind,
+				      int *ret_fd);
 
 TALLY_MUST int tally_epoch_create_windows(int *ret_fd);
 
 /* The three maps of epoch `number`: new and pinned, or from their pins. */
 TALLY_MUST int tally_epoch_create(struct tally_load *load, uint64_t number,
-			     int ret_fds[TALLY_EPOCH_KINDS]);
-TALLY_MUST int tally_epoch_open(const struct tally_load *load,
-			     uint64_t number,
-			     int ret_fds[TALLY_EPOCH_KINDS]);
+				  int ret_fds[TALLY_EPOCH_KINDS]);
+TALLY_MUST int tally_epoch_open(const struct tally_load *load, uint64_t number,
+				int ret_fds[TALLY_EPOCH_KINDS]);
 void tally_epoch_close(int fds[TALLY_EPOCH_KINDS]);
 
 /* Remove the pins of an epoch; those that are gone are no error. */
 TALLY_MUST int tally_epoch_unpin(struct tally_load *load, uint64_t number);
 
 /* The smallest pinned epoch number that is at least `from`. -ENOENT: none. */
-TALLY_MUST int tally_epoch_next(const struct tally_load *load,
-			     uint64_t from, uint64_t *ret_number);
+TALLY_MUST int tally_epoch_next(const struct tally_load *load, uint64_t from, uint64_t *ret_number);
 
 #endif

@@ -49,8 +49,11 @@ static struct known *place(struct known *table, size_t size, uint64_t hash)
 
 static int resize(struct tally_keys *keys, size_t size)
 {
-	struct known *table = calloc(size, sizeof(*table));
+	struct known *table;
 
+	if (!size) /* doubled too often */
+		return -ENOMEM;
+	table = calloc(size, sizeof(*table));
 	if (!table)
 		return -ENOMEM;
 	for (size_t i = 0; i < keys->size; i++)

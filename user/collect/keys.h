@@ -18,15 +18,15 @@
 #include "base/util.h"
 #include "collect/load.h"
 
-#define TALLY_KEYS_IDLE 8640	    /* epochs: a day of windows of 10 s */
-#define TALLY_KEYS_STALE_S 86400    /* a held candidate whose connection never came back */
-#define TALLY_KEYS_FULL_PERCENT 90  /* above, unused entries make room */
+#define TALLY_KEYS_IDLE 8640	   /* epochs: a day of windows of 10 s */
+#define TALLY_KEYS_STALE_S 86400   /* a held candidate whose connection never came back */
+#define TALLY_KEYS_FULL_PERCENT 90 /* above, unused entries make room */
 
 struct tally_keys;
 
 struct tally_keys_status {
-	uint32_t entries, capacity; /* of the dictionary */
-	uint32_t held, accepted;    /* candidates, when last polled */
+	uint32_t entries, capacity;	   /* of the dictionary */
+	uint32_t held, accepted;	   /* candidates, when last polled */
 	uint64_t resolved, dropped, stale; /* since start */
 };
 

@@ -60,16 +60,16 @@ static int flip(struct tally_ledger *ledger, uint64_t number)
 	struct tally_epoch epoch = { .index = slot_of(number), .number = number };
 	__u32 zero = 0;
 
-	return bpf_map_update_elem(ledger->load->maps[TALLY_MAP_EPOCH], &zero, &epoch, BPF_ANY) ?
-		       -errno :
-		       0;
+	return bpf_map_update_elem(ledger->load->maps[TALLY_MAP_EPOCH], &zero, &epoch, BPF_ANY)
+		       ? -errno
+		       : 0;
 }
 
 static int put_window(struct tally_ledger *ledger, uint64_t number, const struct tally_window *w)
 {
-	return bpf_map_update_elem(ledger->load->maps[TALLY_MAP_WINDOWS], &number, w, BPF_ANY) ?
-		       -errno :
-		       0;
+	return bpf_map_update_elem(ledger->load->maps[TALLY_MAP_WINDOWS], &number, w, BPF_ANY)
+		       ? -errno
+		       : 0;
 }
 
 static int get_window(struct tally_ledger *ledger, uint64_t number, struct tally_window *ret_window)
@@ -346,9 +346,9 @@ static int read_rows(int fd, struct tally_frozen *frozen, size_t *cap)
 	while (!err) {
 		__u32 n = batch.room;
 		int last = bpf_map_lookup_batch(fd, first ? NULL : &cursor, &cursor, batch.keys,
-						batch.rows, &n, NULL) ?
-				   errno :
-				   0;
+						batch.rows, &n, NULL)
+				   ? errno
+				   : 0;
 
 		if (last == ENOSPC) {
 			err = batch_resize(&batch, batch.room * 2);
@@ -469,6 +469,7 @@ int tally_ledger_release(struct tally_ledger *ledger, uint64_t number)
 		return err;
 	if (number + 1 == ledger->number)
 		clear_slots(ledger);
-	(void)bpf_map_delete_elem(ledger->load->maps[TALLY_MAP_WINDOWS], &number); /* gone is fine */
+	(void)bpf_map_delete_elem(ledger->load->maps[TALLY_MAP_WINDOWS],
+				  &number); /* gone is fine */
 	return 0;
 }

@@ -28,7 +28,7 @@ struct tally_ledger;
  * now_ns (UTC). What a start that died left half made is removed.
  */
 TALLY_MUST int tally_ledger_open(struct tally_load *load, uint64_t now_ns,
-			     struct tally_ledger **ret_ledger);
+				 struct tally_ledger **ret_ledger);
 void tally_ledger_close(struct tally_ledger *ledger);
 
 uint64_t tally_ledger_number(const struct tally_ledger *ledger);
@@ -38,26 +38,21 @@ uint64_t tally_ledger_start_ns(const struct tally_ledger *ledger);
 void tally_ledger_id(const struct tally_ledger *ledger, uint8_t ret_id[TALLY_LEDGER_ID]);
 
 /* Close the open epoch with that end and cause; the next one starts at next_ns. Takes some 50 ms. */
-TALLY_MUST int tally_ledger_swap(struct tally_ledger *ledger,
-			     uint64_t end_ns, uint64_t next_ns,
-			     enum tally_close_cause cause);
+TALLY_MUST int tally_ledger_swap(struct tally_ledger *ledger, uint64_t end_ns, uint64_t next_ns,
+				 enum tally_close_cause cause);
 
 /* The oldest frozen epoch, and how many there are. -ENOENT: none. */
-TALLY_MUST int tally_ledger_oldest(struct tally_ledger *ledger,
-			     uint64_t *ret_number);
+TALLY_MUST int tally_ledger_oldest(struct tally_ledger *ledger, uint64_t *ret_number);
 uint32_t tally_ledger_frozen_count(const struct tally_ledger *ledger);
 
 /* Copy a frozen epoch into memory; tally_ledger_frozen_done() frees it. */
-TALLY_MUST int tally_ledger_drain(struct tally_ledger *ledger,
-			     uint64_t number,
-			     struct tally_frozen *ret_frozen);
+TALLY_MUST int tally_ledger_drain(struct tally_ledger *ledger, uint64_t number,
+				  struct tally_frozen *ret_frozen);
 /* The open epoch as it stands now: counters of different rows are of different moments. */
-TALLY_MUST int tally_ledger_peek(struct tally_ledger *ledger,
-			     struct tally_frozen *ret_frozen);
+TALLY_MUST int tally_ledger_peek(struct tally_ledger *ledger, struct tally_frozen *ret_frozen);
 void tally_ledger_frozen_done(struct tally_frozen *frozen);
 
 /* Its records are durable: remove its pins and free its memory. */
-TALLY_MUST int tally_ledger_release(struct tally_ledger *ledger,
-			     uint64_t number);
+TALLY_MUST int tally_ledger_release(struct tally_ledger *ledger, uint64_t number);
 
 #endif

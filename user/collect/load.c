@@ -193,7 +193,7 @@ static int check_pins(struct tally_load *load, bool *ret_exists)
 		return -errno;
 	if (settings.abi_version != TALLY_ABI_VERSION) {
 		tally_log_error("pinned_abi_differs", "pin_dir=%s pinned=%u ours=%u", load->pin_dir,
-			        settings.abi_version, TALLY_ABI_VERSION);
+				settings.abi_version, TALLY_ABI_VERSION);
 		return -EPROTO;
 	}
 	*ret_exists = true;
@@ -415,11 +415,33 @@ static int fall_back(struct tally_load *load, int err)
 	return 0;
 }
 
+/* The verifier's log is long; what it dislikes stands in the line before its figures. */
+static const char *verdict_of(char *text)
+{
+	char *end = strstr(text, "\nprocessed ");
+	char *line;
+
+	if (!end)
+		return text;
+	*end = 0;
+	line = strrchr(text, '\n');
+	return line ? line + 1 : text;
+}
+
 static int print_libbpf(enum libbpf_print_level level, const char *format, va_list args)
 {
-	if (level != LIBBPF_DEBUG)
-		tally_log_foreign(level == LIBBPF_WARN ? TALLY_LOG_WARNING : TALLY_LOG_DEBUG,
-				  "libbpf", format, args);
+	_cleanup_free_ char *text = NULL;
+
+	if (level == LIBBPF_DEBUG)
+		return 0;
+	if (vasprintf(&text, format, args) < 0) {
+		text = NULL;
+		return 0;
+	}
+	if (level == LIBBPF_WARN)
+		tally_log_warning("libbpf", "text=%s", verdict_of(text));
+	else
+		tally_log_debug("libbpf", "text=%s", text);
 	return 0;
 }
 

@@ -24,20 +24,20 @@
 #include "base/util.h"
 
 /* Maps pinned under their own name. The outer maps of the epochs are among them. */
-#define TALLY_PINNED_MAPS(X) \
-	X(SETTINGS, settings) \
-	X(CONNS, conns) \
-	X(EPOCH, epoch) \
-	X(EPOCHS_ROWS, epochs_rows) \
-	X(EPOCHS_SPILL, epochs_spill) \
+#define TALLY_PINNED_MAPS(X)            \
+	X(SETTINGS, settings)           \
+	X(CONNS, conns)                 \
+	X(EPOCH, epoch)                 \
+	X(EPOCHS_ROWS, epochs_rows)     \
+	X(EPOCHS_SPILL, epochs_spill)   \
 	X(EPOCHS_TOTALS, epochs_totals) \
-	X(CLOCK, clock) \
-	X(SERVICES, services) \
-	X(RULESETS, rulesets) \
-	X(SCOPES, scopes) \
-	X(PORTS, ports) \
-	X(DICTIONARY, dictionary) \
-	X(CANDIDATES, candidates) \
+	X(CLOCK, clock)                 \
+	X(SERVICES, services)           \
+	X(RULESETS, rulesets)           \
+	X(SCOPES, scopes)               \
+	X(PORTS, ports)                 \
+	X(DICTIONARY, dictionary)       \
+	X(CANDIDATES, candidates)       \
 	X(CANDIDATES_LONG, candidates_long)
 
 #define TALLY_MAP_ITEM(symbol, name) TALLY_MAP_##symbol,
@@ -71,7 +71,7 @@ struct tally_load {
  * are of another layout; else why the kernel refused.
  */
 TALLY_MUST int tally_load_open(const struct tally_load_options *options,
-			     struct tally_load **ret_load);
+			       struct tally_load **ret_load);
 
 /* The pinned maps and programs as they are; loads nothing. -ENOENT: nothing is pinned. */
 TALLY_MUST int tally_load_adopt(const struct tally_load_options *options,
@@ -92,8 +92,8 @@ const char *tally_load_hook_name(enum tally_hook hook);
 const char *tally_load_prog_name(enum tally_hook hook);
 
 /* Join folder and name into out, of size bytes. -ENAMETOOLONG. */
-TALLY_MUST int tally_load_path(const struct tally_load *load,
-			     const char *name, char *out, size_t size);
+TALLY_MUST int tally_load_path(const struct tally_load *load, const char *name, char *out,
+			       size_t size);
 
 /* Key of the hashes: made with the pins, the same while they stand. */
 TALLY_MUST int tally_load_secret(const struct tally_load *load, uint64_t ret_secret[2]);

@@ -29,9 +29,9 @@ static void add(struct tally_probe *probe, const char *name, const char *text, e
 	item->text = text;
 	item->needed_for = tier;
 	item->error = result;
-	item->verdict = !result		  ? TALLY_PROBE_YES :
-			result == -EPERM ? TALLY_PROBE_UNKNOWN :
-					   TALLY_PROBE_NO;
+	item->verdict = !result		   ? TALLY_PROBE_YES
+			: result == -EPERM ? TALLY_PROBE_UNKNOWN
+					   : TALLY_PROBE_NO;
 }
 
 /* ---- capabilities ---- */

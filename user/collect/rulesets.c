@@ -100,7 +100,8 @@ static int point(struct tally_rulesets *rulesets, uint32_t service, uint32_t slo
 {
 	struct tally_service value = { .slot = slot };
 
-	if (bpf_map_update_elem(rulesets->load->maps[TALLY_MAP_SERVICES], &service, &value, BPF_ANY))
+	if (bpf_map_update_elem(rulesets->load->maps[TALLY_MAP_SERVICES], &service, &value,
+				BPF_ANY))
 		return -errno;
 	rulesets->slots[service] = slot;
 	return 0;
@@ -123,8 +124,8 @@ int tally_rulesets_drop(struct tally_rulesets *rulesets, uint32_t service)
 {
 	if (service >= TALLY_SERVICES)
 		return -EINVAL;
-	return rulesets->slots[service] == TALLY_NO_SLOT ? 0 :
-							   point(rulesets, service, TALLY_NO_SLOT);
+	return rulesets->slots[service] == TALLY_NO_SLOT ? 0
+							 : point(rulesets, service, TALLY_NO_SLOT);
 }
 
 uint32_t tally_rulesets_generation(const struct tally_rulesets *rulesets, uint32_t service)

@@ -106,7 +106,8 @@ static int write_ports(struct tally_load *load, const uint8_t *ports)
 		return -ENOMEM;
 	for (__u32 i = 0; i < PORTS; i++)
 		keys[i] = i;
-	return bpf_map_update_batch(load->maps[TALLY_MAP_PORTS], keys, ports, &n, NULL) ? -errno : 0;
+	return bpf_map_update_batch(load->maps[TALLY_MAP_PORTS], keys, ports, &n, NULL) ? -errno
+											: 0;
 }
 
 int tally_scopes_set(struct tally_load *load, const struct tally_scope_want *wanted, size_t n)

@@ -91,16 +91,16 @@ static int parse_listen(const char *text, struct sockaddr_storage *ret_address)
 	if (host[0] == '[' && host[len - 1] == ']') {
 		host[len - 1] = 0;
 		six->sin6_family = AF_INET6;
-		return inet_pton(AF_INET6, host + 1, &six->sin6_addr) == 1 ?
-			       parse_port(colon + 1, &six->sin6_port) :
-			       -EINVAL;
+		return inet_pton(AF_INET6, host + 1, &six->sin6_addr) == 1
+			       ? parse_port(colon + 1, &six->sin6_port)
+			       : -EINVAL;
 	}
 	four->sin_family = AF_INET;
 	if (!strcmp(host, "localhost"))
 		strcpy(host, "127.0.0.1");
-	return inet_pton(AF_INET, host, &four->sin_addr) == 1 ?
-		       parse_port(colon + 1, &four->sin_port) :
-		       -EINVAL;
+	return inet_pton(AF_INET, host, &four->sin_addr) == 1
+		       ? parse_port(colon + 1, &four->sin_port)
+		       : -EINVAL;
 }
 
 static int start(struct tally_http *http, const struct sockaddr_storage *address)
@@ -109,10 +109,9 @@ static int start(struct tally_http *http, const struct sockaddr_storage *address
 
 	errno = 0;
 	http->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, http,
-					MHD_OPTION_SOCK_ADDR, address,
-					MHD_OPTION_CONNECTION_LIMIT, (unsigned int)CONNECTIONS,
-					MHD_OPTION_CONNECTION_TIMEOUT, (unsigned int)TIMEOUT_S,
-					MHD_OPTION_END);
+					MHD_OPTION_SOCK_ADDR, address, MHD_OPTION_CONNECTION_LIMIT,
+					(unsigned int)CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
+					(unsigned int)TIMEOUT_S, MHD_OPTION_END);
 	if (http->daemon)
 		return 0;
 	return errno ? -errno : -EIO;
@@ -137,8 +136,8 @@ int tally_http_open(struct tally_loop *loop, const char *listen, tally_http_fn f
 	if (!err) {
 		info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_EPOLL_FD);
 		err = info ? tally_loop_add_fd(loop, info->epoll_fd, EPOLLIN, on_ready, http,
-					       &http->source) :
-			     -EIO;
+					       &http->source)
+			   : -EIO;
 	}
 	if (err) {
 		tally_http_close(http);

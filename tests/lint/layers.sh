@@ -15,6 +15,7 @@ cd "$(dirname "$0")/../.."
 arrows='
 collect account/frozen.h   a drained epoch is what account takes over
 deliver account/           batches are made of sealed rows
+replay  bpf/               the engine and the sequence code of the programs, natively
 '
 
 breaches=0
@@ -72,6 +73,7 @@ check_user() {
 		[[ $file == user/*/* ]] || continue
 		case $header in
 		*.skel.h | bpf/*)
+			[ ! -e "$header" ] || ! sibling_allowed "$module" "$header" || continue
 			[ "$module" = collect ] || breach "$file: only collect/ knows libbpf ($header)"
 			continue
 			;;

@@ -89,13 +89,13 @@ restore_services() {
 	fi
 }
 
-# Package scripts enable a unit that is new to the machine; ours stay off.
+# Package scripts enable a unit that is new to the machine; ours stay off. deb-systemd-helper is what
+# they enabled it with, and works where systemd does not run.
 disable_new_services() {
 	local unit
-	command -v systemctl >/dev/null || return 0
 	for unit in nginx apache2 haproxy; do
 		if printf '%s\n' "$@" | grep -Eqx "$unit|$unit-light"; then
-			systemctl disable --quiet "$unit.service" 2>/dev/null || true
+			DPKG_MAINTSCRIPT_PACKAGE=$unit deb-systemd-helper disable "$unit.service" >/dev/null 2>&1 || true
 		fi
 	done
 }

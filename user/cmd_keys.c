@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include "base/config.h"
+#include "base/secret.h"
 #include "cli.h"
 #include "identify/catalog.h"
 
@@ -49,7 +50,7 @@ static int load(struct tally_config **ret_config, struct tally_catalog **ret_cat
 	int r;
 
 	tally_diag_init(&diag, config_path);
-	r = tally_config_load(config_path, TALLY_OPTION_NO_UNIT, &diag, ret_config);
+	r = tally_config_load(config_path, TALLY_CONFIG_CHECK_ONLY, &diag, ret_config);
 	if (r < 0)
 		tally_diag_print(&diag, stderr);
 	tally_diag_done(&diag);
@@ -61,6 +62,32 @@ static int load(struct tally_config **ret_config, struct tally_catalog **ret_cat
 		tally_diag_print(&diag, stderr);
 	tally_diag_done(&diag);
 	return r;
+}
+
+/* The fleet secret, or what the agent made for itself without one; to be wiped. */
+static int read_secret(const struct tally_config *config, char **ret_secret)
+{
+	const char *fleet = config->agent.fleet_secret;
+	_cleanup_free_ char *path = NULL;
+	size_t bytes;
+
+	if (fleet && tally_secret_is_reference(fleet))
+		return -ENXIO;
+	if (fleet) {
+		*ret_secret = strdup(fleet);
+		return *ret_secret ? 0 : -ENOMEM;
+	}
+	if (asprintf(&path, "%s/fleet-secret", config->agent.state_dir) < 0)
+		return -ENOMEM;
+	return tally_util_read_file(path, TALLY_SECRET_MAX, ret_secret, &bytes);
+}
+
+static int make_kfp(const uint8_t sha256[TALLY_CATALOG_SHA], char *secret, char *ret_kfp)
+{
+	int r = tally_catalog_kfp(sha256, secret, strlen(secret), ret_kfp);
+
+	tally_util_wipe_free(secret);
+	return r < 0 ? tally_cli_fail(TALLY_EXIT_BUG, "cannot compute the id") : 0;
 }
 
 static int print(const struct tally_catalog_key *entry, const char *kfp)
@@ -86,24 +113,24 @@ static int run_id(int argc, char **argv)
 	_cleanup_(tally_config_freep) struct tally_config *config = NULL;
 	_cleanup_(tally_catalog_freep) struct tally_catalog *catalog = NULL;
 	uint8_t sha256[TALLY_CATALOG_SHA];
-	char kfp[TALLY_CATALOG_KFP];
+	char kfp[TALLY_CATALOG_KFP], *secret = NULL;
 	int r;
 
 	if (sha256_text && tally_util_unhex(sha256_text, sha256, sizeof(sha256)) < 0)
 		return tally_cli_usage_error("--sha256 must be 64 hexadecimal digits");
 	if (load(&config, &catalog) < 0)
 		return TALLY_EXIT_CONFIG;
-	if (!config->agent.fleet_secret || strncmp(config->agent.fleet_secret, "${", 2) == 0)
-		return tally_cli_fail(
-			TALLY_EXIT_CONFIG,
-			"%s: agent.fleet_secret is not readable here: without it no id can be made",
-			config_path);
+	r = read_secret(config, &secret);
+	if (r < 0)
+		return tally_cli_fail(TALLY_EXIT_CONFIG,
+				      "%s: the fleet secret cannot be read here (%s)", config_path,
+				      strerror(-r));
 	r = sha256_text ? 0 : read_key(sha256);
+	if (r == 0)
+		r = make_kfp(sha256, TAKE_PTR(secret), kfp);
+	tally_util_wipe_free(secret);
 	if (r != 0)
 		return r;
-	if (tally_catalog_kfp(sha256, config->agent.fleet_secret,
-			      strlen(config->agent.fleet_secret), kfp) < 0)
-		return tally_cli_fail(TALLY_EXIT_BUG, "cannot compute the id");
 	return print(tally_catalog_find(catalog, sha256, time(NULL)), kfp);
 }
 

@@ -279,11 +279,14 @@ int tally_catalog_load(const char *path, struct tally_diag *diag,
 
 bool tally_catalog_changed(const struct tally_catalog *catalog, const char *path)
 {
-	const struct stat *old = &catalog->stat;
+	const struct stat *old;
 	struct stat st;
 
 	if (stat(path, &st) < 0)
 		return false;
+	if (!catalog)
+		return true;
+	old = &catalog->stat;
 	return st.st_ino != old->st_ino || st.st_dev != old->st_dev || st.st_size != old->st_size ||
 	       st.st_mtim.tv_sec != old->st_mtim.tv_sec ||
 	       st.st_mtim.tv_nsec != old->st_mtim.tv_nsec;

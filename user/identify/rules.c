@@ -509,101 +509,117 @@ static void decimal_text(uint64_t value, char *text, size_t bytes)
 		text[n - 1] = '\0';
 }
 
-/* What says nothing new is left out, so that an option of a later version changes no id. */
-static json_t *route_json(const struct tally_route *route, const struct tally_config_route *source)
+/* Sticky: an id made of half a JSON would be another ruleset's. Owns value. */
+static void set(json_t *object, const char *name, json_t *value, bool *failed)
 {
-	json_t *out = json_pack("{s:s}", "template", route->template), *billable = json_object();
+	if (json_object_set_new(object, name, value) < 0)
+		*failed = true;
+}
+
+static void append(json_t *array, json_t *value, bool *failed)
+{
+	if (json_array_append_new(array, value) < 0)
+		*failed = true;
+}
+
+/* What says nothing new is left out, so that an option of a later version changes no id. */
+static json_t *route_json(const struct tally_route *route, const struct tally_config_route *source,
+			  bool *failed)
+{
+	json_t *out = json_object(), *billable = json_object();
 	char credits[48];
 
 	decimal_text(source->credits, credits, sizeof(credits));
 	for (size_t i = 0; i < source->n_billable; i++)
-		json_object_set_new(billable, source->billable[i].name,
-				    json_boolean(source->billable[i].flag));
+		set(billable, source->billable[i].name, json_boolean(source->billable[i].flag),
+		    failed);
+	set(out, "template", json_string(route->template), failed);
 	if (*route->method)
-		json_object_set_new(out, "method", json_string(route->method));
+		set(out, "method", json_string(route->method), failed);
 	if (source->credits)
-		json_object_set_new(out, "credits", json_string(credits));
+		set(out, "credits", json_string(credits), failed);
 	if (json_object_size(billable) > 0)
-		json_object_set(out, "billable", billable);
+		set(out, "billable", json_incref(billable), failed);
 	if (source->health)
-		json_object_set_new(out, "health", json_true());
+		set(out, "health", json_true(), failed);
 	if (source->auth == TALLY_CONFIG_AUTH_NONE)
-		json_object_set_new(out, "auth", json_string("none"));
+		set(out, "auth", json_string("none"), failed);
 	if (source->truncated == TALLY_CONFIG_TRUNCATED_UNBILLABLE)
-		json_object_set_new(out, "truncated", json_string("unbillable"));
+		set(out, "truncated", json_string("unbillable"), failed);
 	json_decref(billable);
 	return out;
 }
 
-static void set_lower(json_t *out, const char *name, const char *value)
+static void set_lower(json_t *out, const char *name, const char *value, bool *failed)
 {
 	char text[TALLY_HEADER_NAME + 1] = "";
 
 	if (!value || strlen(value) > TALLY_HEADER_NAME)
 		return;
 	lower(value, (unsigned char *)text, strlen(value));
-	json_object_set_new(out, name, json_string(text));
+	set(out, name, json_string(text), failed);
 }
 
-static json_t *key_json(const struct tally_config_key *key)
+static json_t *key_json(const struct tally_config_key *key, bool *failed)
 {
 	json_t *out = json_object();
 
-	set_lower(out, "header", key->header);
-	set_lower(out, "scheme", key->scheme);
-	set_lower(out, "response_header", key->response_header);
+	set_lower(out, "header", key->header, failed);
+	set_lower(out, "scheme", key->scheme, failed);
+	set_lower(out, "response_header", key->response_header, failed);
 	if (key->query)
-		json_object_set_new(out, "query", json_string(key->query));
+		set(out, "query", json_string(key->query), failed);
 	return out;
 }
 
 static json_t *table_json(const struct tally_config_service *service,
-			  const struct route_table *table)
+			  const struct route_table *table, bool *failed)
 {
-	json_t *keys = json_array(), *routes = json_array();
-	json_t *out = json_pack("{s:o,s:o}", "key", keys, "routes", routes);
+	json_t *keys = json_array(), *routes = json_array(), *out = json_object();
 
 	for (size_t i = 0; i < service->n_key; i++)
-		json_array_append_new(keys, key_json(&service->key[i]));
+		append(keys, key_json(&service->key[i], failed), failed);
 	for (size_t i = 0; i < table->n; i++)
-		json_array_append_new(routes, route_json(&table->routes[i], table->source[i]));
+		append(routes, route_json(&table->routes[i], table->source[i], failed), failed);
+	set(out, "key", keys, failed);
+	set(out, "routes", routes, failed);
 	if (service->tainted == TALLY_CONFIG_TAINTED_OWNER)
-		json_object_set_new(out, "tainted", json_string("owner"));
+		set(out, "tainted", json_string("owner"), failed);
 	if (service->anonymous.billable)
-		json_object_set_new(out, "anonymous_billable", json_true());
+		set(out, "anonymous_billable", json_true(), failed);
 	return out;
 }
 
-static int service_json(const struct tally_config_service *service, json_t **ret_json)
+static int add_service(json_t *services, const struct tally_config_service *service)
 {
 	struct teller silent = {};
 	struct route_table table;
+	bool failed = false;
 	int r = route_table_init(service, &silent, &table);
 
 	if (r == 0)
-		*ret_json = table_json(service, &table);
+		set(services, service->name, table_json(service, &table, &failed), &failed);
 	route_table_done(&table);
-	return r;
+	return failed ? -ENOMEM : r;
 }
 
 /* {"services": {NAME: ...}} */
 static int canonical(const struct tally_config *config, json_t **ret_json)
 {
-	json_t *services = json_object(), *out = json_pack("{s:o}", "services", services);
+	json_t *services = json_object(), *out = json_object();
+	bool failed = false;
+	int r = 0;
 
-	for (size_t i = 0; i < config->n_services; i++) {
-		json_t *service = NULL;
-		int r = service_json(&config->services[i], &service);
-
-		if (r == 0 && json_object_set_new(services, config->services[i].name, service) < 0)
-			r = -ENOMEM;
-		if (r < 0) {
-			json_decref(out);
-			return r;
-		}
-	}
-	*ret_json = out;
-	return out ? 0 : -ENOMEM;
+	for (size_t i = 0; r == 0 && i < config->n_services; i++)
+		r = add_service(services, &config->services[i]);
+	set(out, "services", services, &failed);
+	if (failed)
+		r = -ENOMEM;
+	if (r == 0)
+		*ret_json = out;
+	else
+		json_decref(out);
+	return r;
 }
 
 static int id_of(const json_t *rules, char *ret_id)
@@ -632,39 +648,40 @@ int tally_rules_id(const struct tally_config *config, char ret_id[TALLY_RULESET_
 }
 
 /* names[index of a service] -> its name, null where there is none. */
-static json_t *indices_json(const struct tally_config *config, const uint16_t *indices)
+static json_t *indices_json(const struct tally_config *config, const uint16_t *indices,
+			    bool *failed)
 {
 	json_t *names = json_array();
 
-	for (size_t i = 0; i < config->n_services; i++) {
+	for (size_t i = 0; i < config->n_services && !*failed; i++) {
 		size_t index = indices ? indices[i] : i;
 
-		while (json_array_size(names) <= index)
-			if (json_array_append_new(names, json_null()) < 0)
-				break;
-		json_array_set_new(names, index, json_string(config->services[i].name));
+		while (json_array_size(names) <= index && !*failed)
+			append(names, json_null(), failed);
+		if (json_array_set_new(names, index, json_string(config->services[i].name)) < 0)
+			*failed = true;
 	}
 	return names;
 }
 
 int tally_rules_dump(const struct tally_config *config, const uint16_t *indices, char **ret_json)
 {
-	char id[TALLY_RULESET_ID], *text;
+	char id[TALLY_RULESET_ID], *text = NULL;
 	json_t *rules = NULL;
+	bool failed = false;
 	int r = canonical(config, &rules);
 
 	if (r == 0)
 		r = id_of(rules, id);
-	if (r < 0) {
-		json_decref(rules);
-		return r;
+	if (r == 0) {
+		set(rules, "id", json_string(id), &failed);
+		set(rules, "indices", indices_json(config, indices, &failed), &failed);
+		text = failed ? NULL : json_dumps(rules, JSON_COMPACT | JSON_SORT_KEYS);
 	}
-	json_object_set_new(rules, "id", json_string(id));
-	json_object_set_new(rules, "indices", indices_json(config, indices));
-	text = json_dumps(rules, JSON_COMPACT | JSON_SORT_KEYS);
 	json_decref(rules);
-	if (!text)
+	if (r == 0 && !text)
 		return -ENOMEM;
-	*ret_json = text;
-	return 0;
+	if (r == 0)
+		*ret_json = text;
+	return r;
 }

@@ -62,6 +62,8 @@ static int read_billable(json_t *billable, struct route *route)
 
 	if (!billable)
 		return 0;
+	if (!json_is_object(billable))
+		return -EINVAL;
 	route->exact = calloc(json_object_size(billable) + 1, sizeof(*route->exact));
 	if (!route->exact)
 		return -ENOMEM;

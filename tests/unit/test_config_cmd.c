@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+/* check-config and keys id as a person calls them: what is said where, and with which exit code. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <jansson.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include "cli.h"
+
+static char dir[] = "/tmp/test_config_cmd.XXXXXX";
+static char out[65536], err[65536];
+
+static void path_of(const char *name, char *path, size_t bytes)
+{
+	snprintf(path, bytes, "%s/%s", dir, name);
+}
+
+static void put(const char *name, const char *text)
+{
+	char path[128];
+
+	path_of(name, path, sizeof(path));
+	assert_int_equal(tally_util_write_file(path, text, strlen(text), 0600), 0);
+}
+
+static void get(const char *name, char *text, size_t bytes)
+{
+	_cleanup_free_ char *data = NULL;
+	char path[128];
+	size_t n = 0;
+
+	path_of(name, path, sizeof(path));
+	assert_int_equal(tally_util_read_file(path, bytes - 1, &data, &n), 0);
+	memcpy(text, data, n + 1);
+}
+
+static void redirect(const char *name, int flags, int fd)
+{
+	char path[128];
+	int from;
+
+	path_of(name, path, sizeof(path));
+	from = open(path, flags, 0600);
+	if (from < 0 || dup2(from, fd) < 0)
+		_exit(99);
+}
+
+/* In a child, because options are kept in static variables. words are parted by blanks. */
+static int call(const char *words, const char *input)
+{
+	static const struct tally_cli_command *const commands[] = { &tally_cmd_check,
+								    &tally_cmd_keys, NULL };
+	char copy[1024], *argv[16] = { dir }, *rest = copy, *part;
+	int argc = 1, status;
+	pid_t pid;
+
+	snprintf(copy, sizeof(copy), "%s", words);
+	while ((part = strsep(&rest, " ")))
+		argv[argc++] = part;
+	put("in", input);
+	fflush(stdout);
+	fflush(stderr);
+	pid = fork();
+	if (pid == 0) {
+		redirect("in", O_RDONLY, 0);
+		redirect("out", O_WRONLY | O_CREAT | O_TRUNC, 1);
+		redirect("err", O_WRONLY | O_CREAT | O_TRUNC, 2);
+		if (chdir(dir) < 0)
+			_exit(99);
+		status = tally_cli_main(commands, argc, argv);
+		fflush(stdout);
+		_exit(status);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	get("out", out, sizeof(out));
+	get("err", err, sizeof(err));
+	return WEXITSTATUS(status);
+}
+
+#define KEY_SHA "8649cdebee753898fd50e01408a9e438aa5090249bc3e51b65f33dce973b0873"
+#define KEY_KFP "kfp_73ng7bsoe3xptklhqmtj"
+
+static int set_up(void **state)
+{
+	char text[2048];
+
+	if (!mkdtemp(dir))
+		return -1;
+	put("secret", "0123456789abcdef0123456789abcdef\n");
+	put("keys.yaml", "keys: [{id: key_1, customer: cus_1, sha256: " KEY_SHA "}]\n");
+	snprintf(text, sizeof(text),
+		 "agent: {fleet_secret: '${file:%s/secret}', state_dir: %s}\n"
+		 "services:\n"
+		 "- {name: geo, match: {ports: [80, 81]}, key: [{header: X-Key}], tainted: owner,\n"
+		 "   routes: [{match: /a}, {match: /b}]}\n"
+		 "keys: {file: %s/keys.yaml}\n"
+		 "sinks: [{stdout: }]\n",
+		 dir, dir, dir);
+	put("good.yaml", text);
+	put("warn.yaml",
+	    "services: [{name: a, match: {ports: 1}, key: [{header: K}], tainted: owner}]\n"
+	    "sinks: [{stdout: }]\n");
+	put("bad.yaml",
+	    "services: [{name: a, match: {ports: 1}, routes: [{match: a}], tined: x}]\n");
+	snprintf(text, sizeof(text), "agent: {state_dir: %s}\nsinks: [{stdout: }]\n", dir);
+	put("own.yaml", text);
+	put("fleet-secret", "0123456789abcdef0123456789abcdef");
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	DIR *d = opendir(dir);
+	struct dirent *entry;
+
+	while (d && (entry = readdir(d)))
+		if (unlinkat(dirfd(d), entry->d_name, 0) < 0 && entry->d_name[0] != '.')
+			return -1;
+	closedir(d);
+	return rmdir(dir);
+}
+
+static void test_good(void **state)
+{
+	assert_int_equal(call("check-config good.yaml", ""), 0);
+	assert_string_equal(err, "");
+	assert_non_null(strstr(out, "service geo: ports 80,81; 2 routes\n  key 1: header X-Key\n"));
+	assert_non_null(strstr(out, "keys.yaml: 1 keys\n"));
+	assert_non_null(strstr(out, "MiB  in all\ngood.yaml: good\n"));
+	assert_int_equal(call("check-config -q good.yaml", ""), 0);
+	assert_string_equal(out, "");
+}
+
+static void test_json(void **state)
+{
+	json_t *json;
+
+	assert_int_equal(call("check-config good.yaml -o json", ""), 0);
+	json = json_loads(out, 0, NULL);
+	assert_non_null(json);
+	assert_int_equal(json_integer_value(json_object_get(json, "catalog_keys")), 1);
+	assert_int_equal(json_integer_value(json_object_get(json, "window_s")), 10);
+	assert_int_equal(json_array_size(json_object_get(json, "services")), 1);
+	json_decref(json);
+}
+
+/* All of them, in the order of the lines. */
+static void test_bad(void **state)
+{
+	assert_int_equal(call("check-config bad.yaml", ""), TALLY_EXIT_CONFIG);
+	assert_string_equal(out, "");
+	assert_non_null(strstr(err, "bad.yaml:1:1: sinks: missing\n"));
+	assert_non_null(strstr(
+		err, "bad.yaml:1:50: services[0].routes[0].match: a template begins with /"));
+	assert_non_null(strstr(
+		err, "bad.yaml:1:63: services[0].tined: unknown key; did you mean \"tainted\"?\n"));
+	assert_int_equal(call("check-config none.yaml", ""), TALLY_EXIT_CONFIG);
+	assert_string_equal(err, "none.yaml: cannot be read: No such file or directory\n");
+}
+
+static void test_strict(void **state)
+{
+	assert_int_equal(call("check-config warn.yaml", ""), 0);
+	assert_non_null(strstr(err, "warning: agent.fleet_secret"));
+	assert_int_equal(call("check-config --strict warn.yaml", ""), TALLY_EXIT_CONFIG);
+}
+
+static void test_bad_catalog(void **state)
+{
+	put("keys.yaml", "keys: [{id: key_1, customer: cus_1, sha256: sk_live_secret}]\n");
+	assert_int_equal(call("check-config good.yaml", ""), TALLY_EXIT_CONFIG);
+	assert_non_null(strstr(err, "/keys.yaml:1:8: keys[0]: sha256 must be 64"));
+	assert_null(strstr(err, "sk_live"));
+	put("keys.yaml", "keys: [{id: key_1, customer: cus_1, sha256: " KEY_SHA "}]\n");
+}
+
+static void test_schema(void **state)
+{
+	static const char *const calls[] = { "check-config --schema",
+					     "check-config --catalog-schema" };
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(calls); i++) {
+		json_t *json;
+
+		assert_int_equal(call(calls[i], ""), 0);
+		json = json_loads(out, 0, NULL);
+		assert_non_null(json);
+		json_decref(json);
+	}
+	assert_int_equal(call("check-config --reference", ""), 0);
+	assert_int_equal(strncmp(out, "## Configuration of tallyd\n", 27), 0);
+}
+
+/* Whatever way the key comes, with its newline or without; with the fleet's secret or the agent's. */
+static void test_keys_id(void **state)
+{
+	assert_int_equal(call("keys id --config good.yaml", "demo-key-acme"), 0);
+	assert_string_equal(out, KEY_KFP "\ncatalog: id key_1, customer cus_1\n");
+	assert_int_equal(call("keys id --config good.yaml", "demo-key-acme\n"), 0);
+	assert_string_equal(out, KEY_KFP "\ncatalog: id key_1, customer cus_1\n");
+	assert_int_equal(call("keys id -c good.yaml --sha256 " KEY_SHA, ""), 0);
+	assert_string_equal(out, KEY_KFP "\ncatalog: id key_1, customer cus_1\n");
+	assert_int_equal(call("keys id -c own.yaml -o json", "demo-key-acme"), 0);
+	assert_string_equal(out, "{\"kfp\":\"" KEY_KFP "\",\"id\":null,\"customer\":null}\n");
+}
+
+static void test_keys_id_faults(void **state)
+{
+	assert_int_equal(call("keys id -c good.yaml", ""), TALLY_EXIT_INPUT);
+	assert_int_equal(call("keys id -c good.yaml --sha256 00", ""), TALLY_EXIT_USAGE);
+	assert_int_equal(call("keys id -c good.yaml the-key", ""), TALLY_EXIT_USAGE);
+	assert_int_equal(call("keys id -c none.yaml", "k"), TALLY_EXIT_CONFIG);
+	assert_int_equal(call("keys", ""), TALLY_EXIT_USAGE);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_good),	    cmocka_unit_test(test_json),
+		cmocka_unit_test(test_bad),	    cmocka_unit_test(test_strict),
+		cmocka_unit_test(test_bad_catalog), cmocka_unit_test(test_schema),
+		cmocka_unit_test(test_keys_id),	    cmocka_unit_test(test_keys_id_faults),
+	};
+
+	return cmocka_run_group_tests(tests, set_up, tear_down);
+}

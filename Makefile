@@ -154,7 +154,8 @@ $(B)/$(1)/libtally.a: $(LIB_SRC:%.c=$(B)/$(1)/%.o)
 endef
 $(eval $(call flavour,obj,$(CC),$(HARDEN) -Wno-unused-result))
 $(eval $(call flavour,san,$(CC),$(SANITIZE) -Wno-unused-result))
-$(eval $(call flavour,fuzz,$(CLANG),$(FUZZ) -fsanitize=fuzzer-no-link -Wno-unknown-warning-option))
+$(eval $(call flavour,fuzz,$(CLANG),$(FUZZ) -fsanitize=fuzzer-no-link \
+	-Wno-unknown-warning-option -Wno-missing-field-initializers -Wno-format-nonliteral))
 
 $(B)/tallyd: $(B)/obj/user/main.o $(B)/obj/libtally.a
 	$(call say,LINK,$@)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The smallest program that books as the meter does: it reads the epoch's index once and adds one to
- * a row and to the totals of that epoch. Which row: the packet's first octet.
+ * a row and to the totals of that epoch. Which row: the packet's first octet. The second octet says
+ * how long it dawdles between the two, so that a freeze that does not wait for it is found out.
  */
 #include "vmlinux.h"
 
@@ -52,6 +53,11 @@ static struct tally_row *row_of(void *map, const struct tally_row_key *key)
 	return bpf_map_lookup_elem(map, key);
 }
 
+static long dawdle(__u32 i, void *ctx)
+{
+	return 0;
+}
+
 /* Returns 0 when something was missing: the test then sees it in the return value. */
 SEC("cgroup_skb/ingress")
 int tally_swap(struct __sk_buff *skb)
@@ -61,12 +67,15 @@ int tally_swap(struct __sk_buff *skb)
 	struct tally_epoch *now;
 	struct tally_row *row;
 	__u32 zero = 0, index;
+	__u8 octets[2];
 	void *map;
 
 	now = bpf_map_lookup_elem(&epoch, &zero);
-	if (!now || bpf_skb_load_bytes(skb, 0, &key.method, 1))
+	if (!now || bpf_skb_load_bytes(skb, 0, octets, sizeof(octets)))
 		return 0;
+	key.method = octets[0];
 	index = now->index;
+	bpf_loop(octets[1] * 4096, dawdle, &zero, 0);
 	map = bpf_map_lookup_elem(&epochs_rows, &index);
 	if (!map)
 		return 0;

@@ -113,24 +113,29 @@ static uint64_t drained(struct fixture *f, uint64_t number)
 	return sum;
 }
 
-static void run(struct fixture *f, unsigned char row, uint32_t times)
+static void run_slowly(struct fixture *f, unsigned char row, uint32_t times, unsigned char spin)
 {
-	unsigned char packet[64] = { row };
+	/* a test run takes the Ethernet header off */
+	unsigned char packet[64] = { [12] = 0x08, [14] = row, [15] = spin };
 	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = packet, .data_size_in = sizeof(packet),
 		    .repeat = (int)times);
 
-	/* the packet begins after the Ethernet header, which test runs take off */
-	packet[14] = row;
-	packet[12] = 0x08;
 	assert_int_equal(bpf_prog_test_run_opts(bpf_program__fd(f->skel->progs.tally_swap), &opts),
 			 0);
 	assert_int_equal(opts.retval, 1);
 }
 
+static void run(struct fixture *f, unsigned char row, uint32_t times)
+{
+	run_slowly(f, row, times, 0);
+}
+
+/* The first writer runs as fast as it can; the second is always in the middle of a run. */
 struct writer {
 	struct fixture *f;
 	pthread_t thread;
-	unsigned char row;
+	unsigned char row, spin;
+	uint32_t repeat;
 	uint64_t runs;
 	bool stop;
 };
@@ -140,8 +145,8 @@ static void *write_on(void *ctx)
 	struct writer *w = ctx;
 
 	while (!__atomic_load_n(&w->stop, __ATOMIC_ACQUIRE)) {
-		run(w->f, w->row + w->runs / REPEAT % 32, REPEAT);
-		w->runs += REPEAT;
+		run_slowly(w->f, w->row + w->runs / w->repeat % 32, w->repeat, w->spin);
+		w->runs += w->repeat;
 	}
 	return NULL;
 }
@@ -171,6 +176,8 @@ static void test_exact(void **state)
 	for (int i = 0; i < WRITERS; i++) {
 		writers[i].f = f;
 		writers[i].row = (unsigned char)(i * 64);
+		writers[i].spin = i ? 100 : 0;
+		writers[i].repeat = i ? 1 : REPEAT;
 		assert_int_equal(pthread_create(&writers[i].thread, NULL, write_on, &writers[i]),
 				 0);
 	}

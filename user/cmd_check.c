@@ -42,39 +42,56 @@ static int print_schema(const struct tally_option_table *table)
 /* Per element of a kernel hash: struct htab_elem on 64 bit, and its share of the buckets. */
 #define HASH_ELEMENT 48
 #define HASH_BUCKET 16
+/* Held segments without a connection, ports, scopes, state of running programs. */
+#define OTHER_BYTES (2u << 20)
+#define OTHER_CPU_BYTES (64u << 10)
 
 struct estimate {
 	const char *what;
 	uint64_t bytes;
 };
 
-static uint64_t hash_bytes(uint64_t entries, size_t key, size_t value)
+static uint64_t element_bytes(size_t key, size_t value)
 {
-	return entries * (HASH_ELEMENT + HASH_BUCKET + ((key + 7) & ~7ULL) + ((value + 7) & ~7ULL));
+	return HASH_ELEMENT + ((key + 7) & ~7ULL) + ((value + 7) & ~7ULL);
+}
+
+/* An element allocated by itself takes a whole object of the kernel's allocator. */
+static uint64_t object_bytes(uint64_t bytes)
+{
+	static const uint64_t sizes[] = { 96, 128, 192, 256, 512, 1024 };
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(sizes); i++)
+		if (bytes <= sizes[i])
+			return sizes[i];
+	return bytes;
 }
 
 /* Two epochs of each stand side by side while the books are closed. */
 static void estimate(const struct tally_config *config, struct estimate out[4])
 {
 	const struct tally_config_limits *limits = &config->agent.limits;
-	size_t row = sizeof(struct tally_row), key = sizeof(struct tally_row_key);
+	uint64_t row = element_bytes(sizeof(struct tally_row_key), sizeof(struct tally_row));
+	uint64_t key = element_bytes(sizeof(uint64_t), sizeof(struct tally_key_entry));
 	long cpus = sysconf(_SC_NPROCESSORS_CONF);
 	uint64_t n_cpus = cpus > 0 ? (uint64_t)cpus : 1;
 
 	out[0] = (struct estimate){ "connection rows, when all are in use, two epochs",
-				    2 * hash_bytes(limits->connection_rows, key, row) };
+				    2 * limits->connection_rows *
+					    (object_bytes(row) + HASH_BUCKET) };
 	out[1] = (struct estimate){ "rows without connection, reserved, two epochs",
-				    2 * hash_bytes(limits->rows, key, row) };
-	out[2] = (struct estimate){ "keys and candidates",
-				    hash_bytes(limits->keys, 8, sizeof(struct tally_key_entry)) +
+				    2 * limits->rows * (row + HASH_BUCKET) };
+	out[2] = (struct estimate){ "keys, and those that wait for acceptance",
+				    limits->keys * (key + HASH_BUCKET) +
 					    TALLY_CANDIDATES * sizeof(struct tally_candidate) +
 					    TALLY_CANDIDATES_LONG *
 						    sizeof(struct tally_candidate_long) };
-	out[3] = (struct estimate){ "rulesets, totals and parked segments",
+	out[3] = (struct estimate){ "rulesets, totals, segments that came early, other",
 				    TALLY_RULESET_SLOTS * sizeof(struct tally_rules) +
 					    2 * TALLY_SERVICES * n_cpus *
 						    sizeof(struct tally_totals) +
-					    TALLY_PARK_POOL * (TALLY_CHUNK + 64ULL) };
+					    TALLY_PARK_POOL * (TALLY_CHUNK + 64ULL) + OTHER_BYTES +
+					    n_cpus * OTHER_CPU_BYTES };
 }
 
 /* The summary --------------------------------------------------------------------------------- */
@@ -173,7 +190,7 @@ static void print_summary(const struct tally_config *config, const struct tally_
 		printf("sink %s\n", config->sinks[i].name);
 	printf("window %llu s, ruleset %s\n",
 	       (unsigned long long)(config->agent.window_ns / TALLY_NS_PER_S), id);
-	puts("kernel memory, at most about:");
+	puts("kernel memory, at most about (connections apart):");
 	estimate(config, estimates);
 	for (size_t i = 0; i < TALLY_ARRAY_SIZE(estimates); i++) {
 		printf("  %7.1f MiB  %s\n", (double)estimates[i].bytes / 1048576,

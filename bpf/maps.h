@@ -25,6 +25,14 @@ struct {
 	__type(value, struct tally_conn);
 } conns SEC(".maps");
 
+/* Sockets that this host opened itself: requests on them are somebody else's answers. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u32);
+} outbound SEC(".maps");
+
 /* Sizes, not types: clang 14 prunes the types of inner maps to forward declarations. */
 struct rows_template {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -164,9 +164,6 @@ TALLY_INLINE void meter_key_decide(struct tally_run *run, struct tally_exchange 
 		x->candidate = 0;
 	}
 	x->flags &= ~EX_UNKNOWN;
-	if (x->candidate)
-		port_candidate_drop(run, x->candidate);
-	x->candidate = 0;
 }
 
 /* ---- events ---- */
@@ -232,6 +229,9 @@ TALLY_INLINE void meter_response_final(struct tally_run *run, struct tally_conn 
 	}
 	if (x->flags & EX_UNKNOWN)
 		meter_key_decide(run, x, t);
+	if (x->candidate)
+		port_candidate_drop(run, x->candidate);
+	x->candidate = 0;
 	if (x->attribution == TALLY_ATTR_KEY && !(x->flags & EX_TAINTED)) {
 		c->last_key = x->key;
 		c->owner_known = 1;
@@ -493,13 +493,13 @@ enum meter_placed { PLACED_FEED, PLACED_NOTHING, PLACED_PARK };
 
 /* Where the segment stands in the stream: sets run->at. Returns enum meter_placed. */
 TALLY_GLOBAL int meter_place(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
-			     struct tally_totals *t)
+			     const struct tally_rules *r, struct tally_totals *t)
 {
 	struct tally_h1 *p;
 	__u32 next, taken;
 	__s32 gap;
 
-	if (!run || !c || !t)
+	if (!run || !c || !r || !t)
 		return PLACED_NOTHING;
 	p = meter_parser(c, run->dir);
 	next = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
@@ -520,8 +520,10 @@ TALLY_GLOBAL int meter_place(TALLY_PACKET *pkt, struct tally_run *run, struct ta
 		return PLACED_NOTHING;
 	/* A gap inside a body of known length, or in what is not looked at, is skipped by length. */
 	if (p->state == H1_CLOSE || p->state == H1_TUNNEL || p->state == H1_BAD ||
-	    ((p->state == H1_BODY || p->state == H1_CHUNK_DATA) && p->remain > (__u32)gap)) {
+	    ((p->state == H1_BODY || p->state == H1_CHUNK_DATA) && p->remain >= (__u32)gap)) {
 		tally_h1_skip(p, gap);
+		if (p->event)
+			meter_event(run, c, r, t);
 		return PLACED_FEED;
 	}
 	taken = run->dir == TALLY_IN ? run->rcv_nxt : run->snd_una;
@@ -651,7 +653,7 @@ TALLY_GLOBAL int meter_unpark(TALLY_PACKET *pkt, struct tally_run *run, struct t
 
 		if (!meter_pick(run, c))
 			break;
-		placed = meter_place(pkt, run, c, t);
+		placed = meter_place(pkt, run, c, r, t);
 		if (placed == PLACED_PARK)
 			break;
 		if (placed == PLACED_FEED)
@@ -699,7 +701,7 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 	before = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
 	if (run->len) {
 		meter_resync(run, c, t);
-		placed = meter_place(pkt, run, c, t);
+		placed = meter_place(pkt, run, c, r, t);
 	}
 	if (placed == PLACED_FEED)
 		meter_feed(pkt, run, c, r, t);

@@ -705,6 +705,22 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 	return 0;
 }
 
+/* A segment that could not be metered at all. What it did to the stream shows as a gap later. */
+static __noinline int count_missed(struct bpf_sock *sk, __u32 gap)
+{
+	__u32 zero = 0, service = service_of(sk);
+	struct tally_epoch *e = bpf_map_lookup_elem(&epoch, &zero);
+	struct tally_totals *t;
+
+	if (!e || service >= TALLY_SERVICES)
+		return 0;
+	t = totals_in(e->index & 1, service);
+	if (!t)
+		return 0;
+	t->gaps[gap & 15]++;
+	return 0;
+}
+
 static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -740,9 +756,13 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 	    (!c || (!c->parked_count[TALLY_IN] && !c->parked_count[TALLY_OUT])))
 		return PASS;
 	if (!c) {
-		c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-		if (!c)
+		if (bpf_sk_storage_get(&outbound, sk, 0, 0))
 			return PASS;
+		c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!c) {
+			count_missed(sk, TALLY_GAP_NO_STORAGE);
+			return PASS;
+		}
 		tally_conn_join(c);
 	}
 	if (!conn_resolve(sk, skb, c))
@@ -751,8 +771,10 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 	if (!tcp)
 		return PASS;
 	s = scratch_take();
-	if (!s)
+	if (!s) {
+		count_missed(sk, TALLY_GAP_NEST_FULL);
 		return PASS;
+	}
 	s->run.rcv_nxt = tcp->rcv_nxt;
 	s->run.snd_nxt = tcp->snd_nxt;
 	s->run.snd_una = tcp->snd_una;

@@ -137,11 +137,16 @@ static __always_inline void on_sock_ops(struct bpf_sock_ops *ops)
 		on_state(ops);
 		return;
 	}
-	if (ops->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+	if (ops->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB &&
+	    ops->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
 		return;
 	wanted = bpf_map_lookup_elem(&ports, &port);
-	if (wanted && *wanted)
+	if (!wanted || !*wanted)
+		return;
+	if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
 		on_born(ops);
+	else if (ops->sk)
+		bpf_sk_storage_get(&outbound, ops->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 }
 
 #endif

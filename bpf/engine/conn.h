@@ -311,12 +311,17 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 	return x;
 }
 
-/* Does the response carry no body, by the request it answers? By status alone: the parser knows. */
+/*
+ * Does the response carry no body, by the request it answers? By status alone: the parser knows.
+ * A length in a 2xx to CONNECT says that the server took it for a method like any other, and that
+ * no tunnel follows (RFC 9110 9.3.6 forbids it in one).
+ */
 TALLY_INLINE void tally_conn_frame_response(struct tally_conn *c, const struct tally_exchange *x)
 {
 	struct tally_h1 *p = &c->h1[TALLY_OUT];
 	int tunnel = p->status == 101 ||
-		     (x->flags & EX_CONNECT && p->status >= 200 && p->status < 300);
+		     (x->flags & EX_CONNECT && p->status >= 200 && p->status < 300 &&
+		      !(p->flags & (H1_F_LENGTH | H1_F_CODING)));
 
 	tally_h1_frame_response(p, x->flags & EX_HEAD, tunnel);
 	if (tunnel)

@@ -115,7 +115,7 @@ struct tally_h1 {
 	/* Start line and header names: text gathered so far, zero padded to a word. */
 	__u32 fill;
 	__u32 number; /* digits, status, chunk size nibbles */
-	__u8 text[TALLY_HEADER_NAME + 8];
+	__u8 text[TALLY_HEADER_NAME + 16];
 	/* Path. */
 	struct tally_mix segment;
 	__u16 route_state;
@@ -185,6 +185,17 @@ TALLY_INLINE void h1_bad(struct tally_h1 *p, __u8 detail)
 	p->state = H1_BAD;
 }
 
+/*
+ * The same in a body or in trailers. A request's octets up to here are its own (END makes the driver
+ * take them), whatever pieces they came in; a response's stay with it to its end.
+ */
+TALLY_INLINE void h1_bad_body(struct tally_h1 *p)
+{
+	h1_bad(p, TALLY_DETAIL_BAD_CHUNK);
+	if (!tally_h1_is_response(p))
+		p->event = TALLY_EV_END;
+}
+
 /* Gather k (<= 8) octets of w, of which there may be TALLY_HEADER_NAME; more are only counted. */
 TALLY_INLINE void h1_gather(struct tally_h1 *p, __u64 w, __u32 k)
 {
@@ -194,6 +205,7 @@ TALLY_INLINE void h1_gather(struct tally_h1 *p, __u64 w, __u32 k)
 		tally_opaque(at);
 		at &= TALLY_HEADER_NAME - 1;
 		*(tally_unaligned *)(p->text + at) = w;
+		*(tally_unaligned *)(p->text + at + 8) = 0; /* an older text may stand there */
 	}
 	p->fill += k;
 }
@@ -554,7 +566,8 @@ TALLY_INLINE void h1_frame_request(struct tally_h1 *p)
 	if (f & H1_F_CODING) {
 		if (f & H1_F_LENGTH)
 			h1_taint(p, TALLY_DETAIL_AMBIGUOUS_LENGTH);
-		if (!(f & H1_F_CHUNKED))
+		/* RFC 9112 6.1: in HTTP/1.0 its framing is faulty; some servers do not look at it. */
+		if (!(f & H1_F_CHUNKED) || p->protocol == TALLY_PROTO_HTTP10)
 			h1_taint(p, TALLY_DETAIL_BAD_CODING);
 		if (f & H1_F_CHUNKED_ONCE)
 			p->state = H1_CHUNK_SIZE;
@@ -1102,7 +1115,10 @@ TALLY_INLINE void step_status(struct tally_h1 *p, __u64 w, __u32 n)
 TALLY_INLINE void step_head_lf(struct tally_h1 *p, __u64 w)
 {
 	if (tally_octet(w, 0) != '\n') {
-		h1_bad(p, TALLY_DETAIL_BAD_HEADER);
+		if (p->flags & H1_F_TRAILER)
+			h1_bad_body(p);
+		else
+			h1_bad(p, TALLY_DETAIL_BAD_HEADER);
 		return;
 	}
 	h1_take(p, 1);
@@ -1537,14 +1553,16 @@ TALLY_INLINE void step_chunk_size(struct tally_h1 *p, __u64 w)
 
 	if (v != 255 && !(p->flags & H1_F_VALUE_END)) {
 		h1_take(p, 1);
-		if (p->remain >> 56)
-			h1_bad(p, TALLY_DETAIL_BAD_CHUNK);
+		if (p->remain >> 56) {
+			h1_bad_body(p);
+			return;
+		}
 		p->remain = p->remain << 4 | v;
 		p->flags |= H1_F_DIGITS;
 		return;
 	}
 	if (!(p->flags & H1_F_DIGITS)) {
-		h1_bad(p, TALLY_DETAIL_BAD_CHUNK);
+		h1_bad_body(p);
 	} else if (c == '\r') {
 		h1_take(p, 1);
 		p->state = H1_CHUNK_SIZE_LF;
@@ -1559,7 +1577,7 @@ TALLY_INLINE void step_chunk_size(struct tally_h1 *p, __u64 w)
 		h1_take(p, 1);
 		p->flags |= H1_F_VALUE_END;
 	} else {
-		h1_bad(p, TALLY_DETAIL_BAD_CHUNK);
+		h1_bad_body(p);
 	}
 }
 
@@ -1581,7 +1599,7 @@ TALLY_INLINE void step_chunk_ext(struct tally_h1 *p, __u64 w, __u32 n)
 TALLY_INLINE void step_chunk_size_lf(struct tally_h1 *p, __u64 w)
 {
 	if (tally_octet(w, 0) != '\n') {
-		h1_bad(p, TALLY_DETAIL_BAD_CHUNK);
+		h1_bad_body(p);
 		return;
 	}
 	h1_take(p, 1);
@@ -1609,7 +1627,7 @@ TALLY_INLINE void step_chunk_end(struct tally_h1 *p, __u64 w)
 		p->remain = 0;
 		p->state = H1_CHUNK_SIZE;
 	} else {
-		h1_bad(p, TALLY_DETAIL_BAD_CHUNK);
+		h1_bad_body(p);
 	}
 }
 

@@ -20,6 +20,8 @@ from .tallyd import service
 MODES = ("whole", "bytewise", "pair", "split-1", "split-2")
 IDLE_S = 1
 THREADS = 40
+# What a server says to a head that it has not read to the end: the request's key may not be known.
+REFUSALS = (400, 414, 431)
 
 
 class Run(NamedTuple):
@@ -159,11 +161,17 @@ def judge_totals(counted, wanted, headless):
     return problems
 
 
+def answered(wanted, status):
+    return sum(n for (_, s), n in wanted.items() if s == status)
+
+
 def judge_keys(verdict, counted, wanted, logged):
     problems = []
     for row in sorted(set(counted) | set(wanted), key=repr):
         key, a, b = row[0], wanted[row], counted[row]
         who = (key or "")[-1:]
+        if row[1] in REFUSALS and who in ("a", "") and b <= answered(wanted, row[1]):
+            continue
         if verdict == cases.CLEAN and a != b:
             problems.append(f"{row}: answered {a}, counted {b}")
         elif key is not None and b > max(a, logged[row]):

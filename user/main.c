@@ -12,6 +12,8 @@ int main(int argc, char **argv)
 		&tally_cmd_top,
 		&tally_cmd_connections,
 		&tally_cmd_keys,
+		&tally_cmd_audit,
+		&tally_cmd_spool,
 		&tally_cmd_stop,
 		&tally_cmd_version,
 		NULL,

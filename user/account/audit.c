@@ -1,0 +1,871 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "account/audit.h"
+
+#include <jansson.h>
+#include <openssl/evp.h>
+#include <stdarg.h>
+
+#include "account/batch.h"
+#include "account/json.h"
+#include "account/seal.h"
+#include "base/util.h"
+
+#define UNITS_MAX 64
+#define SUMS 5
+
+typedef unsigned __int128 u128;
+
+static const char *const sum_names[SUMS] = { "requests", "incomplete", "request_bytes",
+					     "response_bytes", "duration_us" };
+
+struct unit {
+	char *name;
+	u128 told, found; /* scaled */
+};
+
+/* A record that waits for its batch. */
+struct loose {
+	__u32 incarnation;
+	__u64 seq;
+	char *text;
+	size_t len;
+};
+
+struct slot {
+	bool present;
+	__u8 digest[TALLY_SHA256];
+};
+
+/* One control record, and what is known of its records. */
+struct batch {
+	__u64 number, seq_first, records, epoch_first, epoch_last;
+	__u32 incarnation;
+	bool lost,
+		wrapped; /* lost: it declares a loss; wrapped: not CloudEvents, no chain to check */
+	struct tally_loss loss;
+	char hole; /* 's'topped, 'l'ost or 0 */
+	__u64 hole_start_s, hole_end_s, complete_until_s;
+	__s64 held_before, held_after, seen, attributed, unattributed;
+	__u8 prev_chain[TALLY_CHAIN], chain[TALLY_CHAIN], digest[TALLY_SHA256];
+	u128 told[SUMS], found[SUMS];
+	struct unit *units;
+	size_t n_units;
+	struct slot *slots; /* while it is not complete */
+	__u64 *prints;	    /* 8 bytes of each digest, afterwards */
+	__u64 present;
+};
+
+struct agent {
+	char id[TALLY_AGENT_ID + 1];
+	char host[64];
+	struct batch *batches; /* by number */
+	size_t n_batches;
+	struct loose *loose;
+	size_t n_loose, cap_loose;
+	__u64 duplicates;
+	bool expected;
+};
+
+struct tally_audit {
+	struct agent *agents;
+	size_t n_agents, last;
+	struct tally_finding *findings;
+	size_t n_findings;
+	__u64 counts[TALLY_FIND_COUNT];
+};
+
+int tally_audit_new(struct tally_audit **ret_audit)
+{
+	*ret_audit = calloc(1, sizeof(**ret_audit));
+	return *ret_audit ? 0 : -ENOMEM;
+}
+
+static void batch_done(struct batch *batch)
+{
+	for (size_t i = 0; i < batch->n_units; i++)
+		free(batch->units[i].name);
+	free(batch->units);
+	free(batch->slots);
+	free(batch->prints);
+}
+
+void tally_audit_free(struct tally_audit *audit)
+{
+	if (!audit)
+		return;
+	for (size_t i = 0; i < audit->n_agents; i++) {
+		struct agent *agent = &audit->agents[i];
+
+		for (size_t k = 0; k < agent->n_batches; k++)
+			batch_done(&agent->batches[k]);
+		for (size_t k = 0; k < agent->n_loose; k++)
+			free(agent->loose[k].text);
+		free(agent->batches);
+		free(agent->loose);
+	}
+	for (size_t i = 0; i < audit->n_findings; i++)
+		free(audit->findings[i].text);
+	free(audit->findings);
+	free(audit->agents);
+	free(audit);
+}
+
+static void find(struct tally_audit *audit, enum tally_finding_kind kind, const char *agent,
+		 const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+
+/* Counts always; keeps the text of the first ones. */
+static void find(struct tally_audit *audit, enum tally_finding_kind kind, const char *agent,
+		 const char *fmt, ...)
+{
+	struct tally_finding *findings, *finding;
+	va_list args;
+
+	audit->counts[kind]++;
+	if (audit->n_findings == TALLY_AUDIT_MAX)
+		return;
+	findings = realloc(audit->findings, (audit->n_findings + 1) * sizeof(*findings));
+	if (!findings)
+		return;
+	audit->findings = findings;
+	finding = &findings[audit->n_findings];
+	*finding = (struct tally_finding){ .kind = kind };
+	(void)snprintf(finding->agent, sizeof(finding->agent), "%s", agent); /* 12 digits */
+	va_start(args, fmt);
+	if (vasprintf(&finding->text, fmt, args) < 0)
+		finding->text = NULL;
+	va_end(args);
+	if (finding->text)
+		audit->n_findings++;
+}
+
+static int get_agent(struct tally_audit *audit, const char *id, struct agent **ret_agent)
+{
+	struct agent *agents;
+
+	if (audit->last < audit->n_agents && strcmp(audit->agents[audit->last].id, id) == 0) {
+		*ret_agent = &audit->agents[audit->last];
+		return 0;
+	}
+	for (audit->last = 0; audit->last < audit->n_agents; audit->last++) {
+		if (strcmp(audit->agents[audit->last].id, id) == 0) {
+			*ret_agent = &audit->agents[audit->last];
+			return 0;
+		}
+	}
+	agents = realloc(audit->agents, (audit->n_agents + 1) * sizeof(*agents));
+	if (!agents)
+		return -ENOMEM;
+	audit->agents = agents;
+	*ret_agent = &agents[audit->n_agents++];
+	**ret_agent = (struct agent){ 0 };
+	(void)snprintf((*ret_agent)->id, sizeof((*ret_agent)->id), "%s",
+		       id); /* checked: 12 digits */
+	return 0;
+}
+
+/* --- numbers and texts of a record --- */
+
+static json_int_t integer(const json_t *object, const char *name)
+{
+	return json_integer_value(json_object_get(object, name));
+}
+
+static const char *text_of(const json_t *object, const char *name)
+{
+	const char *text = json_string_value(json_object_get(object, name));
+
+	return text ? text : "";
+}
+
+static __u64 time_of(const json_t *object, const char *name)
+{
+	__u64 s = 0;
+
+	(void)tally_json_parse_time(text_of(object, name), &s); /* 0: not there */
+	return s;
+}
+
+/* A decimal string, scaled; false: it is none, or has more digits than are ours. */
+static bool parse_units(const char *text, u128 *ret_v)
+{
+	int digits = -1;
+	u128 v = 0;
+
+	if (!*text)
+		return false;
+	for (; *text; text++) {
+		if (*text == '.' && digits < 0) {
+			digits = 0;
+			continue;
+		}
+		if (*text < '0' || *text > '9' || digits == TALLY_UNIT_DIGITS)
+			return false;
+		v = v * 10 + (u128)(*text - '0');
+		digits += digits >= 0;
+	}
+	for (digits = TALLY_MAX(digits, 0); digits < TALLY_UNIT_DIGITS; digits++)
+		v *= 10;
+	*ret_v = v;
+	return true;
+}
+
+static int get_unit(struct batch *batch, const char *name, struct unit **ret_unit)
+{
+	struct unit *units;
+
+	for (size_t i = 0; i < batch->n_units; i++) {
+		if (strcmp(batch->units[i].name, name) == 0) {
+			*ret_unit = &batch->units[i];
+			return 0;
+		}
+	}
+	if (batch->n_units == UNITS_MAX)
+		return -E2BIG;
+	units = realloc(batch->units, (batch->n_units + 1) * sizeof(*units));
+	if (!units)
+		return -ENOMEM;
+	batch->units = units;
+	units[batch->n_units] = (struct unit){ .name = strdup(name) };
+	if (!units[batch->n_units].name)
+		return -ENOMEM;
+	*ret_unit = &units[batch->n_units++];
+	return 0;
+}
+
+/* Adds the record's units to what was found, or the control record's to what was told. */
+static int add_units(struct batch *batch, const json_t *units, bool told)
+{
+	const char *name;
+	json_t *value;
+	int r = 0;
+
+	json_object_foreach((json_t *)units, name, value) {
+		const char *text = json_string_value(value);
+		struct unit *unit = NULL;
+		u128 v = 0;
+
+		if (!text || !parse_units(text, &v))
+			return -EBADMSG;
+		r = get_unit(batch, name, &unit);
+		if (r < 0)
+			return r;
+		*(told ? &unit->told : &unit->found) += v;
+	}
+	return 0;
+}
+
+/* The data of a record: an object, or (OpenMeter) a JSON text in a string. New reference. */
+static json_t *data_of(const json_t *root, bool *ret_wrapped)
+{
+	json_t *data = json_object_get(root, "data");
+
+	*ret_wrapped = json_is_string(data);
+	if (*ret_wrapped)
+		return json_loadb(json_string_value(data), json_string_length(data), 0, NULL);
+	return json_incref(data);
+}
+
+/* --- usage records --- */
+
+static __u64 print_of(const __u8 digest[TALLY_SHA256])
+{
+	__u64 v;
+
+	memcpy(&v, digest, sizeof(v));
+	return v;
+}
+
+static struct batch *batch_of(struct agent *agent, __u32 incarnation, __u64 seq)
+{
+	for (size_t i = agent->n_batches; i > 0; i--) {
+		struct batch *batch = &agent->batches[i - 1];
+
+		if (batch->incarnation == incarnation && seq >= batch->seq_first &&
+		    seq - batch->seq_first < batch->records)
+			return batch;
+	}
+	return NULL;
+}
+
+static int add_loose(struct agent *agent, const struct loose *loose)
+{
+	struct loose *list;
+	size_t cap = agent->cap_loose ? agent->cap_loose * 2 : 256;
+
+	if (agent->n_loose == agent->cap_loose) {
+		list = realloc(agent->loose, cap * sizeof(*list));
+		if (!list)
+			return -ENOMEM;
+		agent->loose = list;
+		agent->cap_loose = cap;
+	}
+	agent->loose[agent->n_loose++] = *loose;
+	return 0;
+}
+
+/* Its records are all here: only their prints are kept. */
+static int fold(struct tally_audit *audit, const struct agent *agent, struct batch *batch)
+{
+	EVP_MD_CTX *md = EVP_MD_CTX_new();
+	__u8 chain[TALLY_CHAIN];
+	bool ok;
+
+	batch->prints = calloc(batch->records + 1, sizeof(__u64));
+	if (!batch->prints || !md) {
+		EVP_MD_CTX_free(md);
+		return -ENOMEM;
+	}
+	ok = EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 &&
+	     EVP_DigestUpdate(md, batch->prev_chain, TALLY_CHAIN) == 1;
+	for (__u64 i = 0; i < batch->records; i++) {
+		batch->prints[i] = print_of(batch->slots[i].digest);
+		ok = ok && EVP_DigestUpdate(md, batch->slots[i].digest, TALLY_SHA256) == 1;
+	}
+	ok = ok && EVP_DigestUpdate(md, batch->digest, TALLY_SHA256) == 1 &&
+	     EVP_DigestFinal_ex(md, chain, NULL) == 1;
+	EVP_MD_CTX_free(md);
+	if (!ok)
+		return -ENOMEM;
+	if (!batch->wrapped && memcmp(chain, batch->chain, sizeof(chain)) != 0)
+		find(audit, TALLY_FIND_CHAIN, agent->id,
+		     "batch %llu: its records are not those its chain was made of",
+		     (unsigned long long)batch->number);
+	free(batch->slots);
+	batch->slots = NULL;
+	return 0;
+}
+
+static void seen_again(struct tally_audit *audit, struct agent *agent, const struct batch *batch,
+		       __u64 at, const __u8 digest[TALLY_SHA256])
+{
+	bool same = batch->slots ? memcmp(batch->slots[at].digest, digest, TALLY_SHA256) == 0
+				 : batch->prints[at] == print_of(digest);
+
+	agent->duplicates++;
+	if (same)
+		find(audit, TALLY_FIND_DUPLICATE, agent->id, "seq %llu came again",
+		     (unsigned long long)(batch->seq_first + at));
+	else
+		find(audit, TALLY_FIND_CONFLICT, agent->id, "seq %llu has two contents",
+		     (unsigned long long)(batch->seq_first + at));
+}
+
+static int place(struct tally_audit *audit, struct agent *agent, struct batch *batch,
+		 const struct loose *loose)
+{
+	__u64 at = loose->seq - batch->seq_first;
+	json_t *root, *data;
+	__u8 digest[TALLY_SHA256];
+	bool wrapped = false;
+	int r;
+
+	tally_sha256(loose->text, loose->len, digest);
+	if (!batch->slots || batch->slots[at].present) {
+		seen_again(audit, agent, batch, at, digest);
+		return 0;
+	}
+	root = json_loadb(loose->text, loose->len, 0, NULL);
+	data = root ? data_of(root, &wrapped) : NULL;
+	r = data ? add_units(batch, json_object_get(data, "units"), false) : -EBADMSG;
+	for (int i = 0; i < SUMS && data; i++)
+		batch->found[i] += (u128)integer(data, sum_names[i]);
+	if (r == -EBADMSG)
+		find(audit, TALLY_FIND_UNREADABLE, agent->id, "seq %llu: its units",
+		     (unsigned long long)loose->seq);
+	batch->wrapped |= wrapped;
+	json_decref(data);
+	json_decref(root);
+	if (r < 0 && r != -EBADMSG)
+		return r;
+	memcpy(batch->slots[at].digest, digest, sizeof(digest));
+	batch->slots[at].present = true;
+	batch->present++;
+	return batch->present == batch->records ? fold(audit, agent, batch) : 0;
+}
+
+static int feed_usage(struct tally_audit *audit, const json_t *data, const void *value, size_t len)
+{
+	struct loose loose = { .incarnation = (__u32)integer(data, "incarnation"),
+			       .seq = (__u64)integer(data, "seq"),
+			       .len = len };
+	struct agent *agent = NULL;
+	struct batch *batch;
+	int r;
+
+	r = get_agent(audit, text_of(json_object_get(data, "agent"), "id"), &agent);
+	if (r < 0)
+		return r;
+	loose.text = strndup(value, len);
+	if (!loose.text)
+		return -ENOMEM;
+	batch = batch_of(agent, loose.incarnation, loose.seq);
+	r = batch ? place(audit, agent, batch, &loose) : add_loose(agent, &loose);
+	if (batch || r < 0)
+		free(loose.text);
+	return r;
+}
+
+/* --- control records --- */
+
+/* The digest of the record with zeros in place of its own chain. */
+static void digest_control(const char *value, size_t len, struct batch *batch)
+{
+	static const char mark[] = "\"chain\":\"";
+	_cleanup_free_ char *copy = strndup(value, len);
+	char *p, *last = NULL;
+
+	if (!copy)
+		return;
+	for (p = strstr(copy, mark); p; p = strstr(p + 1, mark))
+		last = p + strlen(mark);
+	if (last && strlen(last) >= TALLY_CHAIN_HEX)
+		memset(last, '0', TALLY_CHAIN_HEX);
+	tally_sha256(copy, len, batch->digest);
+}
+
+static void read_loss(const json_t *lost, struct batch *batch)
+{
+	batch->lost = json_is_object(lost);
+	if (!batch->lost)
+		return;
+	batch->loss = (struct tally_loss){
+		.incarnation = (__u32)integer(lost, "incarnation"),
+		.batch = (__u64)integer(lost, "batch"),
+		.epoch_first = (__u64)integer(lost, "epoch_first"),
+		.epoch_last = (__u64)integer(lost, "epoch_last"),
+		.seq_first = (__u64)integer(lost, "seq_first"),
+		.seq_last = (__u64)integer(lost, "seq_last"),
+	};
+}
+
+static void read_kernel(const json_t *kernel, struct batch *batch)
+{
+	const char *name;
+	json_t *value;
+
+	batch->held_before = integer(kernel, "held_before");
+	batch->held_after = integer(kernel, "held_after");
+	batch->seen = integer(kernel, "seen");
+	batch->attributed = integer(kernel, "attributed");
+	json_object_foreach(json_object_get(kernel, "unattributed"), name, value)
+		batch->unattributed += json_integer_value(value);
+}
+
+static int read_control(const json_t *data, struct batch *batch)
+{
+	const json_t *hole = json_object_get(data, "hole"), *sums = json_object_get(data, "sums");
+
+	batch->number = (__u64)integer(data, "batch");
+	batch->incarnation = (__u32)integer(data, "incarnation");
+	batch->seq_first = (__u64)integer(data, "seq_first");
+	batch->records = (__u64)integer(data, "records");
+	batch->epoch_first = (__u64)integer(data, "epoch_first");
+	batch->epoch_last = (__u64)integer(data, "epoch_last");
+	batch->complete_until_s = time_of(data, "complete_until");
+	if (json_is_object(hole)) {
+		batch->hole = *text_of(hole, "cause");
+		batch->hole_start_s = time_of(hole, "from");
+		batch->hole_end_s = time_of(hole, "to");
+	}
+	read_loss(json_object_get(data, "lost"), batch);
+	read_kernel(json_object_get(data, "kernel"), batch);
+	for (int i = 0; i < SUMS; i++)
+		batch->told[i] = (u128)integer(sums, sum_names[i]);
+	if (!batch->number || !batch->seq_first || batch->records > (1ULL << 32) ||
+	    tally_util_unhex(text_of(data, "chain"), batch->chain, TALLY_CHAIN) < 0 ||
+	    tally_util_unhex(text_of(data, "prev_chain"), batch->prev_chain, TALLY_CHAIN) < 0)
+		return -EBADMSG;
+	return add_units(batch, json_object_get(sums, "units"), true);
+}
+
+/* Where it belongs among the agent's; an equal one is a duplicate. */
+static int insert_batch(struct tally_audit *audit, struct agent *agent, struct batch *batch,
+			struct batch **ret_batch)
+{
+	struct batch *list;
+	size_t at = agent->n_batches;
+
+	while (at > 0 && (agent->batches[at - 1].number > batch->number ||
+			  (agent->batches[at - 1].number == batch->number &&
+			   agent->batches[at - 1].incarnation > batch->incarnation)))
+		at--;
+	if (at > 0 && agent->batches[at - 1].number == batch->number &&
+	    agent->batches[at - 1].incarnation == batch->incarnation) {
+		bool same = memcmp(agent->batches[at - 1].chain, batch->chain, TALLY_CHAIN) == 0;
+
+		agent->duplicates++;
+		find(audit, same ? TALLY_FIND_DUPLICATE : TALLY_FIND_CONFLICT, agent->id,
+		     "control record of batch %llu %s", (unsigned long long)batch->number,
+		     same ? "came again" : "has two contents");
+		return 0;
+	}
+	list = realloc(agent->batches, (agent->n_batches + 1) * sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	agent->batches = list;
+	memmove(list + at + 1, list + at, (agent->n_batches - at) * sizeof(*list));
+	list[at] = *batch;
+	agent->n_batches++;
+	*ret_batch = &list[at];
+	return 1;
+}
+
+/* Records that came before their control record. */
+static int claim_loose(struct tally_audit *audit, struct agent *agent, struct batch *batch)
+{
+	size_t kept = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < agent->n_loose; i++) {
+		struct loose *loose = &agent->loose[i];
+
+		if (r < 0 || loose->incarnation != batch->incarnation ||
+		    loose->seq < batch->seq_first ||
+		    loose->seq - batch->seq_first >= batch->records) {
+			agent->loose[kept++] = *loose;
+			continue;
+		}
+		r = place(audit, agent, batch, loose);
+		free(loose->text);
+	}
+	agent->n_loose = kept;
+	return r;
+}
+
+static int take_batch(struct tally_audit *audit, struct agent *agent, struct batch *batch)
+{
+	struct batch *mine = NULL;
+	int r;
+
+	batch->slots = calloc(batch->records + 1, sizeof(*batch->slots));
+	r = batch->slots ? insert_batch(audit, agent, batch, &mine) : -ENOMEM;
+	if (r <= 0) {
+		batch_done(batch);
+		return r;
+	}
+	r = mine->records ? 0 : fold(audit, agent, mine);
+	return r < 0 ? r : claim_loose(audit, agent, mine);
+}
+
+static int feed_control(struct tally_audit *audit, const json_t *data, const void *value,
+			size_t len)
+{
+	const json_t *who = json_object_get(data, "agent");
+	struct batch batch = { 0 };
+	struct agent *agent = NULL;
+	int r;
+
+	r = get_agent(audit, text_of(who, "id"), &agent);
+	if (r < 0)
+		return r;
+	(void)snprintf(agent->host, sizeof(agent->host), "%s", text_of(who, "host")); /* cut */
+	r = read_control(data, &batch);
+	if (r == -EBADMSG)
+		find(audit, TALLY_FIND_UNREADABLE, agent->id, "a control record");
+	if (r < 0) {
+		batch_done(&batch);
+		return r == -EBADMSG ? 0 : r;
+	}
+	digest_control(value, len, &batch);
+	return take_batch(audit, agent, &batch);
+}
+
+int tally_audit_feed(struct tally_audit *audit, const void *value, size_t len)
+{
+	json_t *root = json_loadb(value, len, JSON_REJECT_DUPLICATES, NULL), *data;
+	const char *type = text_of(root, "type");
+	bool wrapped = false;
+	int r = 0;
+
+	data = root ? data_of(root, &wrapped) : NULL;
+	if (!root || !*type) {
+		find(audit, TALLY_FIND_UNREADABLE, "", "not a record: %.*s",
+		     (int)TALLY_MIN(len, (size_t)40), (const char *)value);
+	} else if (!data ||
+		   strlen(text_of(json_object_get(data, "agent"), "id")) != TALLY_AGENT_ID) {
+		r = 0; /* somebody else's event */
+	} else if (strcmp(type, "io.tallyd.usage.v1") == 0) {
+		r = feed_usage(audit, data, value, len);
+	} else if (strcmp(type, "io.tallyd.usage.control.v1") == 0) {
+		r = feed_control(audit, data, value, len);
+	}
+	json_decref(data);
+	json_decref(root);
+	return r;
+}
+
+int tally_audit_expect(struct tally_audit *audit, const char *id)
+{
+	struct agent *agent = NULL;
+	int r;
+
+	if (strlen(id) != TALLY_AGENT_ID)
+		return -EINVAL;
+	r = get_agent(audit, id, &agent);
+	if (r == 0)
+		agent->expected = true;
+	return r;
+}
+
+/* --- judgement --- */
+
+/* Does a loss that was declared cover this batch? */
+static bool declared_batch(const struct agent *agent, __u64 number)
+{
+	for (size_t i = 0; i < agent->n_batches; i++) {
+		if (agent->batches[i].lost && agent->batches[i].loss.batch == number)
+			return true;
+	}
+	return false;
+}
+
+static bool declared_epoch(const struct agent *agent, __u64 epoch)
+{
+	for (size_t i = 0; i < agent->n_batches; i++) {
+		const struct batch *batch = &agent->batches[i];
+
+		if (batch->lost && epoch >= batch->loss.epoch_first &&
+		    epoch <= batch->loss.epoch_last)
+			return true;
+	}
+	return false;
+}
+
+static void judge_sums(struct tally_audit *audit, const struct agent *agent,
+		       const struct batch *batch)
+{
+	for (int i = 0; i < SUMS; i++) {
+		if (batch->told[i] != batch->found[i])
+			find(audit, TALLY_FIND_SUM, agent->id,
+			     "batch %llu: %s is told as %llu, its records hold %llu",
+			     (unsigned long long)batch->number, sum_names[i],
+			     (unsigned long long)batch->told[i],
+			     (unsigned long long)batch->found[i]);
+	}
+	for (size_t i = 0; i < batch->n_units; i++) {
+		if (batch->units[i].told != batch->units[i].found)
+			find(audit, TALLY_FIND_SUM, agent->id,
+			     "batch %llu: unit %s is not the sum of its records",
+			     (unsigned long long)batch->number, batch->units[i].name);
+	}
+}
+
+static void judge_batch(struct tally_audit *audit, const struct agent *agent,
+			const struct batch *batch)
+{
+	__s64 in = batch->held_before + batch->seen;
+	__s64 out = batch->attributed + batch->unattributed + batch->held_after;
+
+	if (batch->slots && batch->present < batch->records)
+		find(audit, TALLY_FIND_GAP, agent->id,
+		     "batch %llu (seq %llu to %llu): %llu of %llu records are missing",
+		     (unsigned long long)batch->number, (unsigned long long)batch->seq_first,
+		     (unsigned long long)(batch->seq_first + batch->records - 1),
+		     (unsigned long long)(batch->records - batch->present),
+		     (unsigned long long)batch->records);
+	else
+		judge_sums(audit, agent, batch);
+	if (in != out)
+		find(audit, TALLY_FIND_IDENTITY, agent->id,
+		     "batch %llu: held_before + seen = %lld, attributed + unattributed + held_after = %lld",
+		     (unsigned long long)batch->number, (long long)in, (long long)out);
+	if (batch->lost)
+		find(audit, TALLY_FIND_LOSS, agent->id,
+		     "batch %llu, seq %llu to %llu, epochs %llu to %llu: given up",
+		     (unsigned long long)batch->loss.batch,
+		     (unsigned long long)batch->loss.seq_first,
+		     (unsigned long long)batch->loss.seq_last,
+		     (unsigned long long)batch->loss.epoch_first,
+		     (unsigned long long)batch->loss.epoch_last);
+}
+
+static void judge_hole(struct tally_audit *audit, const struct agent *agent,
+		       const struct batch *batch)
+{
+	char from[TALLY_JSON_TIME], to[TALLY_JSON_TIME];
+
+	if (!batch->hole)
+		return;
+	tally_json_time(batch->hole_start_s, from);
+	tally_json_time(batch->hole_end_s, to);
+	find(audit, batch->hole == 's' ? TALLY_FIND_NOTE : TALLY_FIND_LOSS, agent->id,
+	     "not metered from %s to %s: %s", from, to,
+	     batch->hole == 's' ? "the agent was stopped in order"
+				: "the open window went with the kernel");
+}
+
+static void judge_epochs(struct tally_audit *audit, const struct agent *agent,
+			 const struct batch *before, const struct batch *batch)
+{
+	__u64 first = before->epoch_last + 1, end = batch->epoch_first;
+	bool declared = true;
+
+	if (first == end)
+		return;
+	if (end < first) {
+		find(audit, TALLY_FIND_CONFLICT, agent->id,
+		     "batch %llu repeats epochs from %llu on", (unsigned long long)batch->number,
+		     (unsigned long long)end);
+		return;
+	}
+	if (batch->hole && batch->hole != 's')
+		return; /* said already */
+	for (__u64 epoch = first; declared && epoch < end; epoch++)
+		declared = declared_epoch(agent, epoch);
+	if (!declared)
+		find(audit, TALLY_FIND_GAP, agent->id, "epochs %llu to %llu are missing",
+		     (unsigned long long)first, (unsigned long long)(end - 1));
+}
+
+/* What lies between two control records that follow each other. */
+static void judge_link(struct tally_audit *audit, const struct agent *agent,
+		       const struct batch *before, const struct batch *batch)
+{
+	bool linked = memcmp(before->chain, batch->prev_chain, TALLY_CHAIN) == 0, declared = true;
+
+	if (linked && batch->incarnation != before->incarnation)
+		find(audit, TALLY_FIND_NOTE, agent->id,
+		     "incarnation %u follows %u at batch %llu; the chain holds", batch->incarnation,
+		     before->incarnation, (unsigned long long)batch->number);
+	if (linked)
+		return;
+	if (batch->number == before->number + 1) {
+		find(audit, TALLY_FIND_CHAIN, agent->id, "batch %llu is not chained to batch %llu",
+		     (unsigned long long)batch->number, (unsigned long long)before->number);
+		return;
+	}
+	for (__u64 n = before->number + 1; declared && n < batch->number; n++)
+		declared = declared_batch(agent, n);
+	if (!declared)
+		find(audit, TALLY_FIND_GAP, agent->id,
+		     "batches %llu to %llu are missing (seq %llu to %llu)",
+		     (unsigned long long)before->number + 1, (unsigned long long)batch->number - 1,
+		     (unsigned long long)(before->seq_first + before->records),
+		     (unsigned long long)batch->seq_first - 1);
+}
+
+static void judge_held(struct tally_audit *audit, const struct agent *agent,
+		       const struct batch *before, const struct batch *batch)
+{
+	if (batch->hole || batch->epoch_first != before->epoch_last + 1 ||
+	    batch->held_before == before->held_after)
+		return;
+	find(audit, TALLY_FIND_IDENTITY, agent->id,
+	     "batch %llu: held_before is %lld, the batch before ended with %lld",
+	     (unsigned long long)batch->number, (long long)batch->held_before,
+	     (long long)before->held_after);
+}
+
+static __u64 judge_agent(struct tally_audit *audit, const struct agent *agent)
+{
+	const struct batch *before = NULL, *epochs = NULL;
+	__u64 until = 0;
+
+	for (size_t i = 0; i < agent->n_batches; i++) {
+		const struct batch *batch = &agent->batches[i];
+
+		judge_batch(audit, agent, batch);
+		judge_hole(audit, agent, batch);
+		if (before)
+			judge_link(audit, agent, before, batch);
+		before = batch;
+		if (batch->lost)
+			continue;
+		if (epochs) {
+			judge_epochs(audit, agent, epochs, batch);
+			judge_held(audit, agent, epochs, batch);
+		}
+		epochs = batch;
+		until = TALLY_MAX(until, batch->complete_until_s);
+	}
+	return until;
+}
+
+/* Records that no control record speaks of: before the anchor, or not yet. */
+static __u64 count_pending(const struct agent *agent)
+{
+	__u64 n = 0;
+
+	for (size_t i = 0; i < agent->n_loose; i++) {
+		if (!agent->n_batches ||
+		    agent->loose[i].incarnation >
+			    agent->batches[agent->n_batches - 1].incarnation ||
+		    agent->loose[i].seq >= agent->batches[agent->n_batches - 1].seq_first)
+			n++;
+	}
+	return n;
+}
+
+int tally_audit_close(struct tally_audit *audit, __u64 until_s)
+{
+	bool all = true;
+
+	for (size_t i = 0; i < audit->n_agents; i++)
+		all &= !audit->agents[i].expected;
+	for (size_t i = 0; i < audit->n_agents; i++) {
+		const struct agent *agent = &audit->agents[i];
+		char text[TALLY_JSON_TIME] = "never";
+		__u64 until = judge_agent(audit, agent);
+
+		if (until)
+			tally_json_time(until, text);
+		if (until_s && (all || agent->expected) && until < until_s)
+			find(audit, TALLY_FIND_BEHIND, agent->id, "complete until %s only", text);
+		if (count_pending(agent))
+			find(audit, TALLY_FIND_NOTE, agent->id,
+			     "%llu records are of a batch that is not complete yet",
+			     (unsigned long long)count_pending(agent));
+	}
+	return 0;
+}
+
+size_t tally_audit_agents(const struct tally_audit *audit)
+{
+	return audit->n_agents;
+}
+
+void tally_audit_agent(const struct tally_audit *audit, size_t index,
+		       struct tally_audit_agent *ret_agent)
+{
+	const struct agent *agent = &audit->agents[index];
+	__u32 incarnation = 0;
+
+	*ret_agent = (struct tally_audit_agent){ .duplicates = agent->duplicates,
+						 .batches = agent->n_batches,
+						 .pending = count_pending(agent) };
+	memcpy(ret_agent->id, agent->id, sizeof(ret_agent->id));
+	memcpy(ret_agent->host, agent->host, sizeof(ret_agent->host));
+	for (size_t i = 0; i < agent->n_batches; i++) {
+		const struct batch *batch = &agent->batches[i];
+
+		ret_agent->records += batch->present;
+		ret_agent->requests += (__u64)batch->found[0];
+		ret_agent->incarnations += batch->incarnation != incarnation;
+		incarnation = batch->incarnation;
+		ret_agent->complete_until_s =
+			TALLY_MAX(ret_agent->complete_until_s, batch->complete_until_s);
+	}
+}
+
+size_t tally_audit_findings(const struct tally_audit *audit)
+{
+	return audit->n_findings;
+}
+
+const struct tally_finding *tally_audit_finding(const struct tally_audit *audit, size_t index)
+{
+	return &audit->findings[index];
+}
+
+const char *tally_audit_kind(enum tally_finding_kind kind)
+{
+#define TEXT(symbol, value, text) [value] = (text),
+	static const char *const texts[] = { TALLY_FINDINGS(TEXT) };
+
+	return texts[kind];
+}
+
+__u64 tally_audit_count(const struct tally_audit *audit, enum tally_finding_kind kind)
+{
+	return audit->counts[kind];
+}

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <jansson.h>
+
+#include "account/audit.h"
+#include "account/json.h"
+#include "cli.h"
+#include "deliver/kafka_reader.h"
+
+#define EXIT_LOSSES 3 /* the books balance, but for losses they declare themselves */
+
+static const char *brokers, *until, *agents, *topic_records, *topic_control, *output, *property;
+static bool from_file, strict;
+
+static int feed(void *ctx, const void *value, size_t len)
+{
+	return tally_audit_feed(ctx, value, len);
+}
+
+static int cannot_read(const char *path, int err)
+{
+	return tally_cli_fail(TALLY_EXIT_INPUT, "%s: %s", path, strerror(-err));
+}
+
+static int read_file(struct tally_audit *audit, const char *path)
+{
+	bool is_stdin = strcmp(path, "-") == 0;
+	_cleanup_fclose_ FILE *in = is_stdin ? NULL : fopen(path, "re");
+	_cleanup_free_ char *line = NULL;
+	size_t cap = 0;
+	ssize_t n;
+	int r = 0;
+
+	if (!in && !is_stdin)
+		return cannot_read(path, -errno);
+	while (r == 0 && (n = getline(&line, &cap, in ? in : stdin)) > 0) {
+		if (line[n - 1] == '\n')
+			n--;
+		if (n)
+			r = tally_audit_feed(audit, line, (size_t)n);
+	}
+	if (r == 0 && ferror(in ? in : stdin))
+		r = -EIO;
+	return r < 0 ? cannot_read(path, r) : 0;
+}
+
+static int read_brokers(struct tally_audit *audit)
+{
+	const char *const topics[] = { topic_records ? topic_records : "usage.records.v1",
+				       topic_control ? topic_control : "usage.control.v1" };
+	_cleanup_free_ char *pair = property ? strdup(property) : NULL;
+	char *equals = pair ? strchr(pair, '=') : NULL;
+	struct tally_kafka_option option = { pair, equals ? equals + 1 : "" };
+	const struct tally_kafka_reading reading = {
+		.brokers = brokers,
+		.topics = topics,
+		.n_topics = 2,
+		.options = &option,
+		.n_options = pair != NULL,
+	};
+	_cleanup_free_ char *error = NULL;
+	int r;
+
+	if (equals)
+		*equals = 0;
+	r = tally_kafka_reader_run(&reading, feed, audit, &error);
+	if (r == -EINVAL)
+		return tally_cli_usage_error("--property: %s", error ? error : "not accepted");
+	return r < 0 ? tally_cli_fail(TALLY_EXIT_UNAVAILABLE, "%s", error ? error : strerror(-r))
+		     : 0;
+}
+
+/* One agent id a line; # begins a comment. */
+static int read_agents(struct tally_audit *audit)
+{
+	_cleanup_fclose_ FILE *in = fopen(agents, "re");
+	char line[256];
+
+	if (!in)
+		return cannot_read(agents, -errno);
+	while (fgets(line, sizeof(line), in)) {
+		line[strcspn(line, "# \t\r\n")] = 0;
+		if (*line && tally_audit_expect(audit, line) < 0)
+			return tally_cli_fail(TALLY_EXIT_INPUT, "%s: '%s' is no agent's id", agents,
+					      line);
+	}
+	return 0;
+}
+
+static json_t *agent_json(const struct tally_audit_agent *agent)
+{
+	char complete[TALLY_JSON_TIME];
+
+	tally_json_time(agent->complete_until_s, complete);
+	return json_pack("{s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:s?}", "agent", agent->id, "host",
+			 agent->host, "incarnations", (json_int_t)agent->incarnations, "batches",
+			 (json_int_t)agent->batches, "records", (json_int_t)agent->records,
+			 "duplicates", (json_int_t)agent->duplicates, "requests",
+			 (json_int_t)agent->requests, "pending", (json_int_t)agent->pending,
+			 "complete_until", agent->complete_until_s ? complete : NULL);
+}
+
+static void print_json(const struct tally_audit *audit, int code)
+{
+	json_t *list = json_array(), *found = json_array(), *counts = json_object(), *root;
+
+	for (size_t i = 0; i < tally_audit_agents(audit); i++) {
+		struct tally_audit_agent agent;
+
+		tally_audit_agent(audit, i, &agent);
+		json_array_append_new(list, agent_json(&agent));
+	}
+	for (size_t i = 0; i < tally_audit_findings(audit); i++) {
+		const struct tally_finding *one = tally_audit_finding(audit, i);
+
+		json_array_append_new(found, json_pack("{s:s,s:s,s:s}", "kind",
+						       tally_audit_kind(one->kind), "agent",
+						       one->agent, "text", one->text));
+	}
+	for (int i = 0; i < TALLY_FIND_COUNT; i++)
+		json_object_set_new(counts, tally_audit_kind((enum tally_finding_kind)i),
+				    json_integer((json_int_t)tally_audit_count(
+					    audit, (enum tally_finding_kind)i)));
+	root = json_pack("{s:b,s:i,s:o,s:o,s:o}", "balanced", code == 0 || code == EXIT_LOSSES,
+			 "exit", code, "agents", list, "counts", counts, "findings", found);
+	json_dumpf(root, stdout, JSON_INDENT(1));
+	puts("");
+	json_decref(root);
+}
+
+static const char *verdict(int code)
+{
+	if (code == 0)
+		return "the books balance";
+	return code == EXIT_LOSSES ? "the books balance, but for what they declare as lost"
+				   : "the books do not balance";
+}
+
+static void print_table(const struct tally_audit *audit, int code)
+{
+	printf("%-12s  %-20s %8s %10s %12s %6s  %s\n", "AGENT", "HOST", "BATCHES", "RECORDS",
+	       "REQUESTS", "TWICE", "COMPLETE UNTIL");
+	for (size_t i = 0; i < tally_audit_agents(audit); i++) {
+		struct tally_audit_agent agent;
+		char complete[TALLY_JSON_TIME] = "never";
+
+		tally_audit_agent(audit, i, &agent);
+		if (agent.complete_until_s)
+			tally_json_time(agent.complete_until_s, complete);
+		printf("%-12s  %-20.20s %8llu %10llu %12llu %6llu  %s\n", agent.id, agent.host,
+		       (unsigned long long)agent.batches, (unsigned long long)agent.records,
+		       (unsigned long long)agent.requests, (unsigned long long)agent.duplicates,
+		       complete);
+	}
+	for (size_t i = 0; i < tally_audit_findings(audit); i++) {
+		const struct tally_finding *one = tally_audit_finding(audit, i);
+
+		if (one->kind != TALLY_FIND_DUPLICATE || strict)
+			printf("%s: %s: %s\n", tally_audit_kind(one->kind), one->agent, one->text);
+	}
+	printf("%s\n", verdict(code));
+}
+
+static int judge(const struct tally_audit *audit)
+{
+	for (int i = TALLY_FIND_BEHIND; i < TALLY_FIND_COUNT; i++) {
+		if (tally_audit_count(audit, (enum tally_finding_kind)i))
+			return TALLY_EXIT_DIFFERS;
+	}
+	if (strict && tally_audit_count(audit, TALLY_FIND_DUPLICATE))
+		return TALLY_EXIT_DIFFERS;
+	return tally_audit_count(audit, TALLY_FIND_LOSS) ? EXIT_LOSSES : TALLY_EXIT_OK;
+}
+
+static int read_input(struct tally_audit *audit, int argc, char **argv)
+{
+	int code = agents ? read_agents(audit) : 0;
+
+	if (!code && brokers)
+		code = read_brokers(audit);
+	for (int i = 0; !code && i < argc; i++)
+		code = read_file(audit, argv[i]);
+	return code;
+}
+
+static int audit_all(struct tally_audit *audit, int argc, char **argv)
+{
+	__u64 until_s = 0;
+	int code;
+
+	if (until && tally_json_parse_time(until, &until_s) < 0)
+		return tally_cli_usage_error("--until: not a time like 2026-09-01T00:00:00Z: %s",
+					     until);
+	code = read_input(audit, argc, argv);
+	if (code)
+		return code;
+	if (tally_audit_close(audit, until_s) < 0)
+		return tally_cli_fail(TALLY_EXIT_BUG, "out of memory");
+	if (!tally_audit_agents(audit))
+		return tally_cli_fail(TALLY_EXIT_INPUT, "no record was found");
+	code = judge(audit);
+	if (output && strcmp(output, "json") == 0)
+		print_json(audit, code);
+	else
+		print_table(audit, code);
+	return tally_cli_flush() ? TALLY_EXIT_IO : code;
+}
+
+static int run(int argc, char **argv)
+{
+	struct tally_audit *audit = NULL;
+	int code;
+
+	if (!brokers == !argc)
+		return tally_cli_usage_error("give --brokers, or --file and files (- is stdin)");
+	if (argc && !from_file)
+		return tally_cli_usage_error("files need --file");
+	if (tally_audit_new(&audit) < 0)
+		return tally_cli_fail(TALLY_EXIT_BUG, "out of memory");
+	code = audit_all(audit, argc, argv);
+	tally_audit_free(audit);
+	return code;
+}
+
+static const struct tally_cli_option options[] = {
+	{ .name = "brokers",
+	  .letter = 'b',
+	  .type = TALLY_CLI_TEXT,
+	  .value = &brokers,
+	  .arg = "HOST:PORT,...",
+	  .help = "read the topics of this cluster" },
+	{ .name = "file",
+	  .letter = 'f',
+	  .type = TALLY_CLI_FLAG,
+	  .value = &from_file,
+	  .help = "the arguments are NDJSON files of a file sink" },
+	{ .name = "until",
+	  .letter = 'u',
+	  .type = TALLY_CLI_TEXT,
+	  .value = &until,
+	  .arg = "TIME",
+	  .help = "name the agents whose books are not complete up to this UTC time" },
+	{ .name = "agents",
+	  .letter = 'a',
+	  .type = TALLY_CLI_TEXT,
+	  .value = &agents,
+	  .arg = "FILE",
+	  .help = "agents that must be there: one id a line" },
+	{ .name = "strict",
+	  .letter = 's',
+	  .type = TALLY_CLI_FLAG,
+	  .value = &strict,
+	  .help = "a record that came twice is a fault, though consumers drop it by its id" },
+	{ .name = "topic-records",
+	  .type = TALLY_CLI_TEXT,
+	  .value = &topic_records,
+	  .arg = "TOPIC",
+	  .help = "instead of usage.records.v1" },
+	{ .name = "topic-control",
+	  .type = TALLY_CLI_TEXT,
+	  .value = &topic_control,
+	  .arg = "TOPIC",
+	  .help = "instead of usage.control.v1" },
+	{ .name = "property",
+	  .letter = 'X',
+	  .type = TALLY_CLI_TEXT,
+	  .value = &property,
+	  .arg = "NAME=VALUE",
+	  .help = "a setting of librdkafka" },
+	{ .name = "output",
+	  .letter = 'o',
+	  .type = TALLY_CLI_WORD,
+	  .value = &output,
+	  .arg = "FORMAT",
+	  .help = "table or json",
+	  .words = tally_cli_table_words },
+	{},
+};
+
+const struct tally_cli_command tally_cmd_audit = {
+	.name = "audit",
+	.args = "[--brokers LIST | --file FILE...]",
+	.summary = "Say whether the books balance: gaps, duplicates, sums, chain, losses.",
+	.details =
+		"Exit 0: they balance. 1: they do not. 3: they do, but for losses that they declare "
+		"themselves\n(spool declare-lost, a window lost in a power cut). Closing a billing "
+		"period: --until END --agents FILE.\n",
+	.options = options,
+	.max_args = -1,
+	.run = run,
+};

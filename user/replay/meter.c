@@ -476,7 +476,6 @@ int tally_meter_open(struct tally_meter *meter, const struct tally_meter_birth *
 		tally_conn_born(conn->c, birth->next_in, birth->next_out);
 	conn->c->service = birth->rules->service;
 	conn->c->cookie = birth->cookie;
-	conn->c->flags |= CONN_RESOLVED;
 	memcpy(conn->c->peer, birth->peer, sizeof(birth->peer));
 	conn->c->peer_port = birth->peer_port;
 	conn->next = meter->conns;
@@ -506,8 +505,11 @@ static void catch_up(struct tally_meter *meter, struct tally_meter_conn *conn)
 	struct tally_totals *t = &meter->totals[conn->c->service % TALLY_SERVICES];
 	struct tally_run *run = &meter->env->run;
 
+	__u32 before = conn->c->next[TALLY_IN];
+
 	run->dir = TALLY_IN;
 	meter_unpark(NULL, run, conn->c, conn->rules, t);
+	meter_count_octets(run, conn->c, t, before);
 	meter_settle(run, conn->c, conn->rules, t);
 }
 
@@ -559,7 +561,7 @@ void tally_meter_held(const struct tally_meter *meter, const struct tally_meter_
 	struct tally_meter_held held = { 0 };
 
 	held.exchanges = c->head - c->tail + (c->over_head - c->over_tail);
-	if (c->flags & CONN_RESPONDING && c->head == c->tail)
+	if (c->responding && c->head == c->tail)
 		held.exchanges++;
 	held.octets[TALLY_IN] = c->h1[TALLY_IN].octets + c->over_bytes + c->orphan.request_bytes;
 	held.octets[TALLY_OUT] = c->h1[TALLY_OUT].octets;

@@ -2,8 +2,8 @@
 /*
  * What this kernel and these capabilities allow. Features are tried, never derived from a version.
  *
- *	tier plaintext	CAP_BPF, CAP_NET_ADMIN, and the features marked so
- *	tier tls	more: CAP_PERFMON and CAP_SYS_PTRACE, and uprobes
+ *	tier plaintext	CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, and the features marked so
+ *	tier tls	more: CAP_SYS_PTRACE, and uprobes
  *
  * Nothing is attached, and nothing stays loaded.
  */

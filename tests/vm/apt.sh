@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 #
-# A private apt for any Debian release and machine. The machine's own apt is asked where its Debian archive is
-# and is not changed: lists, state and downloads live in a folder of the caller's. After common.sh.
+# A private apt for any Debian release and machine. The machine's own apt is asked where its Debian
+# archive is and is not changed: lists, state and downloads live in a folder of the caller's. After
+# common.sh.
 
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 # shellcheck disable=SC2016  # apt expands these
@@ -20,7 +21,7 @@ debian_uri()
 	codename=$(. /etc/os-release && [ "$ID" = debian ] && echo "$VERSION_CODENAME") ||
 		die "this is not Debian: set TALLYD_DEBIAN_URI"
 	apt-get indextargets --no-release-info --format "$target_format" 'Identifier: Packages' |
-		awk -v c="$codename" '$2 == c && $3 == "main" { print $1; exit }' |
+		awk -v c="$codename" '$2 == c && $3 == "main" && !n++ { print $1 }' |
 		grep . || die "no apt source has $codename main: set TALLYD_DEBIAN_URI"
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Counts the pings that leave and the answers that come, for selftest.sh: a kernel of the matrix that
- * loads programs but runs them wrongly would be worse than none.
+ * Counts the pings that leave and the answers that come, for selftest.sh: a kernel of the matrix
+ * that loads programs but runs them wrongly would be worse than none.
  */
 #include <linux/bpf.h>
 #include <linux/in.h>

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the ELF kernel inside an x86 bzImage: extract-vmlinux.py BZIMAGE VMLINUX.
 
-Emulated, a kernel takes longer to unpack itself than to boot. qemu starts the ELF file directly (PVH).
-The place of the compressed payload stands in the boot header (Linux: Documentation/arch/x86/boot.rst).
+Emulated, a kernel takes longer to unpack itself than to boot. qemu starts the ELF file directly
+(PVH). The place of the compressed payload stands in the boot header (Linux:
+Documentation/arch/x86/boot.rst).
 """
 import struct
 import subprocess

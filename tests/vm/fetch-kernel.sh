@@ -26,11 +26,12 @@ usage()
 kernel_package()
 {
 	apt-cache depends "linux-image-$(vm_arch)" |
-		awk '$1 == "Depends:" { print $2; exit }' | grep .
+		awk '$1 == "Depends:" && !n++ { print $2 }' | grep .
 }
 
-# What a guest may want: virtio, 9p and overlay to boot; veth, tc, netfilter and tls for traffic; ext4, loop
-# and device mapper for power cuts. Wireless, storage hardware and the other 90 % stay away.
+# What a guest may want: virtio, 9p and overlay to boot; veth, tc, netfilter and tls for traffic;
+# ext4, loop and device mapper for power cuts. Wireless, storage hardware and the other 90 % stay
+# away.
 unpack_kernel()
 {
 	local lib='./*lib/modules' mod='./*lib/modules/*/kernel'
@@ -43,12 +44,14 @@ unpack_kernel()
 		'./boot/vmlinuz-*' './boot/config-*' "$lib/*/modules.builtin*" \
 		"$lib/*/modules.order" \
 		"$mod/net" "$mod/lib" "$mod/crypto" "$mod/arch/*/crypto" \
-		"$mod/fs/9p" "$mod/fs/netfs*" "$mod/fs/fscache*" "$mod/fs/overlayfs" "$mod/fs/fuse" \
+		"$mod/fs/9p" "$mod/fs/netfs*" "$mod/fs/fscache*" "$mod/fs/overlayfs" \
+		"$mod/fs/fuse" \
 		"$mod/fs/ext4" "$mod/fs/jbd2" "$mod/fs/mbcache.ko*" "$mod/fs/squashfs" \
 		"$mod/drivers/virtio" "$mod/drivers/block/loop.ko*" \
 		"$mod/drivers/block/virtio_blk.ko*" "$mod/drivers/char/virtio_console.ko*" \
 		"$mod/drivers/char/hw_random/*rng*.ko*" "$mod/drivers/md/dm-*.ko*" \
-		"$mod/drivers/net/veth.ko*" "$mod/drivers/net/dummy.ko*" "$mod/drivers/net/tun.ko*" \
+		"$mod/drivers/net/veth.ko*" "$mod/drivers/net/dummy.ko*" \
+		"$mod/drivers/net/tun.ko*" \
 		"$mod/drivers/net/ifb.ko*" "$mod/drivers/net/macvlan.ko*" \
 		"$mod/drivers/net/ipvlan" "$mod/drivers/net/virtio_net.ko*" \
 		"$mod/drivers/net/net_failover.ko*" 2>"$2/tar.log" || missing_only "$2/tar.log"
@@ -86,8 +89,8 @@ fetch_busybox()
 	chmod 755 "$2/busybox"
 }
 
-# Everything is made aside and renamed into place: a folder that exists is whole. In a subshell, because of
-# the APT_CONFIG that apt_setup exports.
+# Everything is made aside and renamed into place: a folder that exists is whole. In a subshell,
+# because of the APT_CONFIG that apt_setup exports.
 fetch()
 (
 	dir=$1 work=$1.new apt=$1.apt

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Unpack Debian packages, and all they depend on, as a file tree: the root of a guest of another machine
-# (run.sh --root), and the sysroot of a build for it. Nothing is configured, no package script runs.
+# Unpack Debian packages, and all they depend on, as a file tree: the root of a guest of another
+# machine (run.sh --root), and the sysroot of a build for it. Nothing is configured, no package
+# script runs.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=tests/vm/common.sh

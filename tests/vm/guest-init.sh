@@ -2,16 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=dash
 #
-# Process 1 of a guest, in two stages. The first runs from the initramfs, mounts the host's file tree
-# read-only with a writable layer of memory above it, and makes that the root. The second makes the place
-# a test expects, runs the command, and reports. run.sh wrote these beside this script, in /run/vm:
+# Process 1 of a guest, in two stages. The first runs from the initramfs, mounts the host's file
+# tree read-only with a writable layer of memory above it, and makes that the root. The second makes
+# the place a test expects, runs the command, and reports. run.sh wrote these beside this script, in
+# /run/vm:
 #
 #   command   what to run, a shell script       busybox   the only program needed
 #   modules   to insert, in order               mark      what ends stdout and stderr
 #   tree      "host", or "bare" for a tree of busybox alone
 #   mounts    "TAG MODE PATH": folders of the host, MODE is ro or rw
 #
-# To the host lead three virtio ports: stdout, stderr, and control, which says "start" and "exit CODE".
+# To the host lead three virtio ports: stdout, stderr, and control, which says "start" and "exit
+# CODE".
 
 PATH=/run/vm/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
@@ -66,7 +68,8 @@ bare_tree()
 
 stage1()
 {
-	/run/vm/busybox mount -t proc proc /proc	# where busybox finds its own name for the links
+	# first, for busybox finds its own name there
+	/run/vm/busybox mount -t proc proc /proc
 	/run/vm/busybox mkdir /run/vm/bin
 	/run/vm/busybox --install -s /run/vm/bin
 	kernel_filesystems
@@ -128,7 +131,8 @@ end_others()
 	done
 }
 
-# A pipe stands between the command and each port: a port opens once only, and /dev/stdout would open it again.
+# A pipe stands between the command and each port: a port opens once only, and /dev/stdout would
+# open it again.
 pump()
 {
 	mkfifo "/run/vm/$1"

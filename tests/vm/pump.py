@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copy stdin to stdout until the mark given in hex, or the end.
 
-A guest's output reaches the host through qemu, which forgets what waits in it when it ends: the mark says
-that all of it came. Nothing is held back but bytes that may be the beginning of the mark.
+A guest's output reaches the host through qemu, which forgets what waits in it when it ends: the
+mark says that all of it came. Nothing is held back but bytes that may begin the mark.
 """
 import os
 import sys

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Boot a Debian kernel in qemu, run a command there as root among the host's own files, and return what it
-# returned. Emulation by default: neither KVM nor root is needed, and the guest can change nothing here.
+# Boot a Debian kernel in qemu, run a command there as root among the host's own files, and return
+# what it returned. Emulation by default: neither KVM nor root is needed, and the guest can change
+# nothing here.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=tests/vm/common.sh
@@ -16,19 +17,21 @@ usage()
 	  --timeout S      end the guest after S seconds (default 600)
 	  --mem M          its memory in MiB (default 1024)
 	  --smp N          its processors (default 2)
-	  --disk FILE      a raw image as the next of /dev/vda, /dev/vdb, ...; what the guest flushed stays
-	  --share DIR      a folder that the guest writes to as well; all else it writes is forgotten
-	  --root DIR       share this file tree instead of the host's; the project's folder is added to it
+	  --disk FILE      a raw image as the next of /dev/vda, /dev/vdb, ...; stays as flushed
+	  --share DIR      a folder that the guest writes to; all else it writes is forgotten
+	  --root DIR       share this file tree, and the project's folder, instead of the host's
   --env NAME=VALUE set in the guest; TALLYD_* variables are passed on anyway
 	  --append WORDS   for the kernel's command line
 	  --verbose        kernel messages to stderr while it runs
-	The guest has the host's file tree, the current folder, cgroup v2, bpffs, tracefs, and loopback as its
-	network. For another machine (ARCH) it has busybox and the project's folder, unless --root says more.
+	The guest has the host's file tree, the current folder, cgroup v2, bpffs, tracefs, and
+	loopback as its network. For another machine (ARCH) it has busybox and the project's
+	folder, unless --root says more.
 	exit code: that of COMMAND, or
 	  123   the guest went down (reset, power off) before COMMAND ended
 	  124   time is up
 	  125   it did not boot, or the kernel panicked; also: wrong usage, nothing to boot
-	environment: ARCH, TALLYD_CACHE, TALLYD_DEBIAN_URI (see fetch-kernel.sh), TALLYD_VM_ACCEL (default tcg)
+	environment: ARCH, TALLYD_CACHE, TALLYD_DEBIAN_URI (see fetch-kernel.sh),
+	TALLYD_VM_ACCEL (qemu's -accel, default tcg)
 	END
 }
 
@@ -161,7 +164,8 @@ machine_args()
 # A writable port of the guest that ends in descriptor $2 here.
 port_args()
 {
-	qemu+=(-chardev "file,id=$1,path=/dev/fd/$2" -device "virtserialport,chardev=$1,name=tallyd.$1")
+	qemu+=(-chardev "file,id=$1,path=/dev/fd/$2"
+		-device "virtserialport,chardev=$1,name=tallyd.$1")
 }
 
 share_args()
@@ -172,13 +176,18 @@ share_args()
 
 qemu_args()
 {
-	local i quiet='quiet loglevel=4'
+	local i boot
 
-	[ -z "$verbose" ] || quiet='ignore_loglevel'
+	boot="panic=-1 oops=panic nokaslr cryptomgr.notests cgroup_no_v1=all random.trust_cpu=on"
+	if [ -n "$verbose" ]; then
+		boot+=" ignore_loglevel"
+	else
+		boot+=" quiet loglevel=4"
+	fi
 	machine_args
 	qemu+=(-accel "${TALLYD_VM_ACCEL:-tcg}" -smp "$smp" -m "$mem" -nodefaults -no-user-config
 		-display none -no-reboot -kernel "$dir/kernel" -initrd "$tmp/initramfs.cpio"
-		-append "console=$tty $quiet panic=-1 oops=panic nokaslr cryptomgr.notests cgroup_no_v1=all random.trust_cpu=on $append"
+		-append "console=$tty $boot $append"
 		-chardev "file,id=console,path=/dev/fd/$console" -serial chardev:console
 		-device virtio-rng-pci -device virtio-serial-pci)
 	port_args stdout "$out"

@@ -31,7 +31,7 @@ check_mounts()
 	overlay /
 	END
 	[ "$(nproc)" = 2 ] || die "$(nproc) processors, not 2"
-	ip addr show dev lo | grep -q 'inet 127.0.0.1/8' || die "loopback has no address"
+	[[ $(ip addr show dev lo) == *"inet 127.0.0.1/8"* ]] || die "loopback has no address"
 }
 
 # Modules come on demand.
@@ -44,8 +44,8 @@ check_modules()
 
 slot()
 {
-	bpftool -j map lookup pinned "$pins/counts" key "$1" 0 0 0 |
-		/usr/bin/python3 -c 'import json, sys; print(json.load(sys.stdin)["formatted"]["value"])'
+	bpftool -j map lookup pinned "$pins/counts" key "$1" 0 0 0 | /usr/bin/python3 -c \
+		'import json, sys; print(json.load(sys.stdin)["formatted"]["value"])'
 }
 
 expect()
@@ -62,9 +62,9 @@ check_counting()
 	bpftool prog loadall "$1" "$pins" pinmaps "$pins"
 	bpftool cgroup attach "$group" egress pinned "$pins/count_out"
 	bpftool cgroup attach "$group" ingress pinned "$pins/count_in"
-	# shellcheck disable=SC2016  # expands in the inner shell
-	bash -c 'echo $$ >"$1"/cgroup.procs && exec /run/vm/busybox ping -q -i 0.1 -c "$2" -s 56 127.0.0.1' \
-		ping "$group" $pings >/dev/null || die "ping failed"
+	(echo $BASHPID >"$group/cgroup.procs" &&
+		exec /run/vm/busybox ping -q -i 0.1 -c $pings -s 56 127.0.0.1) >/dev/null ||
+		die "ping failed"
 	/run/vm/busybox ping -q -c 1 127.0.0.1 >/dev/null	# from outside: must not count
 	expect 0 $pings "requests out"
 	expect 1 $((pings * 84)) "bytes out"

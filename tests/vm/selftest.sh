@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Proves that run.sh may be believed: every kernel boots and counts, and what a command did there, how it
-# ended or failed to, is what run.sh says. Arguments: the kernels to try (default all); the first of them
-# also does what depends on run.sh alone.
+# Proves that run.sh may be believed: every kernel boots and counts, and what a command did there,
+# how it ended or failed to, is what run.sh says. Arguments: the kernels to try (default all); the
+# first of them also does what depends on run.sh alone.
 set -uo pipefail
 cd "$(dirname "$0")" || exit 1
 # shellcheck source=tests/vm/common.sh
@@ -52,8 +52,8 @@ another_machine_boots_and_counts()
 {
 	local root
 
-	root=$(./fetch-root.sh bookworm "$(vm_cache)/roots/selftest-$ARCH" bash coreutils util-linux mawk grep \
-		hostname iproute2 binutils bpftool python3) || return
+	root=$(./fetch-root.sh bookworm "$(vm_cache)/roots/selftest-$ARCH" bash coreutils \
+		util-linux mawk grep hostname iproute2 binutils bpftool python3) || return
 	a_kernel_boots_and_counts bookworm --root "$root"
 }
 
@@ -67,7 +67,8 @@ streams_stay_apart_and_arguments_whole()
 	local odd=$'a b\n"c" \'$d\' \\ *'
 
 	# shellcheck disable=SC2016  # the guest expands
-	guest 0 --env "ODD=$odd" -- sh -c 'printf %s "$1$ODD"; printf err >&2; printf again >/dev/stderr' x "$odd" &&
+	guest 0 --env "ODD=$odd" -- \
+		sh -c 'printf %s "$1$ODD"; printf err >&2; printf again >/dev/stderr' x "$odd" &&
 		[ "$(cat "$tmp/out")" = "$odd$odd" ] && [ "$(cat "$tmp/err")" = erragain ]
 }
 
@@ -98,10 +99,11 @@ shared_folders_are_written()
 a_disk_survives_a_power_cut()
 {
 	truncate -s 32M "$tmp/disk" &&
-		guest 123 --disk "$tmp/disk" -- sh -c 'mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt &&
-			echo kept >/mnt/synced && sync && echo lost >/mnt/late && echo b >/proc/sysrq-trigger
-			sleep 60' &&
-		guest 0 --disk "$tmp/disk" -- sh -c 'mount /dev/vda /mnt && cat /mnt/synced && [ ! -s /mnt/late ]' &&
+		guest 123 --disk "$tmp/disk" -- sh -c 'mkfs.ext4 -q /dev/vda &&
+			mount /dev/vda /mnt && echo kept >/mnt/synced && sync &&
+			echo lost >/mnt/late && echo b >/proc/sysrq-trigger && sleep 60' &&
+		guest 0 --disk "$tmp/disk" -- sh -c 'mount /dev/vda /mnt &&
+			cat /mnt/synced && [ ! -s /mnt/late ]' &&
 		[ "$(cat "$tmp/out")" = kept ]
 }
 
@@ -132,8 +134,8 @@ unknown_kernels_are_refused()
 	[ $? = 125 ] && grep -q 'unknown kernel' "$tmp/err"
 }
 
-clang -g -O2 -target bpf -mcpu=v3 -I"/usr/include/$(gcc -dumpmachine)" -c count.bpf.c -o "$tmp/count.bpf.o" ||
-	exit 1
+clang -g -O2 -target bpf -mcpu=v3 -I"/usr/include/$(gcc -dumpmachine)" \
+	-c count.bpf.c -o "$tmp/count.bpf.o" || exit 1
 for kernel; do
 	a_kernel_boots_and_counts "$kernel"
 	pass_if $? "$kernel: boots and counts"
@@ -146,8 +148,8 @@ else
 	pass_if $? "arm64: boots and counts"
 fi
 for case in exit_codes_come_back streams_stay_apart_and_arguments_whole long_output_is_complete \
-	host_files_are_seen_and_safe shared_folders_are_written a_disk_survives_a_power_cut time_runs_out \
-	a_panic_is_told daemons_do_not_keep_the_guest unknown_kernels_are_refused; do
+	host_files_are_seen_and_safe shared_folders_are_written a_disk_survives_a_power_cut \
+	time_runs_out a_panic_is_told daemons_do_not_keep_the_guest unknown_kernels_are_refused; do
 	$case
 	pass_if $? "$first: ${case//_/ }"
 done

@@ -57,7 +57,8 @@ static const struct tally_cli_command *const commands[] = { &act, &group, NULL }
 /* Runs a line; *ret_out is what went to stdout and stderr. */
 static int call(const char *line, char *out, size_t bytes)
 {
-	char copy[256] = "tallyd", *argv[16], *rest = copy, *part;
+	static char copy[256]; /* options point into it */
+	char *argv[16], *rest = copy, *part;
 	int argc = 0, code, saved[2] = { dup(1), dup(2) }, pipes[2];
 	ssize_t n;
 

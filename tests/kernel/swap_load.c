@@ -16,11 +16,13 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "base/config.h"
 #include "collect/attach.h"
 #include "collect/clock.h"
 #include "collect/ledger.h"
 #include "collect/rulesets.h"
 #include "collect/scopes.h"
+#include "identify/rules.h"
 #include "libkernel.h"
 #include "tally/ledger.h"
 
@@ -269,6 +271,29 @@ static pid_t start_traffic(const char *cgroup)
 	_exit(0);
 }
 
+static const char config_text[] = "agent: {state_dir: /nowhere}\n"
+				  "services:\n"
+				  "  - name: api\n"
+				  "    match: {ports: [18972]}\n"
+				  "    key: [{header: X-API-Key}]\n"
+				  "    routes: [{match: \"/v1/**\"}]\n"
+				  "sinks: [{stdout: {}}]\n";
+
+static void compile(struct tally_load *load, struct tally_rules *ret_rules)
+{
+	struct tally_rules_target target = { .generation = 1 };
+	struct tally_config *config = NULL;
+	struct tally_diag diag;
+
+	tally_diag_init(&diag, "test");
+	assert_int_equal(tally_config_parse(config_text, strlen(config_text), 0, &diag, &config),
+			 0);
+	assert_int_equal(tally_load_secret(load, target.secret), 0);
+	assert_int_equal(tally_rules_compile(&config->services[0], &target, ret_rules), 0);
+	tally_config_free(config);
+	tally_diag_done(&diag);
+}
+
 static void put_rules(struct tally_load *load, const struct tally_cgroups *cgroups)
 {
 	struct tally_scope_want scope = { cgroups->items[0].id, cgroups->items[0].level, 0, PORT };
@@ -276,7 +301,7 @@ static void put_rules(struct tally_load *load, const struct tally_cgroups *cgrou
 	struct tally_rulesets *rulesets;
 
 	assert_non_null(rules);
-	rules->ruleset = 1;
+	compile(load, rules);
 	assert_int_equal(tally_rulesets_open(load, &rulesets), 0);
 	assert_int_equal(tally_rulesets_put(rulesets, rules), 0);
 	assert_int_equal(tally_rulesets_generation(rulesets, 0), 1);

@@ -9,7 +9,7 @@
 #include <bpf/bpf_helpers.h>
 
 #define COUNT_SLOTS 4
-#define ICMP_ECHOREPLY 0	/* linux/icmp.h wants a libc */
+#define ICMP_ECHOREPLY 0 /* linux/icmp.h wants a libc */
 #define ICMP_ECHO 8
 
 /* 0: requests out, 1: their bytes; 2: replies in, 3: their bytes */

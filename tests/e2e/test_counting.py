@@ -168,20 +168,20 @@ def test_nested_services_count_once(start, meter, sandbox, keys):
     assert not ledger.audit()
 
 
-def test_match_by_glob_and_executable(start, meter, sandbox, keys):
+@pytest.mark.parametrize("way", ["glob", "glob, all ports", "executable"])
+def test_ways_to_match(start, meter, sandbox, keys, way):
     """A cgroup named by a glob; a server found by the file that it runs."""
     key = keys.new("a")
-    first = start("python", cgroup=sandbox.new_cgroup("api-1"))
-    second = start("go", cgroup=sandbox.new_cgroup("other"))
-    agent = meter([service("glob", first.ports, sandbox.cgroup_path + "/api-*"),
-                   {**service("file", second.ports),
-                    "match": {"ports": "all", "executable": str(build.go_api())}}])
-    for server in (first, second):
-        with Conn(sandbox, server.port) as c:
-            for _ in range(3):
-                c.ask(api.request("GET", "/v1/x", key))
+    server = start("go", cgroup=sandbox.new_cgroup("api-1"))
+    entry = service("api", None if "all" in way else server.ports, sandbox.cgroup_path + "/api-*")
+    if way == "executable":
+        entry["match"] = {"ports": "all", "executable": str(build.go_api())}
+    agent = meter([entry])
+    with Conn(sandbox, server.port) as c:
+        for _ in range(3):
+            c.ask(api.request("GET", "/v1/x", key))
     ledger = agent.stop()
-    assert ledger.count("glob", api_key_id="key_a") == ledger.count("file", api_key_id="key_a") == 3
+    assert ledger.count("api", api_key_id="key_a") == 3, agent.log()
     assert not ledger.audit()
 
 

@@ -26,6 +26,13 @@ BINARY = Path(os.environ.get("TALLYD", BUILD / "tallyd"))
 READY_S = 20
 
 
+class PlainDumper(yaml.SafeDumper):
+    """Writes what a person would: no anchors."""
+
+    def ignore_aliases(self, data):
+        return True
+
+
 def service(name, ports=None, cgroup=None, **more):
     """One entry of `services:` with the API's routes and key sources."""
     match = {"ports": list(ports)} if ports else {"ports": "all"}
@@ -55,7 +62,8 @@ class Tallyd:
         config = {"agent": self.agent, "services": self.services,
                   "keys": {"file": str(self.catalog)},
                   "sinks": [{"file": {"path": str(self.usage)}}], **self.sections}
-        self.config_path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        text = yaml.dump(config, Dumper=PlainDumper, sort_keys=False)
+        self.config_path.write_text(text, encoding="utf-8")
         return self.config_path
 
     def command(self, *words):

@@ -169,11 +169,29 @@ static void report_status(struct tally_agent *agent)
 			  tally_ledger_number(agent->ledger), (uint64_t)status.spool_records);
 }
 
+/* Somebody cleared the pin folder: pin and attach again. What passed in between was not seen. */
+static void repair(struct tally_agent *agent)
+{
+	bool repaired = false;
+	int err = tally_load_repair(agent->load, &repaired);
+
+	if (!err && !repaired)
+		return;
+	if (!err)
+		err = tally_ledger_repair(agent->ledger);
+	if (!err)
+		err = tally_agent_tags_apply(agent);
+	tally_log_error("pins_removed", "pin_dir=%s again=%s", agent->config->agent.pin_dir,
+			err ? strerror(-err) : "pinned and attached");
+}
+
 /* Once a second: what changes seldom. */
 static void slow_tick(struct tally_agent *agent)
 {
 	const char *catalog = agent->config->keys.file;
 	uint64_t number;
+
+	repair(agent);
 
 	if (config_changed(agent))
 		try_reload(agent);
@@ -181,6 +199,8 @@ static void slow_tick(struct tally_agent *agent)
 		(void)!tally_agent_rules_catalog(agent, agent->config); /* said there */
 	if (!tally_ledger_oldest(agent->ledger, &number) && !tally_agent_books_settle(agent))
 		tally_agent_sinks_step(agent);
+	else if (tally_ledger_prepare(agent->ledger))
+		tally_log_warning("prepare", "reason=%s", "no maps for the next window yet");
 	if (agent->tags.failed || !(agent->slow_at_ns / TALLY_NS_PER_S % 10))
 		(void)!tally_agent_tags_apply(agent); /* said there */
 	report_status(agent);
@@ -433,6 +453,13 @@ static int detach(struct tally_agent *agent)
 	if (code)
 		return code;
 	err = tally_agent_kernel_open(agent, true);
+	if (err == -EUCLEAN) {
+		tally_log_error("detach", "reason=%s pin_dir=%s",
+				"pins were missing: what was counted last is lost",
+				agent->config->agent.pin_dir);
+		err = tally_load_wipe(agent->config->agent.pin_dir);
+		return err ? fail(TALLY_EXIT_IO, "pins", err) : TALLY_EXIT_IO;
+	}
 	if (err == -ENOENT) {
 		tally_log_notice("detach", "reason=%s pin_dir=%s", "nothing is pinned",
 				 agent->config->agent.pin_dir);

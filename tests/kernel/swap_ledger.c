@@ -187,6 +187,8 @@ static void test_exact(void **state)
 			reopen(f);
 		if (i % 5)
 			counted += settle(f);
+		if (i % 3)
+			assert_int_equal(tally_ledger_prepare(f->ledger), 0);
 	}
 	for (int i = 0; i < WRITERS; i++) {
 		__atomic_store_n(&writers[i].stop, true, __ATOMIC_RELEASE);
@@ -314,6 +316,21 @@ static void test_failed_swap(void **state)
 	assert_int_equal(drained(f, 1), 19);
 }
 
+/* Somebody clears the folder: the open epoch is pinned again, and nothing of it is lost. */
+static void test_cleared(void **state)
+{
+	struct fixture *f = *state;
+
+	run(f, 6, 11);
+	assert_int_equal(tally_ledger_prepare(f->ledger), 0);
+	kernel_unpin(f->load.pin_dir);
+	assert_int_equal(mkdir(f->load.pin_dir, 0700), 0);
+	assert_int_equal(tally_ledger_repair(f->ledger), 0);
+	reopen(f);
+	swap(f);
+	assert_int_equal(drained(f, 1), 11);
+}
+
 /* More rows than one batch, in both hashes. */
 static void test_many_rows(void **state)
 {
@@ -348,7 +365,7 @@ int main(void)
 	const struct CMUnitTest tests[] = { TEST(test_exact),	      TEST(test_windows),
 					    TEST(test_half_made),     TEST(test_flipped),
 					    TEST(test_half_released), TEST(test_failed_swap),
-					    TEST(test_many_rows) };
+					    TEST(test_cleared),	      TEST(test_many_rows) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

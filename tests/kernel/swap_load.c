@@ -128,7 +128,29 @@ static void test_ruin(void **state)
 	assert_int_equal(bpf_obj_pin(load->maps[TALLY_MAP_EPOCH], path), 0);
 	tally_load_close(load);
 	assert_int_equal(tally_load_open(&options, &other), -EUCLEAN);
+	assert_int_equal(tally_load_adopt(&options, &other), -EUCLEAN);
+	assert_int_equal(tally_load_wipe(dir), 0);
+	assert_int_equal(access(dir, F_OK), -1);
+}
+
+/* Somebody clears the folder of a running agent. */
+static void test_repair(void **state)
+{
+	const char *dir = kernel_pin_dir("repair", 0);
+	struct tally_load *load = open_load(dir);
+	bool repaired = true;
+
+	assert_int_equal(tally_load_pin_programs(load), 0);
+	assert_int_equal(tally_load_repair(load, &repaired), 0);
+	assert_false(repaired);
 	kernel_unpin(dir);
+	assert_int_equal(tally_load_repair(load, &repaired), 0);
+	assert_true(repaired);
+	tally_load_close(load);
+	load = open_load(dir);
+	assert_true(load->reused);
+	assert_int_equal(tally_load_remove(load), 0);
+	tally_load_close(load);
 }
 
 /* hooks ----------------------------------------------------------------------------------------- */
@@ -374,9 +396,9 @@ static void test_replace(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_reuse),	cmocka_unit_test(test_other_abi),
-		cmocka_unit_test(test_ruin),	cmocka_unit_test(test_hooks),
-		cmocka_unit_test(test_replace),
+		cmocka_unit_test(test_reuse),  cmocka_unit_test(test_other_abi),
+		cmocka_unit_test(test_ruin),   cmocka_unit_test(test_hooks),
+		cmocka_unit_test(test_repair), cmocka_unit_test(test_replace),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

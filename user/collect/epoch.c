@@ -90,6 +90,20 @@ int tally_epoch_create(struct tally_load *load, uint64_t number, int ret_fds[TAL
 	return 0;
 }
 
+int tally_epoch_pin(struct tally_load *load, uint64_t number, const int fds[TALLY_EPOCH_KINDS])
+{
+	for (int i = 0; i < TALLY_EPOCH_KINDS; i++) {
+		char path[PATH_MAX];
+		int err = pin_path(load, number, i, path);
+
+		if (err)
+			return err;
+		if (bpf_obj_pin(fds[i], path) && errno != EEXIST)
+			return -errno;
+	}
+	return 0;
+}
+
 int tally_epoch_open(const struct tally_load *load, uint64_t number, int ret_fds[TALLY_EPOCH_KINDS])
 {
 	int fds[TALLY_EPOCH_KINDS] = { -1, -1, -1 };

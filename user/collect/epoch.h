@@ -47,6 +47,9 @@ TALLY_MUST int tally_epoch_create(struct tally_load *load, uint64_t number,
 				  int ret_fds[TALLY_EPOCH_KINDS]);
 TALLY_MUST int tally_epoch_open(const struct tally_load *load, uint64_t number,
 				int ret_fds[TALLY_EPOCH_KINDS]);
+/* Pin maps that are held, where their pins are gone. */
+TALLY_MUST int tally_epoch_pin(struct tally_load *load, uint64_t number,
+			       const int fds[TALLY_EPOCH_KINDS]);
 void tally_epoch_close(int fds[TALLY_EPOCH_KINDS]);
 
 /* Remove the pins of an epoch; those that are gone are no error. */

@@ -222,6 +222,21 @@ static void check_stale(struct tally_keys *keys, struct pool *pool, uint32_t i, 
 	set_free(pool, i);
 }
 
+/*
+ * A candidate that no response accepted: the kernel frees it, and leaves the wiping of a long text to
+ * us. We hold it meanwhile, like any owner.
+ */
+static void wipe_free(struct pool *pool, uint32_t i)
+{
+	struct tally_candidate_long *candidate = candidate_at(pool, i);
+	uint32_t expected = TALLY_CAND_FREE;
+
+	if (candidate->text[0] &&
+	    __atomic_compare_exchange_n(&candidate->state, &expected, TALLY_CAND_HELD, false,
+					__ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+		set_free(pool, i);
+}
+
 static int poll_pool(struct tally_keys *keys, struct pool *pool, uint64_t now_s)
 {
 	for (uint32_t i = 0; i < pool->n; i++) {
@@ -234,6 +249,8 @@ static int poll_pool(struct tally_keys *keys, struct pool *pool, uint64_t now_s)
 			continue;
 		}
 		pool->held_since_s[i] = 0;
+		if (state == TALLY_CAND_FREE)
+			wipe_free(pool, i);
 		if (state != TALLY_CAND_ACCEPTED)
 			continue;
 		keys->status.accepted++;

@@ -14,10 +14,12 @@
 
 struct tally_ledger {
 	struct tally_load *load;
-	uint64_t number;	    /* of the open epoch */
-	uint64_t start_ns;	    /* when it began */
-	int fds[TALLY_EPOCH_KINDS]; /* of the open epoch */
-	bool unsettled;		    /* flipped, but the wait failed: no draining yet (L1) */
+	uint64_t number;	     /* of the open epoch */
+	uint64_t start_ns;	     /* when it began */
+	int fds[TALLY_EPOCH_KINDS];  /* of the open epoch */
+	int next[TALLY_EPOCH_KINDS]; /* of the one after it, once it is prepared */
+	bool prepared;
+	bool unsettled; /* flipped, but the wait failed: no draining yet (L1) */
 	int cpus;
 	uint8_t id[TALLY_LEDGER_ID];
 };
@@ -170,7 +172,7 @@ int tally_ledger_open(struct tally_load *load, uint64_t now_ns, struct tally_led
 		return -ENOMEM;
 	ledger->load = load;
 	for (int i = 0; i < TALLY_EPOCH_KINDS; i++)
-		ledger->fds[i] = -1;
+		ledger->fds[i] = ledger->next[i] = -1;
 	ledger->cpus = libbpf_num_possible_cpus();
 	err = ledger->cpus < 0 ? ledger->cpus : make_id(ledger);
 	if (!err && bpf_map_lookup_elem(load->maps[TALLY_MAP_EPOCH], &zero, &epoch))
@@ -190,6 +192,7 @@ void tally_ledger_close(struct tally_ledger *ledger)
 	if (!ledger)
 		return;
 	tally_epoch_close(ledger->fds);
+	tally_epoch_close(ledger->next);
 	free(ledger);
 }
 
@@ -208,23 +211,37 @@ void tally_ledger_id(const struct tally_ledger *ledger, uint8_t ret_id[TALLY_LED
 	memcpy(ret_id, ledger->id, TALLY_LEDGER_ID);
 }
 
-/* Everything that can fail, before the index moves. */
-static int prepare(struct tally_ledger *ledger, const struct tally_window *closed,
-		   const struct tally_window *next, int fds[TALLY_EPOCH_KINDS])
+/* Maps of a size cost time and memory: they can be made before they are needed. */
+int tally_ledger_prepare(struct tally_ledger *ledger)
 {
 	uint64_t number = ledger->number + 1;
-	int err = tally_epoch_unpin(ledger->load, number);
+	int err;
 
+	if (ledger->prepared)
+		return 0;
+	err = tally_epoch_unpin(ledger->load, number);
 	if (!err)
-		err = tally_epoch_create(ledger->load, number, fds);
+		err = tally_epoch_create(ledger->load, number, ledger->next);
 	if (!err)
-		err = put_window(ledger, number, next);
+		err = fill_slots(ledger, number, ledger->next);
+	if (err) {
+		tally_epoch_close(ledger->next);
+		return err; /* pins that stand already are removed by the next try */
+	}
+	ledger->prepared = true;
+	return 0;
+}
+
+/* L2, then the flip, which is the last thing that can fail. */
+static int turn(struct tally_ledger *ledger, const struct tally_window *closed,
+		const struct tally_window *next)
+{
+	int err = put_window(ledger, ledger->number + 1, next);
+
 	if (!err)
 		err = put_window(ledger, ledger->number, closed);
 	if (!err)
-		err = fill_slots(ledger, number, fds);
-	if (!err)
-		err = flip(ledger, number);
+		err = flip(ledger, ledger->number + 1);
 	return err;
 }
 
@@ -233,26 +250,30 @@ int tally_ledger_swap(struct tally_ledger *ledger, uint64_t end_ns, uint64_t nex
 {
 	struct tally_window closed = { ledger->start_ns, end_ns, cause, 0 };
 	struct tally_window next = { .start_ns = next_ns };
-	int fds[TALLY_EPOCH_KINDS] = { -1, -1, -1 };
-	int err;
+	int err = ledger->unsettled ? settle(ledger) : 0;
 
-	if (ledger->unsettled) {
-		err = settle(ledger);
-		if (err)
-			return err;
-	}
-	err = prepare(ledger, &closed, &next, fds);
-	if (err) {
-		tally_epoch_close(fds);
-		return err; /* pins that stand already are removed by the next try */
-	}
+	if (!err)
+		err = tally_ledger_prepare(ledger);
+	if (!err)
+		err = turn(ledger, &closed, &next);
+	if (err)
+		return err;
 	tally_epoch_close(ledger->fds);
-	memcpy(ledger->fds, fds, sizeof(fds));
+	for (int i = 0; i < TALLY_EPOCH_KINDS; i++)
+		ledger->fds[i] = TAKE_FD(ledger->next[i]);
+	ledger->prepared = false;
 	ledger->number++;
 	ledger->start_ns = next_ns;
 	ledger->unsettled = true;
-	(void)settle(ledger); /* oldest() tries again */
+	(void)!settle(ledger); /* oldest() tries again */
 	return 0;
+}
+
+int tally_ledger_repair(struct tally_ledger *ledger)
+{
+	tally_epoch_close(ledger->next);
+	ledger->prepared = false;
+	return tally_epoch_pin(ledger->load, ledger->number, ledger->fds);
 }
 
 int tally_ledger_oldest(struct tally_ledger *ledger, uint64_t *ret_number)
@@ -467,7 +488,7 @@ int tally_ledger_release(struct tally_ledger *ledger, uint64_t number)
 	err = tally_epoch_unpin(ledger->load, number);
 	if (err)
 		return err;
-	if (number + 1 == ledger->number)
+	if (number + 1 == ledger->number && !ledger->prepared)
 		clear_slots(ledger);
 	(void)bpf_map_delete_elem(ledger->load->maps[TALLY_MAP_WINDOWS],
 				  &number); /* gone is fine */

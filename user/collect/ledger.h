@@ -37,9 +37,15 @@ uint64_t tally_ledger_start_ns(const struct tally_ledger *ledger);
 /* Identity of this set of pins. */
 void tally_ledger_id(const struct tally_ledger *ledger, uint8_t ret_id[TALLY_LEDGER_ID]);
 
-/* Close the open epoch with that end and cause; the next one starts at next_ns. Takes some 50 ms. */
+/* Make the maps of the next epoch now, so that the swap need not. Without it, the swap does. */
+TALLY_MUST int tally_ledger_prepare(struct tally_ledger *ledger);
+
+/* Close the open epoch with that end and cause; the next one starts at next_ns. Takes some 20 ms. */
 TALLY_MUST int tally_ledger_swap(struct tally_ledger *ledger, uint64_t end_ns, uint64_t next_ns,
 				 enum tally_close_cause cause);
+
+/* Pins were removed under us: the open epoch is pinned again. Frozen ones whose pins went are lost. */
+TALLY_MUST int tally_ledger_repair(struct tally_ledger *ledger);
 
 /* The oldest frozen epoch, and how many there are. -ENOENT: none. */
 TALLY_MUST int tally_ledger_oldest(struct tally_ledger *ledger, uint64_t *ret_number);

@@ -76,6 +76,10 @@ void tally_load_close(struct tally_load *load)
 	for (int i = 0; i < TALLY_HOOK_COUNT; i++)
 		if (load->progs[i] >= 0)
 			(void)close(load->progs[i]);
+	for (size_t i = 0; i < load->n_extras; i++) {
+		(void)close(load->extras[i].fd);
+		free(load->extras[i].name);
+	}
 	if (load->dir_fd >= 0)
 		(void)close(load->dir_fd); /* and with it the lock */
 	free(load);
@@ -200,25 +204,31 @@ static int check_pins(struct tally_load *load, bool *ret_exists)
 	return 0;
 }
 
+static bool has_links(const struct tally_load *load)
+{
+	_cleanup_closedir_ DIR *dir = opendir(load->pin_dir);
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir)))
+		if (!strncmp(entry->d_name, "link-", 5))
+			return true;
+	return false;
+}
+
 /* Pins without `settings` are a start that died: nothing was attached yet, so they count nothing. */
 static int clear_ruin(struct tally_load *load)
 {
-	DIR *dir = opendir(load->pin_dir);
+	_cleanup_closedir_ DIR *dir = opendir(load->pin_dir);
 	struct dirent *entry;
-	int err = 0;
 
 	if (!dir)
 		return -errno;
-	while (!err && (entry = readdir(dir))) {
-		if (entry->d_name[0] == '.')
-			continue;
-		if (!strncmp(entry->d_name, "link-", 5))
-			err = -EUCLEAN; /* somebody removed pins under a meter that counts */
-		else if (unlinkat(load->dir_fd, entry->d_name, 0))
-			err = -errno;
-	}
-	(void)closedir(dir); /* only read */
-	return err;
+	if (has_links(load))
+		return -EUCLEAN; /* somebody removed pins under a meter that counts */
+	while ((entry = readdir(dir)))
+		if (entry->d_name[0] != '.' && unlinkat(load->dir_fd, entry->d_name, 0))
+			return -errno;
+	return 0;
 }
 
 /* The templates of the inner maps: libbpf wants them open until the load. */
@@ -262,8 +272,34 @@ static int keep_fd(int fd, int *slot)
 	return 0;
 }
 
+static int keep_extra(struct tally_load *load, const struct bpf_map *map)
+{
+	struct tally_load_extra *extra = &load->extras[load->n_extras];
+	int err;
+
+	for (int i = 0; i < TALLY_MAP_WINDOWS; i++)
+		if (!strcmp(bpf_map__name(map), map_names[i]))
+			return 0;
+	if (load->n_extras == TALLY_LOAD_EXTRAS)
+		return -E2BIG;
+	err = keep_fd(bpf_map__fd(map), &extra->fd);
+	if (err)
+		return err;
+	extra->name = strdup(bpf_map__name(map));
+	load->n_extras++;
+	return extra->name ? 0 : -ENOMEM;
+}
+
 static int keep_maps(struct tally_load *load, struct bpf_object *obj)
 {
+	struct bpf_map *map;
+
+	bpf_object__for_each_map(map, obj) {
+		int err = is_private(map) ? 0 : keep_extra(load, map);
+
+		if (err)
+			return err;
+	}
 	for (int i = 0; i < TALLY_MAP_WINDOWS; i++) {
 		int fd = bpf_object__find_map_fd_by_name(obj, map_names[i]);
 		int err = fd < 0 ? fd : keep_fd(fd, &load->maps[i]);
@@ -482,7 +518,7 @@ int tally_load_adopt(const struct tally_load_options *options, struct tally_load
 	if (!err)
 		err = check_pins(load, &load->reused);
 	if (!err && !load->reused)
-		err = -ENOENT;
+		err = has_links(load) ? -EUCLEAN : -ENOENT;
 	if (!err)
 		err = adopt_maps(load);
 	if (!err)
@@ -519,6 +555,54 @@ int tally_load_pin_programs(struct tally_load *load)
 			return err;
 	}
 	return 0;
+}
+
+static int pin_again(struct tally_load *load, int fd, const char *name)
+{
+	int err = fd < 0 ? 0 : pin(load, fd, name);
+
+	return err == -EEXIST ? 0 : err;
+}
+
+/* `settings` last, as at the first start. */
+int tally_load_repair(struct tally_load *load, bool *ret_repaired)
+{
+	char path[PATH_MAX];
+	int err = tally_load_path(load, map_names[TALLY_MAP_SETTINGS], path, sizeof(path));
+
+	if (err)
+		return err;
+	if (!access(path, F_OK)) {
+		*ret_repaired = false;
+		return 0;
+	}
+	if (mkdir(load->pin_dir, 0700) && errno != EEXIST)
+		return -errno;
+	tally_util_close(TAKE_FD(load->dir_fd));
+	err = lock_dir(load);
+	for (size_t i = 0; i < load->n_extras && !err; i++)
+		err = pin_again(load, load->extras[i].fd, load->extras[i].name);
+	for (int i = TALLY_MAP_COUNT - 1; i >= 0 && !err; i--)
+		err = pin_again(load, load->maps[i], map_names[i]);
+	for (int i = 0; i < TALLY_HOOK_COUNT && !err; i++)
+		err = pin_again(load, load->progs[i], prog_names[i]);
+	if (err)
+		return err;
+	*ret_repaired = true;
+	return 0;
+}
+
+int tally_load_wipe(const char *pin_dir)
+{
+	_cleanup_closedir_ DIR *dir = opendir(pin_dir);
+	struct dirent *entry;
+
+	if (!dir)
+		return -errno;
+	while ((entry = readdir(dir)))
+		if (entry->d_name[0] != '.' && unlinkat(dirfd(dir), entry->d_name, 0))
+			return -errno;
+	return rmdir(pin_dir) ? -errno : 0;
 }
 
 int tally_load_remove(struct tally_load *load)

@@ -53,11 +53,18 @@ struct tally_load_options {
 	uint32_t keys;		  /* capacity of the dictionary; fixed while the pins stand */
 };
 
+#define TALLY_LOAD_EXTRAS 16
+
 struct tally_load {
 	char pin_dir[256];
 	int dir_fd;
 	int maps[TALLY_MAP_COUNT];
 	int progs[TALLY_HOOK_COUNT];
+	struct tally_load_extra {
+		char *name;
+		int fd;
+	} extras[TALLY_LOAD_EXTRAS]; /* maps of the programs' own */
+	size_t n_extras;
 	uint32_t connection_rows;
 	uint32_t rows;
 	uint32_t keys;
@@ -73,7 +80,8 @@ struct tally_load {
 TALLY_MUST int tally_load_open(const struct tally_load_options *options,
 			       struct tally_load **ret_load);
 
-/* The pinned maps and programs as they are; loads nothing. -ENOENT: nothing is pinned. */
+/* The pinned maps and programs as they are; loads nothing. -ENOENT: nothing is pinned; -EUCLEAN: only
+ * parts are, and they are attached. */
 TALLY_MUST int tally_load_adopt(const struct tally_load_options *options,
 				struct tally_load **ret_load);
 
@@ -82,6 +90,15 @@ void tally_load_close(struct tally_load *load);
 
 /* Pin the programs in force, in the place of older ones: after the links were updated. */
 TALLY_MUST int tally_load_pin_programs(struct tally_load *load);
+
+/*
+ * Pins were removed under us: what we hold is pinned again. *ret_repaired: it was so; epochs and hooks
+ * then want the same. -EBUSY: somebody else has made the folder meanwhile.
+ */
+TALLY_MUST int tally_load_repair(struct tally_load *load, bool *ret_repaired);
+
+/* Remove all that stands in a pin folder that tally_load_adopt() calls -EUCLEAN, hooks included. */
+TALLY_MUST int tally_load_wipe(const char *pin_dir);
 
 /* Remove every pin, and the folder: the end of the meter in this kernel. Links go first. */
 TALLY_MUST int tally_load_remove(struct tally_load *load);

@@ -14,6 +14,7 @@
 #define QUEUE_MS 30000 /* waiting for room in the queue */
 #define ABORT_MS 10000
 #define TXN_MS 30000
+#define SOCKET_MS 10000u
 #define CONTENT "application/cloudevents+json; charset=UTF-8"
 #define RETENTION_45_DAYS "3888000000"
 #define HEADERS 8u
@@ -129,16 +130,24 @@ static int set_user(rd_kafka_conf_t *conf, const struct tally_kafka_config *conf
 	return 0;
 }
 
+static __u32 txn_ms_of(const struct tally_kafka_config *config)
+{
+	return config->transaction_timeout_ms ? config->transaction_timeout_ms : TXN_MS;
+}
+
 static int common_conf(const struct tally_kafka_config *config, rd_kafka_conf_t *conf, char *error,
 		       size_t error_size)
 {
+	char socket[16];
 	const char *const settings[][2] = {
 		{ "bootstrap.servers", config->brokers }, { "client.id", "tallyd" },
-		{ "socket.timeout.ms", "10000" },	  { "socket.keepalive.enable", "true" },
+		{ "socket.timeout.ms", socket },	  { "socket.keepalive.enable", "true" },
 		{ "reconnect.backoff.ms", "100" },	  { "reconnect.backoff.max.ms", "10000" },
 		{ "allow.auto.create.topics", "false" },  { NULL, NULL },
 	};
 
+	/* librdkafka refuses one above the transaction's */
+	(void)snprintf(socket, sizeof(socket), "%u", TALLY_MIN(txn_ms_of(config), SOCKET_MS));
 	rd_kafka_conf_set_log_cb(conf, on_log);
 	rd_kafka_conf_set_error_cb(conf, on_error);
 	return set_all(conf, settings, error, error_size);
@@ -179,27 +188,27 @@ static int producer_conf(const struct tally_kafka_config *config, __u32 txn_ms, 
 	return r < 0 ? r : set_user(conf, config, error, error_size);
 }
 
-static __u32 txn_ms_of(const struct tally_kafka_config *config)
-{
-	return config->transaction_timeout_ms ? config->transaction_timeout_ms : TXN_MS;
-}
-
 int tally_kafka_broker_check(const struct tally_kafka_config *config, char **ret_error)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
-	char error[512] = "out of memory";
-	int r;
+	char error[512] = "no brokers";
+	rd_kafka_t *client = NULL;
+	int r = -EINVAL;
 
-	if (!config->brokers || !*config->brokers) {
-		rd_kafka_conf_destroy(conf);
-		*ret_error = strdup("no brokers");
-		return -EINVAL;
+	if (config->brokers && *config->brokers)
+		r = producer_conf(config, txn_ms_of(config), "check", conf, error, sizeof(error));
+	/* Some settings are judged only beside others, when a client is made. */
+	rd_kafka_conf_set_log_cb(conf, NULL);
+	rd_kafka_conf_set_error_cb(conf, NULL);
+	if (r == 0)
+		client = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, sizeof(error));
+	if (client) {
+		rd_kafka_destroy(client);
+		return 0;
 	}
-	r = producer_conf(config, txn_ms_of(config), "check", conf, error, sizeof(error));
 	rd_kafka_conf_destroy(conf);
-	if (r < 0)
-		*ret_error = strdup(error);
-	return r;
+	*ret_error = strdup(error);
+	return -EINVAL;
 }
 
 static int make_client(struct tally_kafka_broker *broker, rd_kafka_type_t type,

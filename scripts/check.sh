@@ -20,6 +20,7 @@ cd "$(dirname "$0")/.." || exit
 export BUILD=${BUILD:-build}
 logs=$BUILD/check
 kept=tests/allowed-skips
+sim='/usr/bin/python3 tests/sim/run.py'
 pytest='/usr/bin/python3 -m pytest -q -rsfE --color=no'
 
 # suite | part of (check, long, own) | budget in seconds | command | what it shows
@@ -29,15 +30,17 @@ lint        | check | 120  | tests/lint/run.sh                         | format,
 unit        | check | 60   | scripts/check.sh --run-programs unit      | modules of the agent, ASan and UBSan
 vectors     | check | 120  | scripts/check.sh --run-programs vectors   | the engine, whole and at every split
 diff        | check | 120  | scripts/check.sh --run-programs diff      | the engine beside another parser
+sim         | check | 60   | $sim --histories 5000                     | sealing and shipping through seeded faults
 fuzz        | check | 180  | scripts/fuzz.sh --all 120                 | corpus, then two minutes of new input
-kernel      | check | 180  | scripts/check.sh --run-programs kernel    | the engine inside this kernel
-e2e         | check | 540  | $pytest -m 'not long' tests/e2e           | real servers, real sockets
-vm          | check | 300  | tests/vm/matrix.sh                        | other kernels, counting right
-e2e-long    | long  | 1200 | $pytest -m long tests/e2e                 | load, faults, every case of every server
-vm-long     | long  | 900  | tests/vm/matrix.sh --long                 | power cuts, full disks
+kernel      | check | 120  | scripts/check.sh --run-programs kernel    | the engine inside this kernel
+e2e         | check | 600  | $pytest -m 'not long and not soak' tests/e2e | real servers, real sockets
+vm          | check | 240  | tests/vm/matrix.sh                        | other kernels, counting right
+e2e-long    | long  | 1200 | $pytest -m long tests/e2e                 | load, every case of every server
+sim-long    | long  | 600  | $sim --histories 50000 --mutants          | more histories; planted bugs are found
+vm-long     | long  | 600  | tests/vm/matrix.sh --long                 | power cuts, full disks
 bench       | own   | 600  | tests/bench/run.sh                        | nanoseconds, throughput, memory
-soak        | own   | 7200 | $pytest -m soak tests/e2e                 | hours of load
-faults      | own   | 1200 | $pytest -m faults tests/e2e               | kill, full disk, broker away
+soak        | own   | 4000 | $pytest -m soak tests/e2e                 | an hour of load (TALLY_SOAK_S)
+faults      | own   | 1200 | $pytest -m faults tests/e2e               | the agent killed, at every step
 "
 
 die() {

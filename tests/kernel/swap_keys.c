@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Key texts on their way through: accepted ones become SHA-256 in the dictionary, and nothing of any
+ * text is left in the maps; what the dictionary dropped to make room is still known here.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <bpf/bpf.h>
+#include <openssl/sha.h>
+
+#include "collect/keys.h"
+#include "libkernel.h"
+#include "tally/hash.h"
+#include "tally/ledger.h"
+
+#define CAPACITY 100
+
+static const uint64_t secret[2] = { 1, 2 };
+
+static int make(enum bpf_map_type type, size_t key, size_t value, uint32_t n, uint32_t flags)
+{
+	LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = flags);
+	int fd = bpf_map_create(type, "tally_test", (__u32)key, (__u32)value, n, &options);
+
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static int setup(void **state)
+{
+	struct tally_load *load = calloc(1, sizeof(*load));
+
+	assert_non_null(load);
+	(void)kernel_pin_dir("keys", 0); /* skips where nothing can be loaded */
+	load->maps[TALLY_MAP_DICTIONARY] =
+		make(BPF_MAP_TYPE_HASH, 8, sizeof(struct tally_key_entry), CAPACITY, 0);
+	load->maps[TALLY_MAP_CANDIDATES] =
+		make(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct tally_candidate), TALLY_CANDIDATES,
+		     BPF_F_MMAPABLE);
+	load->maps[TALLY_MAP_CANDIDATES_LONG] =
+		make(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct tally_candidate_long),
+		     TALLY_CANDIDATES_LONG, BPF_F_MMAPABLE);
+	*state = load;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct tally_load *load = *state;
+
+	close(load->maps[TALLY_MAP_DICTIONARY]);
+	close(load->maps[TALLY_MAP_CANDIDATES]);
+	close(load->maps[TALLY_MAP_CANDIDATES_LONG]);
+	free(load);
+	return 0;
+}
+
+/* What the kernel leaves when a response has accepted a key. */
+static uint64_t leave(struct tally_load *load, uint32_t slot, const char *text,
+		      uint32_t candidate_state)
+{
+	bool is_long = strlen(text) > TALLY_KEY_INLINE;
+	struct tally_key_entry entry = { .state = TALLY_KEY_NEW, .slot = slot + 1 };
+	struct tally_candidate_long candidate = { candidate_state, (__u32)strlen(text), 0, {} };
+	int fd = load->maps[is_long ? TALLY_MAP_CANDIDATES_LONG : TALLY_MAP_CANDIDATES];
+
+	candidate.hash = tally_key_hash(text, candidate.len, (const __u64 *)secret);
+	memcpy(candidate.text, text, candidate.len);
+	assert_int_equal(bpf_map_update_elem(fd, &slot, &candidate, BPF_ANY), 0);
+	if (candidate_state == TALLY_CAND_ACCEPTED)
+		assert_int_equal(bpf_map_update_elem(load->maps[TALLY_MAP_DICTIONARY],
+						     &candidate.hash, &entry, BPF_ANY),
+				 0);
+	return candidate.hash;
+}
+
+static bool is_zero(struct tally_load *load, enum tally_map map, uint32_t slot)
+{
+	struct tally_candidate_long candidate = {}, zero = {};
+
+	assert_int_equal(bpf_map_lookup_elem(load->maps[map], &slot, &candidate), 0);
+	return !memcmp(&candidate, &zero, sizeof(zero));
+}
+
+static struct tally_keys *open_keys(struct tally_load *load, uint64_t epoch)
+{
+	struct tally_keys *keys = NULL;
+
+	assert_int_equal(tally_keys_open(load, epoch, &keys), 0);
+	return keys;
+}
+
+static void expect(struct tally_keys *keys, uint64_t hash, const char *text)
+{
+	uint8_t want[32], have[32];
+
+	SHA256((const uint8_t *)text, strlen(text), want);
+	assert_int_equal(tally_keys_find(keys, hash, 1, have), 0);
+	assert_memory_equal(want, have, sizeof(want));
+}
+
+static void test_resolve(void **state)
+{
+	struct tally_load *load = *state;
+	struct tally_keys *keys = open_keys(load, 1);
+	struct tally_key_entry entry;
+	char text[TALLY_KEY_MAX + 1];
+	uint64_t a, b, held;
+	uint8_t sha256[32];
+
+	memset(text, 'k', TALLY_KEY_MAX);
+	text[TALLY_KEY_MAX] = 0;
+	a = leave(load, 0, "acme-live", TALLY_CAND_ACCEPTED);
+	b = leave(load, TALLY_CANDIDATES_LONG - 1, text, TALLY_CAND_ACCEPTED);
+	held = leave(load, 7, "a guess", TALLY_CAND_HELD);
+	assert_int_equal(tally_keys_find(keys, a, 1, sha256), -ENOENT);
+	assert_int_equal(tally_keys_poll(keys), 0);
+	expect(keys, a, "acme-live");
+	expect(keys, b, text);
+	assert_int_equal(tally_keys_find(keys, held, 1, sha256), -ENOENT);
+	assert_int_equal(tally_keys_find(keys, 0, 1, sha256), -ENOENT);
+	assert_int_equal(bpf_map_lookup_elem(load->maps[TALLY_MAP_DICTIONARY], &a, &entry), 0);
+	assert_int_equal(entry.state, TALLY_KEY_RESOLVED);
+	assert_int_equal(entry.slot, 0);
+	assert_true(is_zero(load, TALLY_MAP_CANDIDATES, 0));
+	assert_true(is_zero(load, TALLY_MAP_CANDIDATES_LONG, TALLY_CANDIDATES_LONG - 1));
+	assert_false(is_zero(load, TALLY_MAP_CANDIDATES, 7));
+	tally_keys_close(keys);
+	/* the next start reads the dictionary */
+	keys = open_keys(load, 1);
+	expect(keys, a, "acme-live");
+	expect(keys, b, text);
+	tally_keys_close(keys);
+}
+
+/* The kernel frees a long text without wiping it. */
+static void test_wipe(void **state)
+{
+	struct tally_load *load = *state;
+	struct tally_keys *keys = open_keys(load, 1);
+	char text[1000];
+
+	memset(text, 'g', sizeof(text) - 1);
+	text[sizeof(text) - 1] = 0;
+	leave(load, 3, text, TALLY_CAND_FREE);
+	assert_false(is_zero(load, TALLY_MAP_CANDIDATES_LONG, 3));
+	assert_int_equal(tally_keys_poll(keys), 0);
+	assert_true(is_zero(load, TALLY_MAP_CANDIDATES_LONG, 3));
+	tally_keys_close(keys);
+}
+
+static void test_trim(void **state)
+{
+	struct tally_load *load = *state;
+	struct tally_keys *keys = open_keys(load, 1);
+	uint64_t hashes[CAPACITY], late = 2 + TALLY_KEYS_IDLE;
+	struct tally_keys_status status;
+	struct tally_key_entry entry;
+	uint8_t sha256[32];
+	char text[32];
+
+	for (uint32_t i = 0; i < CAPACITY; i++) {
+		snprintf(text, sizeof(text), "key-%u", i);
+		hashes[i] = leave(load, i, text, TALLY_CAND_ACCEPTED);
+	}
+	assert_int_equal(tally_keys_poll(keys), 0);
+	assert_int_equal(tally_keys_trim(keys, late - 1), 0);
+	tally_keys_status(keys, &status);
+	assert_int_equal(status.entries, CAPACITY);
+	/* one of them is in use */
+	assert_int_equal(tally_keys_find(keys, hashes[42], late, sha256), 0);
+	assert_int_equal(tally_keys_trim(keys, late), 0);
+	tally_keys_status(keys, &status);
+	assert_int_equal(status.entries, 1);
+	assert_int_equal(status.dropped, CAPACITY - 1);
+	assert_int_equal(bpf_map_lookup_elem(load->maps[TALLY_MAP_DICTIONARY], &hashes[42], &entry),
+			 0);
+	/* a row of a connection that knew it before is still nameable */
+	expect(keys, hashes[7], "key-7");
+	assert_int_equal(bpf_map_lookup_elem(load->maps[TALLY_MAP_DICTIONARY], &hashes[7], &entry),
+			 -ENOENT);
+	/* and when it comes again, it is learned again */
+	leave(load, 7, "key-7", TALLY_CAND_ACCEPTED);
+	assert_int_equal(tally_keys_poll(keys), 0);
+	tally_keys_status(keys, &status);
+	assert_int_equal(status.entries, 2);
+	tally_keys_close(keys);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = { TEST(test_resolve), TEST(test_wipe), TEST(test_trim) };
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""System calls of the agent: recorded, listed, and made to fail or to be the last one.
+
+A *call* is (name, n): the n-th call of that name of one thread, counted from the start of the trace.
+"""
+
+import collections
+import re
+import subprocess
+import time
+from typing import NamedTuple
+
+from world import Broken, HarnessError, wait_for
+
+NAMES = ("openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2",
+         "unlink", "unlinkat", "ftruncate", "mkdir", "mkdirat", "flock", "close", "bpf")
+FILE_ERRORS = ("EIO", "ENOSPC", "EINTR")
+BPF_ERRORS = ("ENOMEM", "EBUSY", "EINTR")
+LINE = re.compile(r"^(\d+) +(\w+)\((.*)$")
+
+
+class Call(NamedTuple):
+    name: str
+    n: int
+    text: str
+
+
+def errors_of(name):
+    """What the call can return. close() of a written file may report a failed write."""
+    if name == "bpf":
+        return BPF_ERRORS
+    return ("EIO", "EINTR") if name == "close" else FILE_ERRORS
+
+
+def parse(path, pid):
+    """The calls of the thread *pid*, in order."""
+    counts, calls = collections.Counter(), []
+    with open(path, encoding="utf-8", errors="replace") as f:
+        for line in f:
+            found = LINE.match(line)
+            if not found or int(found[1]) != pid or found[2] not in NAMES:
+                continue
+            counts[found[2]] += 1
+            calls.append(Call(found[2], counts[found[2]], found[3].strip()[:90]))
+    return calls
+
+
+def strace(out, *options):
+    return ["strace", "-f", "-o", str(out), "-s", "64", "-e", "trace=" + ",".join(NAMES), *options]
+
+
+class Trace:
+    """strace attached to a running agent; with *inject*, as `fsync:error=EIO:when=2`."""
+
+    def __init__(self, agent, inject=None):
+        self.agent = agent
+        self.pid = agent.process.pid
+        self.out = agent.sandbox.dir / f"strace.{time.monotonic_ns()}"
+        self.err = open(str(self.out) + ".err", "wb")       # pylint: disable=consider-using-with
+        options = ["-e", f"inject={inject}"] if inject else []
+        self.proc = subprocess.Popen(       # pylint: disable=consider-using-with
+            [*strace(self.out, *options), "-p", str(self.pid)],
+            stdin=subprocess.DEVNULL, stdout=self.err, stderr=self.err)
+        wait_for(self._attached, 10, "strace to attach")
+
+    def _attached(self):
+        with open(self.err.name, encoding="utf-8") as f:
+            text = f.read()
+        if self.proc.poll() is not None and "attached" not in text:
+            raise HarnessError(f"strace: {text}")
+        return "attached" in text
+
+    def injected(self):
+        with open(self.out, encoding="utf-8", errors="replace") as f:
+            return "(INJECTED)" in f.read()
+
+    def stop(self):
+        if self.proc.poll() is None:
+            self.proc.terminate()
+        self.proc.wait(10)
+        self.err.close()
+
+
+def record_close(world, seconds=4):
+    """The calls of one window's close: those of the main thread between two idle seconds."""
+    trace = Trace(world.agent)
+    time.sleep(seconds)
+    trace.stop()
+    calls = parse(trace.out, trace.pid)
+    windows = max(1, sum("BPF_MAP_FREEZE" in c.text or "sealed/" in c.text for c in calls))
+    per_window = collections.Counter(c.name for c in calls)
+    wanted = {name: -(-count // max(1, seconds - 1)) for name, count in per_window.items()}
+    listed = [c for c in calls if c.n <= wanted[c.name]]
+    if not listed or "fsync" not in wanted:
+        raise Broken(f"no window was closed while it was traced ({windows} {per_window})")
+    return listed
+
+
+def record_start(world):
+    """The calls of a start, up to readiness, after a SIGKILL."""
+    out = world.agent.sandbox.dir / "strace.start"
+    if not world.agent.try_start(*strace(out), "-D"):
+        raise HarnessError(f"the agent did not start under strace: {world.agent.log()[-800:]}")
+    pid = world.agent.process.pid
+    return parse(out, pid)
+
+
+def print_list(title, calls, say):
+    say(f"{title}: {len(calls)} calls")
+    counts = collections.Counter(c.name for c in calls)
+    say("  " + ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
+    for c in calls:
+        say(f"  {c.name}#{c.n} {c.text}")

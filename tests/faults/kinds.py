@@ -1,0 +1,423 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kinds of faults. Each takes (world, dice), makes one fault happen, and returns what it did.
+
+A fault that could not be made raises HarnessError: only what really happened is counted. A kind
+leaves the world able to go on: the agent may be down (Agent.ensure starts it), the rest works.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import struct
+import time
+from typing import Callable, NamedTuple
+
+import calls
+from cluster import Producer
+from world import TXN_S, Broken, HarnessError, sh, wait_for
+
+EXT4_IOC_SHUTDOWN = 0x8004587D
+SHUTDOWN_NOLOGFLUSH = 2
+
+
+class Kind(NamedTuple):
+    name: str
+    make: Callable
+    in_ci: int          # how many in the CI run
+
+
+KINDS = {}
+
+
+def kind(name, in_ci):
+    def add(function):
+        KINDS[name] = Kind(name, function, in_ci)
+        return function
+    return add
+
+
+def pause(dice, least, most):
+    """The time of a fault is what is tested: a wait with no condition to wait for."""
+    seconds = dice.uniform(least, most)
+    time.sleep(seconds)
+    return f"{seconds:.2f} s"
+
+
+def end(agent):
+    """The process is gone, by our hand or before."""
+    if agent.alive():
+        agent.kill()
+
+
+# --- the agent -----------------------------------------------------------------------------------
+
+@kind("kill", 30)
+def kill(world, dice):
+    """SIGKILL at any moment of the windows."""
+    world.agent.ensure()
+    text = pause(dice, 0.0, 1.6)
+    end(world.agent)
+    world.agent.start()
+    return f"after {text}"
+
+
+@kind("kill-start", 20)
+def kill_start(world, dice):
+    """SIGKILL while it starts and recovers."""
+    end(world.agent)
+    with world.agent.launch():
+        text = pause(dice, 0.0, 0.8)
+        end(world.agent)
+    world.agent.start()
+    return f"{text} after its start"
+
+
+@kind("term", 15)
+def term(world, dice):
+    """SIGTERM and start, as a service manager does."""
+    world.agent.ensure()
+    text = pause(dice, 0.0, 1.2)
+    code = world.agent.process.stop(signal.SIGTERM, 60)
+    if code != 0:
+        raise Broken(f"SIGTERM: exit {code}: {world.agent.log()[-2000:]}")
+    world.agent.start()
+    return f"after {text}"
+
+
+@kind("away", 5)
+def away(world, dice):
+    """Killed, and nobody starts it for a while."""
+    end(world.agent)
+    text = pause(dice, 1.5, 4)
+    world.agent.start()
+    return f"down for {text}"
+
+
+@kind("paused", 5)
+def paused(world, dice):
+    """SIGSTOP for longer than the transaction coordinator waits."""
+    world.agent.ensure()
+    pause(dice, 0, 1)
+    world.agent.tell(signal.SIGSTOP)
+    text = pause(dice, TXN_S + 0.5, TXN_S + 2.5)
+    world.agent.tell(signal.SIGCONT)
+    return f"for {text}"
+
+
+@kind("two-agents", 6)
+def two_agents(world, dice):
+    """A second agent on the same state and pins refuses; the first goes on."""
+    world.agent.ensure()
+    pause(dice, 0, 0.5)
+    done = world.agent.run("run", "--config", world.agent.config_path, timeout=20)
+    if done.returncode <= 0 or not done.stderr.strip():
+        raise Broken(f"a second agent: exit {done.returncode}: {done.stderr[-500:]}")
+    if not world.agent.alive():
+        raise Broken(f"a second agent ended the first: {world.agent.log()[-1500:]}")
+    return f"exit {done.returncode}"
+
+
+@kind("upgrade", 10)
+def upgrade(world, dice):
+    """Restarts in a row: each replaces the programs under traffic."""
+    n = dice.randint(2, 4)
+    for _ in range(n):
+        world.agent.ensure()
+        if world.agent.process.stop(signal.SIGTERM, 60) != 0:
+            raise Broken(f"SIGTERM: {world.agent.log()[-2000:]}")
+        world.agent.start()
+    return f"{n} times"
+
+
+# --- system calls --------------------------------------------------------------------------------
+
+def pick(world, dice, where):
+    listed = world.calls[where]
+    forced = world.forced.get(where)
+    return forced.pop(0) if forced else dice.choice(listed)
+
+
+def inject_running(world, call, what, seconds=6):
+    """Waits until it has happened."""
+    world.agent.ensure()
+    trace = calls.Trace(world.agent, f"{call.name}:{what}:when={call.n}")
+    try:
+        wait_for(lambda: trace.injected() or not world.agent.alive(), seconds,
+                 f"{call.name}#{call.n} to be called")
+    finally:
+        trace.stop()
+
+
+@kind("call-kill", 30)
+def call_kill(world, dice):
+    """SIGKILL at the n-th call of a close."""
+    call = pick(world, dice, "close")
+    inject_running(world, call, "signal=KILL")
+    world.agent.process.popen.wait(10)
+    world.agent.start()
+    return f"at {call.name}#{call.n} {call.text}"
+
+
+@kind("call-error", 30)
+def call_error(world, dice):
+    """An error from the n-th call of a close; the agent goes on, or is started anew."""
+    call = pick(world, dice, "close")
+    error = dice.choice(calls.errors_of(call.name))
+    inject_running(world, call, f"error={error}")
+    time.sleep(0.2)
+    note = "" if world.agent.alive() else " (it ended)"
+    world.agent.ensure()
+    return f"{error} at {call.name}#{call.n} {call.text}{note}"
+
+
+def start_injected(world, call, what):
+    out = world.agent.sandbox.dir / f"strace.{time.monotonic_ns()}"
+    ran = world.agent.try_start(*calls.strace(out, "-e", f"inject={call.name}:{what}:"
+                                              f"when={call.n}"), "-D", seconds=40)
+    with open(out, encoding="utf-8", errors="replace") as f:
+        hit = "(INJECTED)" in f.read() or not world.agent.alive()
+    return ran, hit
+
+
+@kind("start-kill", 15)
+def start_kill(world, dice):
+    """SIGKILL at the n-th call of a start that recovers."""
+    end(world.agent)
+    call = pick(world, dice, "start")
+    _, hit = start_injected(world, call, "signal=KILL")
+    end(world.agent)
+    world.agent.start()
+    if not hit:
+        raise HarnessError(f"{call.name}#{call.n} was not called")
+    return f"at {call.name}#{call.n} {call.text}"
+
+
+@kind("start-error", 15)
+def start_error(world, dice):
+    """An error from the n-th call of a start that recovers."""
+    end(world.agent)
+    call = pick(world, dice, "start")
+    error = dice.choice(calls.errors_of(call.name))
+    ran, hit = start_injected(world, call, f"error={error}")
+    end(world.agent)    # strace stays attached otherwise
+    world.agent.start()
+    if not hit:
+        raise HarnessError(f"{call.name}#{call.n} was not called")
+    return f"{error} at {call.name}#{call.n} {call.text}" + ("" if ran else " (it ended)")
+
+
+# --- the broker and the way to it ----------------------------------------------------------------
+
+@kind("broker-kill", 5)
+def broker_kill(world, dice):
+    world.agent.ensure()
+    pause(dice, 0, 1)
+    world.kafka.kill()
+    text = pause(dice, 0, 2)
+    world.kafka.start()
+    return f"down for {text} and a start"
+
+
+@kind("broker-restart", 5)
+def broker_restart(world, dice):
+    world.agent.ensure()
+    pause(dice, 0, 1)
+    world.kafka.stop()
+    world.kafka.start()
+    return "SIGTERM"
+
+
+@kind("broker-paused", 5)
+def broker_paused(world, dice):
+    """Half open: connections stand and nobody answers."""
+    world.agent.ensure()
+    pause(dice, 0, 1)
+    world.kafka.pause()
+    text = pause(dice, 0.5, 3.5)
+    world.kafka.resume()
+    return f"for {text}"
+
+
+@kind("reset", 8)
+def reset(world, dice):
+    world.agent.ensure()
+    n = dice.randint(1, 3)
+    for _ in range(n):
+        pause(dice, 0, 0.9)
+        world.kafka.proxy.cut()
+    return f"{n} times"
+
+
+@kind("reply-lost", 8)
+def reply_lost(world, dice):
+    """Requests are applied, answers vanish, then the connection is cut."""
+    world.agent.ensure()
+    pause(dice, 0, 1)
+    world.kafka.proxy.set("swallow")
+    text = pause(dice, 0.1, 1.5)
+    world.kafka.proxy.cut()
+    world.kafka.proxy.set("pass")
+    return f"for {text}"
+
+
+@kind("partition", 6)
+def partition(world, dice):
+    """Refused or stalled; sometimes the agent is killed meanwhile."""
+    world.agent.ensure()
+    mode = dice.choice(("refuse", "stall", "slow"))
+    world.kafka.proxy.set(mode)
+    if mode == "refuse":
+        world.kafka.proxy.cut()
+    text = pause(dice, 0.5, 3)
+    killed = dice.random() < 0.5
+    if killed:
+        end(world.agent)
+    world.kafka.proxy.set("pass")
+    world.agent.ensure()
+    return f"{mode} for {text}" + (", agent killed in it" if killed else "")
+
+
+@kind("fenced", 6)
+def fenced(world, dice):
+    """Another producer takes the agent's transactional id."""
+    world.agent.ensure()
+    pause(dice, 0, 1)
+    found = {e["data"]["agent"]["id"] for e in world.events[-1:]} or set(agent_ids(world))
+    for agent in found:
+        other = Producer(world.kafka.address, f"tallyd-{agent}-kafka")
+        other.fence()
+        other.close()
+    time.sleep(0.3)
+    return f"{len(found)} id"
+
+
+def agent_ids(world):
+    world.consume()
+    ids = {e["data"]["agent"]["id"] for e in world.events[-1:]}
+    if not ids:
+        raise HarnessError("nothing was shipped yet")
+    return ids
+
+
+@kind("too-large", 5)
+def too_large(world, dice):
+    """The topic refuses messages for a while."""
+    topic = f"{world.topics}.records"
+    world.agent.ensure()
+    world.kafka.config(topic, ["--add-config", "max.message.bytes=300"])
+    text = pause(dice, 0.5, 2)
+    world.kafka.config(topic, ["--delete-config", "max.message.bytes"])
+    return f"for {text}"
+
+
+# --- the disk ------------------------------------------------------------------------------------
+
+@kind("disk-full", 8)
+def disk_full(world, dice):
+    world.agent.ensure()
+    world.disk.fill()
+    try:
+        text = pause(dice, 1, 3.5)
+        killed = dice.random() < 0.3
+        if killed:
+            end(world.agent)
+    finally:
+        world.disk.relieve()
+    world.agent.ensure()
+    return f"for {text}" + (", agent killed in it" if killed else "")
+
+
+@kind("read-only", 5)
+def read_only(world, dice):
+    """The file system reports an error and turns read-only; repaired as at a boot."""
+    world.agent.ensure()
+    sh("mount", "-o", "remount,errors=remount-ro", world.disk.mount)
+    trigger = f"/sys/fs/ext4/{world.disk.loop()}/trigger_fs_error"
+    with open(trigger, "w", encoding="ascii") as f:
+        f.write("test")
+    text = pause(dice, 1, 2.5)
+    with contextlib.suppress(OSError):
+        (world.disk.mount / "probe").write_bytes(b"x")
+        raise HarnessError("the file system did not become read-only")
+    end(world.agent)
+    world.disk.repair()
+    world.agent.start()
+    return f"for {text}"
+
+
+@kind("power-cut", 6)
+def power_cut(world, dice):
+    """What was not synced is gone. The kernel lives on here, so that not even a window may miss."""
+    world.agent.ensure()
+    pause(dice, 0, 1.5)
+    fd = os.open(world.disk.mount, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, EXT4_IOC_SHUTDOWN, struct.pack("I", SHUTDOWN_NOLOGFLUSH))
+    finally:
+        os.close(fd)
+    text = pause(dice, 0, 1.5)
+    end(world.agent)
+    world.disk.repair()
+    world.agent.start()
+    return f"agent went on for {text}"
+
+
+# --- the state directory -------------------------------------------------------------------------
+
+def quiesce(world):
+    """All that was answered is shipped and read; the agent is down. Traffic goes on after."""
+    world.traffic.stop()
+    world.settle()
+    world.consume()
+
+
+@kind("state-lost", 5)
+def state_lost(world, _):
+    """A new agent id; no id is used twice (the consumer would say so)."""
+    quiesce(world)
+    before = agent_ids(world)
+    shutil.rmtree(world.state)
+    world.agent.start()
+    world.traffic.start()
+    return f"was {before.pop()}"
+
+
+@kind("state-old", 5)
+def state_old(world, _):
+    """The state directory of yesterday is put back: numbers go on behind those of the topic."""
+    quiesce(world)
+    kept = world.sandbox.dir / "kept"
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(world.state, kept)
+    world.agent.start()
+    world.traffic.start()
+    time.sleep(2.5)
+    quiesce(world)
+    shutil.rmtree(world.state)
+    shutil.copytree(kept, world.state)
+    world.agent.start()
+    world.traffic.start()
+    return "restored"
+
+
+@kind("state-cloned", 5)
+def state_cloned(world, _):
+    """The same directory on another machine: another agent id."""
+    quiesce(world)
+    before = agent_ids(world)
+    machine = world.sandbox.dir / "machine-id"
+    machine.write_text(os.urandom(16).hex() + "\n", encoding="ascii")
+    started = world.agent.try_start("unshare", "-m", "sh", "-c",
+                                    f'mount --bind {machine} /etc/machine-id && exec "$@"', "sh")
+    if not started:
+        raise Broken(f"a cloned state directory: {world.agent.log()[-1500:]}")
+    world.traffic.start()
+    time.sleep(2.5)
+    quiesce(world)
+    if agent_ids(world) == before:
+        raise Broken("a cloned state directory kept its agent id")
+    world.agent.start()
+    world.traffic.start()
+    return f"was {before.pop()}"

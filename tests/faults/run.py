@@ -1,0 +1,219 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""The fault harness: real programs, seeded faults, and books that must close after every round.
+
+    run.py [--seed N] [--count M] [--only KIND[,KIND]] [--round R]   so many faults; one round again
+    run.py --ci                                     at least 5 of each kind, 200 in all
+    run.py --every-call                             each listed call, with SIGKILL and every error
+    run.py --list                                   the kinds
+
+A round is ten faults under traffic; then the books are closed. `--seed N --round R` makes the same
+round again. Needs root, Java and Maven; without Kafka it is a SKIP, which CI does not accept.
+"""
+
+import argparse
+import collections
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+# pylint: disable=wrong-import-position
+from world import BUILD, TOP, Broken, Consumer, HarnessError, World  # noqa: E402
+from cluster import Cluster, check_consumer  # noqa: E402
+import calls  # noqa: E402
+from kinds import KINDS  # noqa: E402
+
+ROUND = 10
+START = time.monotonic()
+
+
+def say(text):
+    print(f"[{time.monotonic() - START:6.1f}] {text}", flush=True)
+
+
+def fetch():
+    """The folder of Kafka's jars, or None and why."""
+    done = subprocess.run([TOP / "scripts/fetch-kafka.sh"], capture_output=True, text=True,
+                          check=False)
+    return (done.stdout.strip(), "") if done.returncode == 0 else (None, done.stderr.strip()[-300:])
+
+
+class Run:
+    def __init__(self, options, kafka):
+        self.options, self.kafka = options, kafka
+        self.made, self.failed = collections.Counter(), []
+        self.not_made = collections.Counter()
+        self.figures = collections.Counter()
+        self.lists, self.stops = None, 0
+
+    def world(self, name):
+        """A world with traffic, and the lists of calls."""
+        world = World(self.kafka, name)
+        world.calls, world.forced = self.lists, {}
+        world.agent.start()
+        world.traffic.start()
+        if self.lists is None:
+            self.lists = world.calls = self.record(world)
+        return world
+
+    def record(self, world):
+        lists = {"close": calls.record_close(world)}
+        world.agent.kill()
+        lists["start"] = calls.record_start(world)
+        world.agent.kill()
+        world.agent.start()
+        for name, listed in lists.items():
+            calls.print_list(f"calls of a {name}", listed, say)
+        return lists
+
+    def round(self, number, names, forced=None):
+        """One world, these faults, the books. True: they closed."""
+        dice = random.Random(f"{self.options.seed}/{number}")
+        say(f"round {number}: {' '.join(names)}")
+        done, world = [], None
+        try:
+            world = self.world(f"f{self.options.seed}-{number}")
+            world.forced = forced or {}
+            for name in names:
+                self.fault(world, dice, name, done)
+            figures = world.close_books()
+            self.figures.update(figures)
+            self.stops += 1
+            say(f"round {number}: books closed: {figures}")
+            return True
+        except (Broken, HarnessError, OSError, subprocess.SubprocessError, RuntimeError) as error:
+            self.report(number, done, world, error)
+            return False
+        finally:
+            if world:
+                world.close()
+            self.kafka.proxy.set("pass")
+
+    def fault(self, world, dice, name, done):
+        began = time.monotonic()
+        try:
+            text = KINDS[name].make(world, dice)
+        except HarnessError as error:
+            self.not_made[name] += 1
+            say(f"  {name}: not made: {str(error)[-600:]}")
+            world.agent.ensure()
+            return
+        self.made[name] += 1
+        done.append(f"{name} {text}")
+        say(f"  {name} {text} ({time.monotonic() - began:.1f} s)")
+
+    def report(self, number, done, world, error):
+        self.failed.append(f"round {number}: {str(error)[:3000]}")
+        say(f"FAIL round {number} (again: --seed {self.options.seed} --round {number}): {error}")
+        if not isinstance(error, Broken):
+            traceback.print_exc()
+        for line in done:
+            say(f"  did {line}")
+        keep = BUILD / "faults"
+        keep.mkdir(exist_ok=True)
+        if world:
+            for path in sorted(world.sandbox.dir.glob("tallyd.*.out"))[-12:]:
+                (keep / f"round{number}.{path.name}").write_bytes(path.read_bytes()[-200000:])
+
+    def table(self):
+        say("faults made, by kind:")
+        for name in KINDS:
+            print(f"  {name:16} {self.made[name]:6} made {self.not_made[name]:4} not made")
+        for line in self.failed:
+            print(f"FAIL {line}")
+        print(f"seed {self.options.seed}: {sum(self.made.values())} faults, {self.stops} stops "
+              f"with closed books, {self.figures['requests']} requests, {self.figures['bytes']} "
+              f"bytes, {self.figures['records']} records")
+        print("SKIP clock steps: the machine's clock is everybody's; "
+              "the simulator (tests/sim) steps its own")
+        print(f"{self.stops} passed, {len(self.failed)} failed, 1 skipped", flush=True)
+
+
+def draw(options):
+    """The rounds: lists of kinds. The same for the same seed and options."""
+    dice = random.Random(options.seed)
+    wanted = options.only.split(",") if options.only else list(KINDS)
+    unknown = [k for k in wanted if k not in KINDS]
+    if unknown:
+        sys.exit(f"no kind {', '.join(unknown)}: {', '.join(KINDS)}")
+    if options.count:
+        names = [dice.choices(wanted, [KINDS[k].in_ci for k in wanted])[0]
+                 for _ in range(options.count)]
+    else:
+        names = [k for k in wanted for _ in range(KINDS[k].in_ci)]
+        dice.shuffle(names)
+    return [names[i:i + ROUND] for i in range(0, len(names), ROUND)]
+
+
+def every_call(run):
+    """Each call of both lists, with SIGKILL and each error it can return."""
+    if not run.round(0, []):
+        return
+    number = 0
+    for where, kinds in (("close", ("call-kill", "call-error")),
+                         ("start", ("start-kill", "start-error"))):
+        for name in kinds:
+            listed = list(run.lists[where])
+            for i in range(0, len(listed), ROUND):
+                number += 1
+                part = listed[i:i + ROUND]
+                run.round(number, [name] * len(part), {where: part})
+
+
+def work(options, kafka):
+    run = Run(options, kafka)
+    say(f"seed {options.seed}")
+    say(check_consumer(kafka, Consumer))
+    if options.every_call:
+        every_call(run)
+    else:
+        for number, names in enumerate(draw(options)):
+            if options.round in (None, number):
+                run.round(number, names)
+    run.table()
+    return 1 if run.failed or not run.stops else 0
+
+
+def options_of(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--only")
+    parser.add_argument("--round", type=int)
+    parser.add_argument("--ci", action="store_true")
+    parser.add_argument("--every-call", action="store_true")
+    parser.add_argument("--list", action="store_true")
+    return parser.parse_args(argv)
+
+
+def main():
+    options = options_of(sys.argv[1:])
+    if options.list:
+        for kind in KINDS.values():
+            print(f"{kind.name:16} {kind.in_ci:3} in CI  {kind.make.__doc__ or ''}".rstrip())
+        return 0
+    if os.geteuid() != 0:
+        print("faults: needs root: it meters, mounts and kills", file=sys.stderr)
+        return 2
+    jars, why = fetch()
+    if not jars:
+        print(f"SKIP Kafka cannot be fetched: {why}")
+        print("0 passed, 0 failed, 1 skipped")
+        return 1 if os.environ.get("CI") == "true" else 0
+    with tempfile.TemporaryDirectory(prefix="tally-faults-") as folder:
+        kafka = Cluster(jars, folder)
+        try:
+            return work(options, kafka)
+        finally:
+            kafka.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -412,9 +412,12 @@ int tally_agent_run(const char *config_path)
 	code = start(agent);
 	if (!code) {
 		agent->ready = true;
-		tally_log_notice("ready", "services=%zu cgroups=%u epoch=%" PRIu64 " reused=%d",
+		tally_log_notice("ready",
+				 "services=%zu cgroups=%u epoch=%" PRIu64
+				 " reused=%d map_bytes=%" PRIu64,
 				 agent->config->n_services, agent->tags.attached,
-				 tally_ledger_number(agent->ledger), agent->load->reused);
+				 tally_ledger_number(agent->ledger), agent->load->reused,
+				 tally_load_memory(agent->load));
 		report_status(agent);
 		tally_notify_send("READY=1\n");
 		err = tally_loop_run(agent->loop);

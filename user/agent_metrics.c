@@ -206,6 +206,25 @@ static void put_process(const struct tally_agent *agent, FILE *out)
 	      (tally_util_mono_ns() - agent->started_ns) / TALLY_NS_PER_S);
 }
 
+static void put_programs(const struct tally_agent *agent, FILE *out)
+{
+	uint64_t runs[TALLY_HOOK_COUNT], ns[TALLY_HOOK_COUNT];
+
+	for (int i = 0; i < TALLY_HOOK_COUNT; i++)
+		tally_load_cost(agent->load, i, &runs[i], &ns[i]);
+	tally_prom_family(out, "prog_run_seconds_total", "counter",
+			  "Time in our programs; 0 while kernel.bpf_stats_enabled is 0.");
+	for (int i = 0; i < TALLY_HOOK_COUNT; i++)
+		tally_prom_sample(out, "prog_run_seconds_total",
+				  LABELS({ "prog", tally_load_prog_name(i) }), (double)ns[i] / 1e9);
+	tally_prom_family(out, "prog_runs_total", "counter", "Runs of our programs, likewise.");
+	for (int i = 0; i < TALLY_HOOK_COUNT; i++)
+		tally_prom_count(out, "prog_runs_total",
+				 LABELS({ "prog", tally_load_prog_name(i) }), runs[i]);
+	gauge(out, "map_memory_bytes", "Kernel memory of the maps, epochs not included.",
+	      tally_load_memory(agent->load));
+}
+
 static char *metrics(const struct tally_agent *agent)
 {
 	char *text = NULL;
@@ -219,6 +238,7 @@ static char *metrics(const struct tally_agent *agent)
 	put_requests(agent, out);
 	put_reasons(agent, out);
 	put_maps(agent, out);
+	put_programs(agent, out);
 	put_books(agent, out);
 	put_spool(agent, out);
 	put_sinks(agent, out);

@@ -628,6 +628,43 @@ int tally_load_secret(const struct tally_load *load, uint64_t ret_secret[2])
 	return 0;
 }
 
+void tally_load_cost(const struct tally_load *load, enum tally_hook hook, uint64_t *ret_runs,
+		     uint64_t *ret_ns)
+{
+	struct bpf_prog_info info = {};
+	__u32 len = sizeof(info);
+	bool known = !bpf_obj_get_info_by_fd(load->progs[hook], &info, &len);
+
+	*ret_runs = known ? info.run_cnt : 0;
+	*ret_ns = known ? info.run_time_ns : 0;
+}
+
+static uint64_t memory_of(int fd)
+{
+	_cleanup_free_ char *text = NULL;
+	unsigned long long bytes;
+	char path[64];
+	char *line;
+	size_t size;
+
+	(void)snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	if (fd < 0 || tally_util_read_file(path, 4096, &text, &size))
+		return 0;
+	line = strstr(text, "memlock:");
+	return line && sscanf(line, "memlock: %llu", &bytes) == 1 ? bytes : 0;
+}
+
+uint64_t tally_load_memory(const struct tally_load *load)
+{
+	uint64_t sum = 0;
+
+	for (int i = 0; i < TALLY_MAP_COUNT; i++)
+		sum += memory_of(load->maps[i]);
+	for (size_t i = 0; i < load->n_extras; i++)
+		sum += memory_of(load->extras[i].fd);
+	return sum;
+}
+
 uint32_t tally_load_capacity(const struct tally_load *load, enum tally_map map)
 {
 	struct bpf_map_info info = {};

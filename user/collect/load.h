@@ -115,6 +115,13 @@ TALLY_MUST int tally_load_path(const struct tally_load *load, const char *name, 
 /* Key of the hashes: made with the pins, the same while they stand. */
 TALLY_MUST int tally_load_secret(const struct tally_load *load, uint64_t ret_secret[2]);
 
+/* What a program has cost since it was loaded; 0 while kernel.bpf_stats_enabled is 0. */
+void tally_load_cost(const struct tally_load *load, enum tally_hook hook, uint64_t *ret_runs,
+		     uint64_t *ret_ns);
+
+/* Kernel memory of the maps we hold, epochs not included. */
+uint64_t tally_load_memory(const struct tally_load *load);
+
 /* Room of a map, in entries. */
 uint32_t tally_load_capacity(const struct tally_load *load, enum tally_map map);
 

@@ -19,6 +19,7 @@
  *	port_spill(run, p)			move p->key_text to p->spill_slot
  *	port_park(pkt, run, c, at)		keep octets from `at` on: 0, or -1: no room
  *	port_parked_at(run, c, i, &seq)		where piece i begins; 0: none
+ *	port_parked(run, c, i, &seq, &len)	its octets; 0: none
  *	port_unpark(run, c, i)			piece i becomes the segment of the run; 0: none
  *	port_park_drop(run, c, i)
  *
@@ -168,12 +169,23 @@ TALLY_INLINE void meter_key_decide(struct tally_run *run, struct tally_exchange 
 
 /* ---- events ---- */
 
+/* Empty lines before a request line (RFC 9112 2.2) are octets of no request. */
+TALLY_INLINE void meter_take_blank(struct tally_h1 *p, struct tally_totals *t)
+{
+	if (!p->blank)
+		return;
+	meter_unparsed(t, TALLY_IN, TALLY_UNPARSED_BLANK, p->blank);
+	p->octets -= p->blank;
+	p->blank = 0;
+}
+
 TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c,
 				     const struct tally_rules *r, struct tally_totals *t)
 {
 	struct tally_h1 *p = &c->h1[TALLY_IN];
 	struct tally_exchange *x = tally_conn_request_head(c, r, run->seq + run->at);
 
+	meter_take_blank(p, t);
 	c->in_over = !x;
 	if (x) {
 		meter_key_lookup(run, c, x, t);
@@ -232,7 +244,8 @@ TALLY_INLINE void meter_response_final(struct tally_run *run, struct tally_conn 
 	if (x->candidate)
 		port_candidate_drop(run, x->candidate);
 	x->candidate = 0;
-	if (x->attribution == TALLY_ATTR_KEY && !(x->flags & EX_TAINTED)) {
+	if (x->attribution == TALLY_ATTR_KEY && !(x->flags & EX_TAINTED) && x->status != 401 &&
+	    x->status != 403) {
 		c->last_key = x->key;
 		c->owner_known = 1;
 	}
@@ -320,6 +333,10 @@ TALLY_INLINE int meter_load(TALLY_PACKET *pkt, struct tally_run *run, struct tal
 	p->end = n;
 	run->loaded = run->at;
 	if (run->dir == TALLY_IN) {
+		if (c->parsed_to != run->seq + run->at) {
+			c->skipped.from = c->parsed_to;
+			c->skipped.to = run->seq + run->at;
+		}
 		c->seen_at = run->seq + run->at;
 		c->seen_len = n;
 		c->parsed_to = c->seen_at + n;
@@ -403,6 +420,17 @@ static long meter_compare_step(__u32 i, void *ctx)
 	return 0;
 }
 
+/* Cuts from *from..*to what lies in the hole. */
+TALLY_INLINE void meter_cut(const struct tally_hole *h, __u32 *from, __u32 *to)
+{
+	if (h->from == h->to)
+		return;
+	if ((__s32)(*from - h->from) >= 0 && (__s32)(*from - h->to) < 0)
+		*from = h->to;
+	if ((__s32)(*to - h->from) > 0 && (__s32)(*to - h->to) <= 0)
+		*to = h->from;
+}
+
 TALLY_GLOBAL int meter_conflicts(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c)
 {
 	struct meter_compare m;
@@ -418,6 +446,9 @@ TALLY_GLOBAL int meter_conflicts(TALLY_PACKET *pkt, struct tally_run *run, struc
 		to = c->next[TALLY_IN];
 	if ((__s32)(to - c->parsed_to) > 0)
 		to = c->parsed_to;
+	meter_cut(&c->skipped, &from, &to);
+	for (__u32 i = 0; i < TALLY_HOLES; i++)
+		meter_cut(&c->hole[i], &from, &to);
 	if ((__s32)(to - from) <= 0)
 		return 0;
 	if ((__s32)(from - c->seen_at) < 0 || (__s32)(to - c->seen_at - c->seen_len) > 0 ||
@@ -431,6 +462,54 @@ TALLY_GLOBAL int meter_conflicts(TALLY_PACKET *pkt, struct tally_run *run, struc
 	run->compare = from - c->seen_at;
 	run->differs = 0;
 	tally_loop((to - from) & (2 * TALLY_CHUNK - 1), meter_compare_step, &m);
+	return run->differs;
+}
+
+struct meter_overlap_loop {
+	TALLY_PACKET *pkt;
+	struct tally_run *run;
+	struct tally_conn *c;
+};
+
+static long meter_overlap_step(__u32 i, void *ctx)
+{
+	struct meter_overlap_loop *l = ctx;
+	struct tally_run *run = l->run;
+	struct meter_compare m = { 0, &run->chunk, run };
+	__u32 seq, len, from = run->seq, to = run->seq + run->len;
+
+	m.a = port_parked(run, l->c, i, &seq, &len);
+	if (!m.a)
+		return 0;
+	if ((__s32)(seq - from) > 0)
+		from = seq;
+	if ((__s32)(run->rcv_nxt - from) > 0)
+		from = run->rcv_nxt;
+	if ((__s32)(seq + len - to) < 0)
+		to = seq + len;
+	if ((__s32)(to - from) <= 0)
+		return 0;
+	run->compare = from - seq;
+	run->differs = 1;
+	if (port_load(l->pkt, run, &run->chunk, run->off + (from - run->seq), to - from))
+		return 1;
+	run->differs = 0;
+	tally_loop((to - from) & (2 * TALLY_CHUNK - 1), meter_compare_step, &m);
+	return run->differs & 1;
+}
+
+/*
+ * The same for octets that wait in parked pieces: of two copies of which TCP may have taken either,
+ * neither is believed if they differ. So each pair is compared when its second copy comes.
+ */
+TALLY_GLOBAL int meter_overlaps(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c)
+{
+	struct meter_overlap_loop l = { pkt, run, c };
+
+	if (!run || !c)
+		return 0;
+	run->differs = 0;
+	tally_loop(TALLY_PARK_PIECES, meter_overlap_step, &l);
 	return run->differs;
 }
 
@@ -489,6 +568,26 @@ TALLY_INLINE void meter_lose(struct tally_run *run, struct tally_conn *c, struct
 	p->state = H1_BAD;
 }
 
+/*
+ * A gap in a body, from `from` to the segment, is about to be skipped. What TCP has not taken may
+ * still come, and need not be compared then. Returns 0: too many such gaps.
+ */
+TALLY_INLINE int meter_hole(const struct tally_run *run, struct tally_conn *c, __u32 from)
+{
+	if (run->dir == TALLY_OUT || (__s32)(run->rcv_nxt - run->seq) >= 0)
+		return 1;
+	for (__u32 i = 0; i < TALLY_HOLES; i++) {
+		struct tally_hole *h = &c->hole[i];
+
+		if (h->from != h->to && (__s32)(h->to - run->rcv_nxt) > 0)
+			continue;
+		h->from = from;
+		h->to = run->seq;
+		return 1;
+	}
+	return 0;
+}
+
 enum meter_placed { PLACED_FEED, PLACED_NOTHING, PLACED_PARK };
 
 /* Where the segment stands in the stream: sets run->at. Returns enum meter_placed. */
@@ -520,7 +619,8 @@ TALLY_GLOBAL int meter_place(TALLY_PACKET *pkt, struct tally_run *run, struct ta
 		return PLACED_NOTHING;
 	/* A gap inside a body of known length, or in what is not looked at, is skipped by length. */
 	if (p->state == H1_CLOSE || p->state == H1_TUNNEL || p->state == H1_BAD ||
-	    ((p->state == H1_BODY || p->state == H1_CHUNK_DATA) && p->remain >= (__u32)gap)) {
+	    ((p->state == H1_BODY || p->state == H1_CHUNK_DATA) && p->remain >= (__u32)gap &&
+	     meter_hole(run, c, next))) {
 		tally_h1_skip(p, gap);
 		if (p->event)
 			meter_event(run, c, r, t);
@@ -577,6 +677,7 @@ TALLY_GLOBAL int meter_settle(struct tally_run *run, struct tally_conn *c,
 		return 0;
 	p = meter_parser(c, run->dir);
 	if (run->dir == TALLY_IN) {
+		meter_take_blank(p, t);
 		if (c->tunnel || p->state < H1_BAD || (p->state > H1_HEAD_LF) ||
 		    p->flags & H1_F_TRAILER)
 			meter_request_octets(run, c);
@@ -594,6 +695,8 @@ TALLY_GLOBAL int meter_settle(struct tally_run *run, struct tally_conn *c,
 			meter_book(run, c, x);
 		}
 	}
+	if (run->dir == TALLY_OUT && p->state == H1_BAD && p->taint && !c->taint)
+		c->taint = p->taint; /* answers can be told apart no more */
 	if (p->state == H1_BAD && p->octets) {
 		meter_unparsed(t, run->dir,
 			       c->midstream ? TALLY_UNPARSED_MIDSTREAM :
@@ -689,13 +792,20 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 	int placed = PLACED_NOTHING;
 	__u32 before;
 
-	if (run->dir == TALLY_IN && c->tunnel && p->state == H1_START)
+	if (run->dir == TALLY_IN && c->tunnel)
 		p->state = H1_TUNNEL;
 	if (run->flags & SEG_FIN && run->dir == TALLY_OUT) {
 		c->fin[TALLY_OUT] = run->seq + run->len;
 		c->fin_seen[TALLY_OUT] = 1;
 	}
 	run->source = 0;
+	/* An urgent octet is not in the stream that the server reads. */
+	if (run->dir == TALLY_IN && run->len &&
+	    (run->flags & SEG_URG ||
+	     (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c)))) {
+		c->taint = TALLY_DETAIL_CONFLICT;
+		t->gaps[TALLY_GAP_CONFLICT]++;
+	}
 	if (run->len && !(run->dir == TALLY_IN ? c->synced[TALLY_IN] : c->synced[TALLY_OUT]))
 		meter_join(run, c, t);
 	before = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
@@ -734,6 +844,13 @@ static long meter_abort_step(__u32 i, void *ctx)
 		conn_attribute(x, TALLY_ATTR_MIDSTREAM, 0);
 	else if (c->taint || x->flags & EX_TAINTED)
 		conn_attribute_tainted(c, l->r, x);
+	if ((__s32)(l->run->rcv_nxt - x->head_end) < 0) {
+		/* TCP never took this head: nobody has asked for anything. */
+		meter_unparsed(l->t, TALLY_IN, TALLY_UNPARSED_GAVE_UP,
+			       meter_take(&x->request_bytes));
+		c->tail++;
+		return 0;
+	}
 	meter_take_request_bytes(l->run, c, x);
 	l->run->delta.requests = 1;
 	l->run->delta.duration_ns = l->run->now > x->start_ns ? l->run->now - x->start_ns : 0;

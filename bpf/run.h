@@ -7,7 +7,7 @@
 
 #define TALLY_WINDOW_MAX (1u << 30) /* RFC 7323 2.2 */
 
-enum tally_segment_flag { SEG_FIN = 1, SEG_RST = 2 };
+enum tally_segment_flag { SEG_FIN = 1, SEG_RST = 2, SEG_URG = 4 };
 
 /* One run of the meter over one segment. In scratch memory, so that loops may change it. */
 struct tally_run {

@@ -467,6 +467,22 @@ static __always_inline int port_parked_at(struct tally_run *run, struct tally_co
 	return 1;
 }
 
+static __always_inline struct tally_chunk *port_parked(struct tally_run *run, struct tally_conn *c,
+						       __u32 i, __u32 *seq, __u32 *len)
+{
+	__u32 slot = *parked_at(c, run->dir, i), id = slot - 1;
+	struct tally_parked *k;
+
+	if (!slot)
+		return 0;
+	k = bpf_map_lookup_elem(&parked, &id);
+	if (!k)
+		return 0;
+	*seq = k->seq;
+	*len = k->len;
+	return &k->data;
+}
+
 static __always_inline int port_unpark(struct tally_run *run, struct tally_conn *c, __u32 i)
 {
 	__u32 slot = *parked_at(c, run->dir, i), id = slot - 1;
@@ -507,6 +523,7 @@ static __always_inline void port_park_drop(struct tally_run *run, struct tally_c
 #define TCP_FIN 1
 #define TCP_SYN 2
 #define TCP_RST 4
+#define TCP_URG 32
 
 struct packet_head {
 	__u32 seq; /* host order */
@@ -669,7 +686,7 @@ static __always_inline void run_packet(struct tally_run *run, const struct packe
 	run->off = h->off;
 	run->at = 0;
 	run->source = 0;
-	run->flags = h->flags & TCP_FIN ? SEG_FIN : 0;
+	run->flags = (h->flags & TCP_FIN ? SEG_FIN : 0) | (h->flags & TCP_URG ? SEG_URG : 0);
 }
 
 static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scratch *s,

@@ -54,6 +54,13 @@ struct tally_exchange {
 	__u8 pad[6];
 };
 
+#define TALLY_HOLES 8 /* gaps of bodies that TCP may still fill */
+
+/* Stream positions from..to; empty: the same. */
+struct tally_hole {
+	__u32 from, to;
+};
+
 struct tally_conn {
 	__u32 lock[2]; /* xchg try-locks of the directions */
 	__u32 service;
@@ -76,6 +83,8 @@ struct tally_conn {
 	__u8 in_over;	    /* IN: the current request is past the depth */
 	__u8 pad0[3];
 	__u32 parsed_to;    /* IN: octets from here on were skipped as body, never looked at */
+	struct tally_hole skipped; /* IN: and these, before what was looked at last */
+	struct tally_hole hole[TALLY_HOLES]; /* IN: and these, which have not come yet */
 	__u32 seen_at;	    /* IN: stream position of seen.b[0] */
 	__u32 seen_len;
 	__u64 begun_ns;	    /* IN: when the current request's first octet came */
@@ -273,6 +282,15 @@ TALLY_INLINE struct tally_exchange *conn_orphan(struct tally_conn *c, const stru
 	return x;
 }
 
+/* Has a request begun whose head is not complete? */
+TALLY_INLINE int conn_in_head(const struct tally_conn *c)
+{
+	const struct tally_h1 *p = &c->h1[TALLY_IN];
+
+	return c->parked_count[TALLY_IN] ||
+	       (p->state > H1_START && p->state <= H1_HEAD_LF && !(p->flags & H1_F_TRAILER));
+}
+
 /*
  * h1[OUT] has read the head of a final response (status >= 200, or 101; or the first octets of an
  * answer to HTTP/0.9). Finds its exchange and decides whom it belongs to, but for the driver's part:
@@ -292,6 +310,9 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 	x->status = p->status;
 	if (!(x->flags & EX_ORPHAN) && (__s32)(rcv_nxt - x->head_end) < 0)
 		c->taint = TALLY_DETAIL_CONFLICT;
+	/* It answers what was not read to its end: later answers would go one request astray. */
+	if (x->flags & EX_ORPHAN && c->over_head == c->over_tail && conn_in_head(c) && !c->taint)
+		c->taint = TALLY_DETAIL_EARLY_RESPONSE;
 	if (c->midstream) {
 		conn_attribute(x, TALLY_ATTR_MIDSTREAM, 0);
 	} else if (c->taint || x->flags & EX_TAINTED ||

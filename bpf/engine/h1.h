@@ -44,6 +44,8 @@ enum tally_h1_state {
 	H1_PERCENT1,
 	H1_PERCENT2,
 	H1_QUERY_NAME,
+	H1_QUERY_NAME_PERCENT1,
+	H1_QUERY_NAME_PERCENT2,
 	H1_QUERY_VALUE,
 	H1_QUERY_PERCENT1,
 	H1_QUERY_PERCENT2,
@@ -92,6 +94,7 @@ enum tally_h1_flag {
 	H1_F_KEY_LIMIT = 1 << 15,    /* the key is longer than can be kept */
 	H1_F_KEY_SAME = 1 << 16,     /* so far the value is what is held from before */
 	H1_F_KEY_DIFFERS = 1 << 17,
+	H1_F_BASIC_DONE = 1 << 18,   /* Basic: padding or white space was read: no digit may follow */
 };
 
 struct tally_h1 {
@@ -112,6 +115,8 @@ struct tally_h1 {
 	__u64 remain; /* octets of body or chunk */
 	__u64 length; /* Content-Length */
 	__u64 octets; /* of the current message, so far; the driver takes them away */
+	__u32 blank;  /* of these: CR and LF before its first line, which belong to no message */
+	__u32 pad1;
 	/* Start line and header names: text gathered so far, zero padded to a word. */
 	__u32 fill;
 	__u32 number; /* digits, status, chunk size nibbles */
@@ -409,6 +414,8 @@ TALLY_INLINE void key_end(struct tally_h1 *p, const struct tally_rules *r)
 		p->held_hash = tally_sip_done(&p->sip);
 		p->held_len = p->key_spilled ? 0 : p->key_len;
 	}
+	if (p->key_spilled + p->key_len > TALLY_KEY_MAX)
+		p->flags |= H1_F_KEY_LIMIT;
 	p->key_hash = p->held_hash;
 	p->key_priority = p->value_priority;
 }
@@ -639,6 +646,7 @@ TALLY_INLINE void step_start(struct tally_h1 *p, const struct tally_rules *r, __
 	/* RFC 9112 2.2: empty lines before a request line are ignored. */
 	if (!tally_h1_is_response(p) && (c == '\r' || c == '\n')) {
 		h1_take(p, 1);
+		p->blank++;
 		return;
 	}
 	h1_begin(p, r);
@@ -699,6 +707,8 @@ TALLY_INLINE void step_scheme(struct tally_h1 *p, __u64 w)
 	__u8 c = tally_octet(w, 0);
 
 	if (c <= ' ' || c == '?' || c == '#') {
+		if (c == '#')
+			h1_taint(p, TALLY_DETAIL_BAD_START);
 		p->state = H1_QUERY_SKIP;
 		if (p->number >= 2 && c != '#')
 			p->flags |= H1_F_SEGMENT_OPEN; /* empty path is "/" */
@@ -779,6 +789,8 @@ TALLY_INLINE void step_path(struct tally_h1 *p, const struct tally_chunk *chunk,
 		p->fill = 0;
 		p->state = H1_VERSION;
 	} else if (c < ' ' || c == '#') {
+		if (c == '#') /* never in a target (RFC 9112 3.2): some servers cut there */
+			h1_taint(p, TALLY_DETAIL_BAD_START);
 		path_end(p, r);
 		p->state = H1_QUERY_SKIP;
 	} else {
@@ -848,7 +860,9 @@ TALLY_INLINE __u32 h1_query_run(__u64 w, __u32 n, int stop_at_equals)
 	__u64 mark = tally_mark_less(w, 0x21) | tally_mark_eq(w, '&') | tally_mark_eq(w, '#');
 	__u32 k;
 
-	mark |= stop_at_equals ? tally_mark_eq(w, '=') : tally_mark_eq(w, '%');
+	mark |= tally_mark_eq(w, '%');
+	if (stop_at_equals)
+		mark |= tally_mark_eq(w, '=');
 	k = mark ? tally_mark_first(mark) : n;
 	return k < n ? k : n;
 }
@@ -876,6 +890,7 @@ TALLY_INLINE void h1_query_match(struct tally_h1 *p, const struct tally_rules *r
 		p->state = H1_QUERY_SKIP;
 }
 
+/* A query name, percent-decoded: servers decode it before they look. */
 TALLY_INLINE void step_query_name(struct tally_h1 *p, const struct tally_rules *r, __u64 w,
 				  __u32 n)
 {
@@ -892,9 +907,37 @@ TALLY_INLINE void step_query_name(struct tally_h1 *p, const struct tally_rules *
 	if (c == '=') {
 		h1_take(p, 1);
 		h1_query_match(p, r);
+	} else if (c == '%') {
+		h1_take(p, 1);
+		p->state = H1_QUERY_NAME_PERCENT1;
 	} else {
 		p->state = H1_QUERY_SKIP;
 	}
+}
+
+TALLY_INLINE void step_query_name_percent(struct tally_h1 *p, __u64 w)
+{
+	__u8 c = tally_octet(w, 0);
+	__u32 high = h1_hex(p->number), low = h1_hex(c);
+
+	if (p->state == H1_QUERY_NAME_PERCENT1) {
+		if (low == 255) {
+			h1_gather(p, '%', 1);
+			p->state = H1_QUERY_NAME;
+			return;
+		}
+		p->number = c;
+		p->state = H1_QUERY_NAME_PERCENT2;
+		h1_take(p, 1);
+		return;
+	}
+	p->state = H1_QUERY_NAME;
+	if (low == 255) {
+		h1_gather(p, '%' | (__u64)(__u8)p->number << 8, 2);
+		return;
+	}
+	h1_take(p, 1);
+	h1_gather(p, high << 4 | low, 1);
 }
 
 TALLY_INLINE void query_key_add(struct tally_h1 *p, const struct tally_rules *r, __u64 w, __u32 n)
@@ -952,7 +995,10 @@ TALLY_INLINE void step_query_percent(struct tally_h1 *p, const struct tally_rule
 	query_key_add(p, r, high << 4 | low, 1);
 }
 
-/* The rest of a target: up to '&' if a key may follow, up to white space in any case. */
+/*
+ * The rest of a target: up to white space, or to what may have a key behind it: '&', and the first
+ * '?'. A '#' never stands in a target: some servers cut there, some do not.
+ */
 TALLY_INLINE void step_query_skip(struct tally_h1 *p, const struct tally_rules *r, __u64 w,
 				  __u32 n)
 {
@@ -961,7 +1007,7 @@ TALLY_INLINE void step_query_skip(struct tally_h1 *p, const struct tally_rules *
 	__u8 c;
 
 	if (r->queries)
-		mark |= tally_mark_eq(w, '&') | tally_mark_eq(w, '?');
+		mark |= tally_mark_eq(w, '&') | tally_mark_eq(w, '?') | tally_mark_eq(w, '#');
 	k = mark ? tally_mark_first(mark) : n;
 	if (k >= n) {
 		h1_take(p, n);
@@ -969,6 +1015,13 @@ TALLY_INLINE void step_query_skip(struct tally_h1 *p, const struct tally_rules *
 	}
 	h1_take(p, k);
 	c = tally_octet(w, k);
+	if (c == '#' || (c == '&' && p->flags & H1_F_SEGMENT_OPEN) ||
+	    (c == '?' && !(p->flags & H1_F_SEGMENT_OPEN))) {
+		if (c == '#')
+			h1_taint(p, TALLY_DETAIL_BAD_START);
+		h1_take(p, 1);
+		return;
+	}
 	path_end(p, r);
 	p->fill = 0;
 	if (c == '&' || c == '?') {
@@ -1385,7 +1438,7 @@ TALLY_INLINE void step_auth_scheme(struct tally_h1 *p, const struct tally_rules 
 	__u32 k = mark ? tally_mark_first(mark) : n;
 
 	if (p->flags & H1_F_VALUE_END) { /* matched: spaces, then the credentials */
-		if (tally_octet(w, 0) == ' ') {
+		if (tally_octet(w, 0) == ' ' || tally_octet(w, 0) == '\t') {
 			h1_take(p, 1);
 			return;
 		}
@@ -1407,7 +1460,8 @@ TALLY_INLINE void step_auth_scheme(struct tally_h1 *p, const struct tally_rules 
 	if (k == n)
 		return;
 	p->state = H1_SKIP_LINE;
-	if (tally_octet(w, k) != ' ' || p->fill + 1 != name->scheme_len)
+	if ((tally_octet(w, k) != ' ' && tally_octet(w, k) != '\t') ||
+	    p->fill + 1 != name->scheme_len)
 		return;
 	/* The space belongs to the scheme's text, and its octet to p->text. */
 	h1_gather(p, ' ', 1);
@@ -1436,13 +1490,22 @@ TALLY_INLINE void step_basic(struct tally_h1 *p, const struct tally_rules *r, __
 	__u8 c = tally_octet(w, 0), octet;
 	__u32 v = h1_base64(c), bits = p->basic >> 24, acc;
 
-	if (v == 255) {
-		if (c != '=' && c > ' ')
-			h1_taint(p, TALLY_DETAIL_BAD_BASIC);
+	if (v == 255 && (c == '\r' || c == '\n')) {
 		p->state = H1_SKIP_LINE;
 		return;
 	}
 	h1_take(p, 1);
+	if (v == 255) { /* decoders differ in what they skip and where they stop */
+		if (c != '=' && c != ' ' && c != '\t')
+			h1_taint(p, TALLY_DETAIL_BAD_BASIC);
+		p->flags |= H1_F_BASIC_DONE;
+		return;
+	}
+	if (p->flags & H1_F_BASIC_DONE) {
+		h1_taint(p, TALLY_DETAIL_BAD_BASIC);
+		p->state = H1_SKIP_LINE;
+		return;
+	}
 	acc = (p->basic & 0xffffff) << 6 | v;
 	bits += 6;
 	if (bits < 8) {
@@ -1666,6 +1729,10 @@ TALLY_INLINE void h1_step_start_line(struct tally_h1 *p, const struct tally_chun
 		break;
 	case H1_QUERY_NAME:
 		step_query_name(p, r, w, n);
+		break;
+	case H1_QUERY_NAME_PERCENT1:
+	case H1_QUERY_NAME_PERCENT2:
+		step_query_name_percent(p, w);
 		break;
 	case H1_QUERY_VALUE:
 		step_query_value(p, r, w, n);

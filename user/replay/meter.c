@@ -349,6 +349,20 @@ static int port_parked_at(struct tally_run *run, struct tally_conn *c, __u32 i, 
 	return 1;
 }
 
+static struct tally_chunk *port_parked(struct tally_run *run, struct tally_conn *c, __u32 i,
+				       __u32 *seq, __u32 *len)
+{
+	__u32 id = c->parked[run->dir][i];
+	struct tally_parked *k;
+
+	if (!id)
+		return NULL;
+	k = &meter_of(run)->pieces[id - 1];
+	*seq = k->seq;
+	*len = k->len;
+	return &k->data;
+}
+
 static int port_unpark(struct tally_run *run, struct tally_conn *c, __u32 i)
 {
 	__u32 id = c->parked[run->dir][i];
@@ -528,7 +542,7 @@ int tally_meter_segment(struct tally_meter *meter, struct tally_meter_conn *conn
 	run->seq = segment->seq;
 	run->len = segment->len;
 	run->off = 0;
-	run->flags = segment->fin ? SEG_FIN : 0;
+	run->flags = (segment->fin ? SEG_FIN : 0) | (segment->urgent ? SEG_URG : 0);
 	if (segment->len || segment->fin || conn->c->parked_count[TALLY_IN] ||
 	    conn->c->parked_count[TALLY_OUT])
 		meter_segment(data, run, conn->c, conn->rules, t);

@@ -39,7 +39,7 @@ struct tally_meter_segment {
 	uint32_t len;
 	uint32_t seq; /* of the first octet of data */
 	uint8_t dir;
-	bool fin;
+	bool fin, urgent;
 	uint32_t rcv_nxt, snd_nxt, snd_una;
 	uint64_t now_ns; /* UTC */
 };

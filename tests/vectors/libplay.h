@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Plays a vector through the native meter, as TCP would deliver it: in order, cut anywhere, early,
+ * twice, overlapping. The plan decides how; the outcome must not depend on it.
+ *
+ * The TCP it stands for: rcv_nxt passes what has come without a gap, at once, or (lag) only when the
+ * step is over; the client acknowledges everything before it sends.
+ */
+#ifndef TALLY_TEST_PLAY_H
+#define TALLY_TEST_PLAY_H
+
+#include "tests/vectors/libvector.h"
+
+enum play_mode {
+	PLAY_WHOLE,   /* one segment a step */
+	PLAY_SPLIT,   /* step `step` in two, before octet `at` */
+	PLAY_BYTES,   /* one octet a segment */
+	PLAY_PIECES,  /* random pieces, in order */
+	PLAY_SHUFFLE, /* random pieces, in any order, some twice or overlapping; old ones as garbage */
+};
+
+struct play_plan {
+	enum play_mode mode;
+	size_t step;
+	uint64_t at;
+	uint64_t seed;
+	bool lag;
+	uint32_t isn[2];
+	uint8_t fill; /* behind the octets of a chunk */
+};
+
+struct play_result {
+	char *text;	/* as vector_actual() */
+	char *learned;	/* "learned A B" */
+	struct tally_totals totals;
+	int broken;	/* invariants that do not hold; each was printed */
+};
+
+void play(const struct vector *v, const struct vector_rules *rules, const struct play_plan *plan,
+	  FILE *out, struct play_result *ret_result);
+void play_done(struct play_result *result);
+
+/* One line. */
+void play_print_plan(const struct play_plan *plan, FILE *out);
+
+/* A random number that the seed alone decides (splitmix64). */
+uint64_t play_random(uint64_t *seed);
+
+#endif

@@ -1,0 +1,53 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# The kernels of the promise: each loads the programs and counts real traffic right; one too old says
+# what it lacks. Prints `N passed, N failed, N skipped`.
+#
+#	tests/vm/matrix.sh		Linux 6.1 and 6.12 count; 5.10 is refused
+#	tests/vm/matrix.sh --long	also trixie's 6.12, and what the machines themselves promise
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit
+
+kernels='bookworm bookworm-backports'
+[ "${1-}" != --long ] || kernels=trixie
+passed=0 failed=0
+
+# case TITLE COMMAND...
+case_of() {
+	local title=$1 start=$SECONDS
+	shift
+	printf -- '--- %s\n' "$title"
+	if "$@"; then
+		passed=$((passed + 1))
+		printf 'ok %s (%d s)\n' "$title" $((SECONDS - start))
+	else
+		failed=$((failed + 1))
+		printf 'FAIL %s: exit status %d (%d s)\n' "$title" $? $((SECONDS - start))
+	fi
+}
+
+counts_right() {
+	tests/vm/run.sh "$1" --mem 2048 --timeout 600 --env TALLY_READY_S=300 -- \
+		/usr/bin/python3 -m pytest -q -x --color=no tests/e2e/test_vm.py
+}
+
+# A kernel without bpf_loop: `probe` and `run` name it and exit with 71.
+refused() {
+	tests/vm/run.sh bullseye --timeout 300 -- bash -c '
+		build/tallyd probe; probe=$?
+		build/tallyd run --config deploy/demo/tallyd.yaml; run=$?
+		echo "probe exits with $probe, run with $run"
+		[ "$probe" = 71 ] && [ "$run" = 71 ]'
+}
+
+for kernel in $kernels; do
+	case_of "$kernel counts right" counts_right "$kernel"
+done
+if [ "${1-}" = --long ]; then
+	case_of 'the machines themselves' tests/vm/selftest.sh bookworm
+else
+	case_of '5.10 is refused by name' refused
+fi
+printf '%d passed, %d failed, 0 skipped\n' "$passed" "$failed"
+[ "$failed" = 0 ]

@@ -276,7 +276,7 @@ static void link_opened(struct tally_ship *ship, struct link *link,
 		tally_log_error("state_is_older_than_sink", "sink=%s batch=%llu next_batch=%llu",
 				link->sink->name, (unsigned long long)at->batch,
 				(unsigned long long)ship->spool.state.next_batch);
-		r = tally_spool_overtaken(&ship->spool, at->batch, at->incarnation);
+		r = tally_spool_overtaken(&ship->spool, at->batch, at->incarnation, at->chain);
 	}
 	if (r < 0) {
 		fail_link(ship, link, r, false);

@@ -740,7 +740,8 @@ int tally_spool_trim(struct tally_spool *spool, __u64 number)
 	return r;
 }
 
-int tally_spool_overtaken(struct tally_spool *spool, __u64 batch, __u32 incarnation)
+int tally_spool_overtaken(struct tally_spool *spool, __u64 batch, __u32 incarnation,
+			  const __u8 chain[TALLY_CHAIN])
 {
 	int r = tally_spool_settle(spool);
 
@@ -753,7 +754,10 @@ int tally_spool_overtaken(struct tally_spool *spool, __u64 batch, __u32 incarnat
 		return r;
 	spool->state.incarnation = TALLY_MAX(spool->state.incarnation, incarnation);
 	tally_state_bump(&spool->state);
-	spool->state.next_batch = TALLY_MAX(spool->state.next_batch, batch + 1);
+	if (batch >= spool->state.next_batch) {
+		spool->state.next_batch = batch + 1;
+		memcpy(spool->state.chain, chain, sizeof(spool->state.chain));
+	}
 	r = tally_state_save(spool->fs, &spool->state);
 	if (r < 0)
 		spool->reload = true;

@@ -89,9 +89,10 @@ int tally_spool_load(struct tally_spool *spool, const struct tally_spool_entry *
 /* Removes batches up to this number. */
 int tally_spool_trim(struct tally_spool *spool, __u64 number);
 /* A sink holds a batch we never made: our state is older than the sink's, as after the restore of a
- * backup. Numbers continue behind it, in a new incarnation; every batch here is either there
+ * backup. Numbers and chain continue behind it, in a new incarnation; every batch here is either there
  * already or another one under the same numbers, so all of them go to quarantine. */
-int tally_spool_overtaken(struct tally_spool *spool, __u64 batch, __u32 incarnation)
+int tally_spool_overtaken(struct tally_spool *spool, __u64 batch, __u32 incarnation,
+			  const __u8 chain[TALLY_CHAIN])
 	__attribute__((warn_unused_result));
 
 __u64 tally_spool_records(const struct tally_spool *spool);

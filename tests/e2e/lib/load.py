@@ -40,6 +40,12 @@ class Load:
         self.process = sandbox.spawn(path.name.replace("templates", "load"), argv, cgroup=False,
                                      client_side=client_side)
 
+    def stop(self):
+        """No new requests from now on; result() waits for the answers under way."""
+        if self.process.alive():
+            self.process.popen.terminate()
+        return self
+
     def result(self, seconds=120):
         """Waits; the truth as a tally. Lost requests stand in `lost`, {row without status: n}."""
         self.process.popen.wait(seconds)

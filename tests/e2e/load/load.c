@@ -7,7 +7,8 @@
  * One thread, epoll. Every request is one of the templates' exact bytes, chosen by a seeded
  * generator; every response is framed (Content-Length, chunked, none) and counted under
  * (template, status). -1: a connection per request, over the source addresses 127.0.0.1 to .32
- * so that ports do not run out. -s: stop starting requests after that time, whatever -n says.
+ * so that ports do not run out. -s: stop starting requests after that time, whatever -n says;
+ * SIGTERM: stop now. Answers that are under way are waited for.
  *
  * TEMPLATES, little endian: count u32, then per template: weight u32, is_head u32, length u32, bytes.
  * Output, JSON: {"rows":[{"template","status","requests","request_bytes","response_bytes"}],
@@ -20,6 +21,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -76,6 +78,7 @@ static struct {
 	int epoll;
 } g = { .wanted = 1, .limit = 1, .random = 88172645463325252ULL };
 
+static volatile sig_atomic_t told_to_stop;
 static uint8_t buffer[BUFFER_BYTES];
 
 static void die(const char *what)
@@ -153,7 +156,7 @@ static void read_templates(const char *path)
 
 static bool may_start(void)
 {
-	return g.started < g.wanted && (!g.deadline || now_s() < g.deadline);
+	return !told_to_stop && g.started < g.wanted && (!g.deadline || now_s() < g.deadline);
 }
 
 static void begin_request(struct conn *c)
@@ -496,6 +499,12 @@ static void print_report(double seconds)
 	       seconds);
 }
 
+static void on_signal(int number)
+{
+	(void)number;
+	told_to_stop = 1;
+}
+
 static void usage(void)
 {
 	fputs("usage: load -p PORT -f TEMPLATES -c CONNECTIONS -n REQUESTS [-a ADDRESS] [-1]"
@@ -527,6 +536,7 @@ int main(int argc, char **argv)
 	if (!templates || !g.to.sin_port || !g.limit)
 		usage();
 	read_templates(templates);
+	signal(SIGTERM, on_signal);
 	g.epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (g.epoll < 0)
 		die("epoll_create1");

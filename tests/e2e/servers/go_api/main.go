@@ -141,6 +141,11 @@ func route(w *recorder, q *http.Request, files string) {
 		seconds, _ := strconv.ParseFloat(q.URL.Query().Get("s"), 64)
 		time.Sleep(time.Duration(seconds * float64(time.Second)))
 		answer(w, 200, "ok\n")
+	case part[0] == "gate":
+		for _, err := os.Stat(files + "/gate"); err != nil; _, err = os.Stat(files + "/gate") {
+			time.Sleep(5 * time.Millisecond)
+		}
+		answer(w, 200, "ok\n")
 	case part[0] == "close":
 		w.Header().Set("Transfer-Encoding", "identity")
 		w.Header().Set("Connection", "close")

@@ -236,8 +236,8 @@ int tally_sealed_shape(struct tally_sealed *sealed, const struct tally_sealed_sh
 static bool same_tariff(const struct tally_sealed *sealed, const struct tally_sealed_tariff *tariff,
 			const struct tally_sealed_unit *units, size_t n_units)
 {
-	return tariff->n == n_units &&
-	       memcmp(sealed->units + tariff->first, units, n_units * sizeof(*units)) == 0;
+	return tariff->n == n_units && (!n_units || memcmp(sealed->units + tariff->first, units,
+							   n_units * sizeof(*units)) == 0);
 }
 
 /* Tariffs are as few as the routes' prices: a linear search will do. */

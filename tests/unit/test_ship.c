@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From frozen epochs to a file, with the real files and clock. Faults at large: tests/sim. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <poll.h>
+#include <sys/stat.h>
+
+#include "account/audit.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "libledger.h"
+
+struct place {
+	char *folder;
+	char path[128];
+	struct tally_ship *ship;
+};
+
+static void start(struct place *p)
+{
+	const struct tally_ship_config config = {
+		.state_dir = p->folder,
+		.machine_id = "machine",
+		.boot_id = "boot",
+		.host = "host",
+		.version = "1",
+	};
+
+	assert_int_equal(tally_ship_new(&config, &p->ship), 0);
+	assert_int_equal(tally_ship_add(p->ship, tally_file_sink_new("file", p->path, p->folder)),
+			 0);
+}
+
+static int set_up(void **state)
+{
+	struct place *p = calloc(1, sizeof(*p));
+
+	tally_log_setup((enum tally_log_level)0, TALLY_LOG_TEXT);
+	p->folder = ledger_folder();
+	snprintf(p->path, sizeof(p->path), "%s/usage.ndjson", p->folder);
+	start(p);
+	*state = p;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	struct place *p = *state;
+
+	tally_ship_free(p->ship);
+	ledger_remove(p->folder);
+	free(p);
+	return 0;
+}
+
+static int seal(struct place *p, __u64 number, size_t n_rows)
+{
+	struct tally_frozen_row *rows = calloc(n_rows + 1, sizeof(*rows));
+	struct tally_totals totals;
+	struct tally_frozen frozen;
+	int r;
+
+	for (size_t i = 0; i < n_rows; i++) {
+		rows[i] = ledger_row(1, 1, (__u16)(200 + i % 100), number);
+		rows[i].key.hour = (__u32)((LEDGER_START_S + (number - 1) * 10) / 3600);
+	}
+	frozen = ledger_epoch(number, rows, n_rows, &totals);
+	r = tally_ship_seal(p->ship, &frozen, &ledger_resolver);
+	free(rows);
+	return r;
+}
+
+static void ship_all(struct place *p)
+{
+	__u64 deadline = tally_util_mono_ns() + 20 * TALLY_NS_PER_S;
+	int wait_ms;
+
+	while (!tally_ship_idle(p->ship)) {
+		struct pollfd pfd = { .fd = tally_ship_fd(p->ship), .events = POLLIN };
+
+		assert_true(tally_util_mono_ns() < deadline);
+		assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+		(void)poll(&pfd, 1, wait_ms < 0 ? 10 : TALLY_MIN(wait_ms, 10));
+	}
+	assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+}
+
+/* What an auditor says of the file. */
+static void audit(const struct place *p, struct tally_audit_agent *ret_agent, __u64 *ret_faults)
+{
+	struct tally_audit *books = NULL;
+	FILE *in = fopen(p->path, "re");
+	char *line = NULL;
+	size_t cap = 0;
+	ssize_t n;
+
+	assert_non_null(in);
+	assert_int_equal(tally_audit_new(&books), 0);
+	while ((n = getline(&line, &cap, in)) > 0)
+		assert_int_equal(tally_audit_feed(books, line, (size_t)n - 1), 0);
+	assert_int_equal(tally_audit_close(books, 0), 0);
+	assert_int_equal(tally_audit_agents(books), 1);
+	tally_audit_agent(books, 0, ret_agent);
+	*ret_faults = 0;
+	for (int i = TALLY_FIND_DUPLICATE; i < TALLY_FIND_COUNT; i++)
+		*ret_faults += tally_audit_count(books, (enum tally_finding_kind)i);
+	tally_audit_free(books);
+	free(line);
+	fclose(in);
+}
+
+static void check(const struct place *p, __u64 requests, __u64 batches)
+{
+	struct tally_audit_agent agent;
+	__u64 faults;
+
+	audit(p, &agent, &faults);
+	assert_int_equal(faults, 0);
+	assert_int_equal(agent.requests, requests);
+	if (batches)
+		assert_int_equal(agent.batches, batches);
+}
+
+static void test_epochs_arrive_in_the_file(void **state)
+{
+	struct tally_ship_status status;
+	struct place *p = *state;
+
+	for (__u64 n = 1; n <= 5; n++)
+		assert_int_equal(seal(p, n, 3), 0);
+	ship_all(p);
+	check(p, 3 * (1 + 2 + 3 + 4 + 5), 0);
+	tally_ship_status(p->ship, &status);
+	assert_int_equal(status.batch_files + status.sealed_files, 0);
+	assert_int_equal(status.epoch_last, 5);
+	assert_int_equal(status.imbalance, 0);
+}
+
+static void test_idle_windows_have_a_control_record(void **state)
+{
+	struct place *p = *state;
+
+	for (__u64 n = 1; n <= 3; n++) {
+		assert_int_equal(seal(p, n, 0), 0);
+		ship_all(p);
+	}
+	check(p, 0, 3);
+}
+
+/* An epoch whose pins still stand after a crash is not counted again. */
+static void test_sealing_again_changes_nothing(void **state)
+{
+	struct place *p = *state;
+
+	assert_int_equal(seal(p, 1, 2), 0);
+	assert_int_equal(seal(p, 1, 2), 0);
+	assert_true(tally_ship_has(p->ship, (const __u8 *)"ledger\0\0\0\0\0\0\0\0\0\0", 1));
+	ship_all(p);
+	tally_ship_free(p->ship);
+	start(p);
+	assert_int_equal(seal(p, 1, 2), 0);
+	ship_all(p);
+	check(p, 2, 1);
+}
+
+/* What was appended but not checkpointed is cut off, and written again. */
+static void test_torn_tail_of_the_file_is_cut(void **state)
+{
+	struct place *p = *state;
+	FILE *out;
+
+	assert_int_equal(seal(p, 1, 2), 0);
+	ship_all(p);
+	tally_ship_free(p->ship);
+	out = fopen(p->path, "ae");
+	assert_true(fputs("{\"half\":", out) > 0);
+	assert_int_equal(fclose(out), 0);
+	start(p);
+	assert_int_equal(seal(p, 2, 2), 0);
+	ship_all(p);
+	check(p, 2 + 4, 2);
+}
+
+/* logrotate: the old file is left alone, a new one is begun. */
+static void test_rotated_file_is_left_alone(void **state)
+{
+	struct place *p = *state;
+	char old[160];
+	struct stat st;
+	off_t size;
+
+	assert_int_equal(seal(p, 1, 2), 0);
+	ship_all(p);
+	snprintf(old, sizeof(old), "%s.1", p->path);
+	assert_int_equal(rename(p->path, old), 0);
+	assert_int_equal(stat(old, &st), 0);
+	size = st.st_size;
+	assert_int_equal(seal(p, 2, 2), 0);
+	ship_all(p);
+	check(p, 4, 1);
+	assert_int_equal(stat(old, &st), 0);
+	assert_int_equal(st.st_size, size);
+}
+
+static void test_spool_has_a_cap(void **state)
+{
+	struct place *p = *state;
+	struct tally_ship_config config = { .state_dir = p->folder,
+					    .machine_id = "machine",
+					    .max_bytes = 600 };
+	struct tally_ship_status status;
+	__u64 n = 1;
+
+	tally_ship_free(p->ship);
+	assert_int_equal(tally_ship_new(&config, &p->ship), 0);
+	while (seal(p, n, 1) == 0)
+		assert_true(++n < 10);
+	assert_int_equal(seal(p, n, 1), -ENOSPC);
+	tally_ship_status(p->ship, &status);
+	assert_true(status.sealing_fails);
+	assert_int_equal(status.epoch_last, n - 1);
+	tally_ship_free(p->ship);
+	start(p);
+	assert_int_equal(seal(p, n, 1), 0);
+	ship_all(p);
+	check(p, n * (n + 1) / 2, 0);
+}
+
+/* 60,000 rows, several pieces. */
+static void test_large_batch(void **state)
+{
+	struct tally_frozen_row *rows = calloc(60000, sizeof(*rows));
+	struct tally_totals totals;
+	struct tally_frozen frozen;
+	struct place *p = *state;
+
+	for (size_t i = 0; i < 60000; i++) {
+		rows[i] = ledger_row(1, 1, (__u16)(200 + i % 700), 1);
+		rows[i].key.protocol = (__u8)(i / 700 % TALLY_PROTO_COUNT);
+		rows[i].key.attribution = TALLY_ATTR_ANONYMOUS;
+		rows[i].key.detail = (__u8)(i / 3500 % TALLY_DETAIL_COUNT);
+		rows[i].key.key = 0;
+	}
+	frozen = ledger_epoch(1, rows, 60000, &totals);
+	assert_int_equal(tally_ship_seal(p->ship, &frozen, &ledger_resolver), 0);
+	free(rows);
+	ship_all(p);
+	check(p, 60000, 1);
+}
+
+/* A sink that is not required and does not come holds nothing up. */
+static void test_optional_sink_is_not_waited_for(void **state)
+{
+	struct tally_ship_status status;
+	struct place *p = *state;
+	struct tally_sink *sink;
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/missing/usage.ndjson", p->folder);
+	sink = tally_file_sink_new("other", path, p->folder);
+	sink->required = false;
+	assert_int_equal(tally_ship_add(p->ship, sink), 0);
+	assert_int_equal(seal(p, 1, 2), 0);
+	ship_all(p);
+	check(p, 2, 1);
+	tally_ship_status(p->ship, &status);
+	assert_int_equal(status.batch_files, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+		TEST(test_epochs_arrive_in_the_file),
+		TEST(test_idle_windows_have_a_control_record),
+		TEST(test_sealing_again_changes_nothing),
+		TEST(test_torn_tail_of_the_file_is_cut),
+		TEST(test_rotated_file_is_left_alone),
+		TEST(test_spool_has_a_cap),
+		TEST(test_large_batch),
+		TEST(test_optional_sink_is_not_waited_for),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

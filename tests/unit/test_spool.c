@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The spool on a real file system: recovery, quarantine, whose it is. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <glob.h>
+#include <sys/stat.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "deliver/spool.h"
+#include "libledger.h"
+
+struct place {
+	char *folder;
+	struct tally_fs fs;
+	struct tally_spool spool;
+	struct tally_spool_origin origin;
+};
+
+static void open_spool(struct place *p, const char *machine)
+{
+	p->origin = (struct tally_spool_origin){ machine, "boot", "host", "1" };
+	assert_int_equal(tally_fs_open(p->folder, &p->fs), 0);
+	assert_int_equal(tally_spool_open(&p->spool, &p->fs, &p->origin), 0);
+}
+
+static void close_spool(struct place *p)
+{
+	tally_spool_done(&p->spool);
+	p->fs.free(p->fs.ctx);
+}
+
+static void seal(struct place *p, __u64 number)
+{
+	struct tally_frozen_row row = ledger_row(1, 1, 200, number);
+	struct tally_totals totals;
+	struct tally_frozen frozen = ledger_epoch(number, &row, 1, &totals);
+	struct tally_sealed sealed;
+
+	ledger_close(&frozen, &sealed);
+	assert_int_equal(tally_spool_seal(&p->spool, &sealed), 0);
+	tally_sealed_done(&sealed);
+}
+
+static int set_up(void **state)
+{
+	struct place *p = calloc(1, sizeof(*p));
+
+	tally_log_setup((enum tally_log_level)0, TALLY_LOG_TEXT);
+	p->folder = ledger_folder();
+	open_spool(p, "machine-a");
+	*state = p;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	struct place *p = *state;
+
+	close_spool(p);
+	ledger_remove(p->folder);
+	free(p);
+	return 0;
+}
+
+/* The only file that matches, or fails. */
+static char *path_of(const struct place *p, const char *pattern)
+{
+	char text[256];
+	glob_t found;
+	char *path;
+
+	snprintf(text, sizeof(text), "%s/%s", p->folder, pattern);
+	assert_int_equal(glob(text, 0, NULL, &found), 0);
+	path = strdup(found.gl_pathv[0]);
+	globfree(&found);
+	return path;
+}
+
+static size_t count(const struct place *p, const char *pattern)
+{
+	char text[256];
+	glob_t found;
+	size_t n;
+
+	snprintf(text, sizeof(text), "%s/%s", p->folder, pattern);
+	n = glob(text, 0, NULL, &found) == 0 ? found.gl_pathc : 0;
+	globfree(&found);
+	return n;
+}
+
+static void flip(const char *path, long at)
+{
+	_cleanup_fclose_ FILE *f = fopen(path, "r+");
+	int c;
+
+	assert_non_null(f);
+	assert_int_equal(fseek(f, at, SEEK_SET), 0);
+	c = fgetc(f);
+	assert_int_equal(fseek(f, at, SEEK_SET), 0);
+	assert_int_equal(fputc(c ^ 0x10, f), c ^ 0x10);
+}
+
+static void test_goes_on_where_it_was(void **state)
+{
+	struct place *p = *state;
+	char agent[TALLY_AGENT_ID + 1];
+
+	seal(p, 1);
+	seal(p, 2);
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	seal(p, 3);
+	memcpy(agent, p->spool.state.agent, sizeof(agent));
+	close_spool(p);
+	open_spool(p, "machine-a");
+	assert_int_equal(p->spool.state_origin, TALLY_STATE_KEPT);
+	assert_string_equal(p->spool.state.agent, agent);
+	assert_int_equal(p->spool.state.incarnation, 1);
+	assert_int_equal(p->spool.state.next_batch, 2);
+	assert_int_equal(p->spool.state.next_seq, 2);
+	assert_int_equal(p->spool.state.epoch_last, 3);
+	assert_int_equal(p->spool.batches.n, 1);
+	assert_int_equal(p->spool.sealed.n, 1);
+	assert_true(tally_spool_has(&p->spool, (const __u8 *)"ledger\0\0\0\0\0\0\0\0\0\0", 3));
+	assert_false(tally_spool_has(&p->spool, (const __u8 *)"ledger\0\0\0\0\0\0\0\0\0\0", 4));
+}
+
+/* Each byte of a sealed file and of a batch flipped: quarantined, never shipped, never deleted. */
+static void test_every_flipped_byte_is_found(void **state)
+{
+	struct place *p = *state;
+	const char *const patterns[] = { "batches/b*", "sealed/e*" };
+	struct stat st;
+
+	seal(p, 1);
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	seal(p, 2);
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(patterns); i++) {
+		_cleanup_free_ char *path = path_of(p, patterns[i]);
+		char *moved;
+
+		assert_int_equal(stat(path, &st), 0);
+		for (long at = 0; at < st.st_size; at++) {
+			flip(path, at);
+			close_spool(p);
+			open_spool(p, "machine-a");
+			assert_int_equal(i ? p->spool.sealed.n : p->spool.batches.n, 0);
+			assert_int_equal(p->spool.quarantined, 1);
+			moved = path_of(p, "quarantine/*");
+			flip(moved, at);
+			assert_int_equal(rename(moved, path), 0);
+			free(moved);
+		}
+		close_spool(p);
+		open_spool(p, "machine-a");
+		assert_int_equal(p->spool.quarantined, 0);
+	}
+	assert_int_equal(p->spool.batches.n, 1);
+	assert_int_equal(p->spool.sealed.n, 1);
+}
+
+static void test_truncated_file_is_quarantined(void **state)
+{
+	struct place *p = *state;
+	_cleanup_free_ char *path = NULL;
+
+	seal(p, 1);
+	path = path_of(p, "sealed/e*");
+	assert_int_equal(truncate(path, 50), 0);
+	close_spool(p);
+	open_spool(p, "machine-a");
+	assert_int_equal(p->spool.sealed.n, 0);
+	assert_int_equal(count(p, "quarantine/*-e1-1"), 1);
+}
+
+/* A file that rots while the agent runs is found when it is read to be sent. */
+static void test_batch_is_verified_before_it_is_sent(void **state)
+{
+	struct place *p = *state;
+	struct tally_batch *batch = NULL;
+	_cleanup_free_ char *path = NULL;
+
+	seal(p, 1);
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	path = path_of(p, "batches/b*");
+	flip(path, 100);
+	assert_int_equal(tally_spool_load(&p->spool, tally_spool_find(&p->spool, 1), &batch),
+			 -EBADMSG);
+	assert_null(tally_spool_find(&p->spool, 1));
+	assert_int_equal(count(p, "quarantine/*-b1-*"), 1);
+}
+
+/* A cloned disk: another agent, and what lies there is not its own to ship. */
+static void test_other_machine_is_another_agent(void **state)
+{
+	struct place *p = *state;
+	char agent[TALLY_AGENT_ID + 1], second[TALLY_AGENT_ID + 1];
+
+	seal(p, 1);
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	seal(p, 2);
+	memcpy(agent, p->spool.state.agent, sizeof(agent));
+	close_spool(p);
+	open_spool(p, "machine-b");
+	assert_int_equal(p->spool.state_origin, TALLY_STATE_MOVED);
+	assert_string_not_equal(p->spool.state.agent, agent);
+	assert_int_equal(p->spool.sealed.n + p->spool.batches.n, 0);
+	assert_int_equal(count(p, "quarantine/*-b1-*") + count(p, "quarantine/*-e2-2"), 2);
+	memcpy(second, p->spool.state.agent, sizeof(second));
+	close_spool(p);
+	open_spool(p, "machine-b");
+	assert_string_equal(p->spool.state.agent, second);
+	assert_int_equal(p->spool.state_origin, TALLY_STATE_KEPT);
+}
+
+static void test_lost_state_is_another_agent(void **state)
+{
+	struct place *p = *state;
+	char agent[TALLY_AGENT_ID + 1], path[256];
+
+	seal(p, 1);
+	memcpy(agent, p->spool.state.agent, sizeof(agent));
+	close_spool(p);
+	for (int i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "%s/state.%d", p->folder, i);
+		assert_int_equal(unlink(path), 0);
+	}
+	open_spool(p, "machine-a");
+	assert_int_equal(p->spool.state_origin, TALLY_STATE_NEW);
+	assert_string_not_equal(p->spool.state.agent, agent);
+	assert_int_equal(p->spool.sealed.n, 0);
+	assert_int_equal(count(p, "quarantine/*-e1-1"), 1);
+}
+
+/* One of the two state files gone or damaged: same agent, next incarnation, seq from 1. */
+static void test_half_a_state_raises_the_incarnation(void **state)
+{
+	struct place *p = *state;
+	char agent[TALLY_AGENT_ID + 1], path[256];
+
+	for (int i = 0; i < 2; i++) {
+		seal(p, (__u64)i + 1);
+		assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+		memcpy(agent, p->spool.state.agent, sizeof(agent));
+		assert_int_equal(tally_spool_trim(&p->spool, 100), 0);
+		snprintf(path, sizeof(path), "%s/state.%d", p->folder, i);
+		close_spool(p);
+		if (i)
+			flip(path, 60);
+		else
+			assert_int_equal(unlink(path), 0);
+		open_spool(p, "machine-a");
+		assert_int_equal(p->spool.state_origin, TALLY_STATE_DOUBTED);
+		assert_string_equal(p->spool.state.agent, agent);
+		assert_int_equal(p->spool.state.incarnation, 2 + i);
+		assert_int_equal(p->spool.state.next_seq, 1);
+	}
+}
+
+static void test_only_one_agent_at_a_time(void **state)
+{
+	struct place *p = *state;
+	struct tally_spool spool;
+	struct tally_fs fs;
+
+	assert_int_equal(tally_fs_open(p->folder, &fs), 0);
+	assert_int_equal(tally_spool_open(&spool, &fs, &p->origin), -EBUSY);
+	fs.free(fs.ctx);
+}
+
+static void test_unsent_epochs_of_an_hour_become_one_batch(void **state)
+{
+	struct place *p = *state;
+
+	for (__u64 n = 1; n <= 400; n++) {
+		seal(p, n); /* the hour changes after 360 */
+		assert_true(tally_spool_compact(&p->spool) >= 0);
+		assert_true(p->spool.sealed.n <= 2 * TALLY_SPOOL_MERGE);
+	}
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	assert_int_equal(p->spool.batches.items[0].epoch_last, 360);
+	/* ledger_row() keeps its hour: only the window moves; so the next hour has a row of its own */
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	assert_int_equal(p->spool.batches.items[1].epoch_first, 361);
+	assert_int_equal(p->spool.batches.items[1].epoch_last, 400);
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 0);
+}
+
+/* The kernel was reset: a hole, said in the record, lost or stopped. */
+static void test_reset_ledger_is_a_hole(void **state)
+{
+	static const enum tally_close_cause causes[] = { TALLY_CAUSE_INTERVAL,
+							 TALLY_CAUSE_SHUTDOWN };
+	static const enum tally_hole holes[] = { TALLY_HOLE_LOST, TALLY_HOLE_STOPPED };
+	struct place *p = *state;
+
+	for (size_t i = 0; i < 2; i++) {
+		struct tally_totals totals;
+		struct tally_frozen frozen = ledger_epoch(1, NULL, 0, &totals);
+		struct tally_sealed sealed;
+
+		snprintf((char *)frozen.ledger, sizeof(frozen.ledger), "first %zu", i);
+		frozen.cause = causes[i];
+		ledger_close(&frozen, &sealed);
+		assert_int_equal(tally_spool_seal(&p->spool, &sealed), 0);
+		tally_sealed_done(&sealed);
+		snprintf((char *)frozen.ledger, sizeof(frozen.ledger), "second %zu", i);
+		frozen.start_ns += 100 * TALLY_NS_PER_S;
+		frozen.end_ns += 100 * TALLY_NS_PER_S;
+		ledger_close(&frozen, &sealed);
+		assert_int_equal(tally_spool_seal(&p->spool, &sealed), 0);
+		assert_int_equal(sealed.hole, holes[i]);
+		assert_int_equal(sealed.hole_start_s, LEDGER_START_S + 10);
+		assert_int_equal(sealed.hole_end_s, LEDGER_START_S + 100);
+		tally_sealed_done(&sealed);
+	}
+}
+
+static void test_declared_loss_is_a_batch(void **state)
+{
+	const struct tally_loss loss = { .batch = 3,
+					 .seq_first = 7,
+					 .seq_last = 9,
+					 .epoch_first = 4,
+					 .epoch_last = 5,
+					 .incarnation = 1 };
+	struct place *p = *state;
+	struct tally_batch *batch = NULL;
+
+	seal(p, 1);
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	assert_int_equal(tally_spool_declare(&p->spool, &loss, LEDGER_START_S), 0);
+	close_spool(p);
+	open_spool(p, "machine-a");
+	assert_int_equal(tally_spool_load(&p->spool, tally_spool_find(&p->spool, 2), &batch), 0);
+	assert_int_equal(batch->head.kind, TALLY_BATCH_LOST);
+	assert_int_equal(batch->head.loss.seq_last, 9);
+	assert_int_equal(tally_batch_records(batch), 0);
+	tally_batch_free(batch);
+	seal(p, 2);
+	assert_int_equal(p->spool.state.epoch_last, 2);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+		TEST(test_goes_on_where_it_was),
+		TEST(test_every_flipped_byte_is_found),
+		TEST(test_truncated_file_is_quarantined),
+		TEST(test_batch_is_verified_before_it_is_sent),
+		TEST(test_other_machine_is_another_agent),
+		TEST(test_lost_state_is_another_agent),
+		TEST(test_half_a_state_raises_the_incarnation),
+		TEST(test_only_one_agent_at_a_time),
+		TEST(test_unsent_epochs_of_an_hour_become_one_batch),
+		TEST(test_reset_ledger_is_a_hole),
+		TEST(test_declared_loss_is_a_batch),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -102,9 +102,9 @@ bench: deps ## nanoseconds per exchange, throughput with and without the meter (
 	scripts/check.sh bench
 
 soak: deps ## hours of load with faults: memory, descriptors, differences (root)
-	scripts/check.sh soak
+	scripts/check.sh soak soak-faults
 
-faults: deps ## kill, full disk, broker away, clock steps (root)
+faults: deps ## a real Kafka: kills, errors at every call, full disk, broker away (root)
 	scripts/check.sh faults
 
 lint: ## format, layers, headers, shellcheck, licences

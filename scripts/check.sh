@@ -35,12 +35,14 @@ fuzz        | check | 180  | scripts/fuzz.sh --all 120                 | corpus,
 kernel      | check | 120  | scripts/check.sh --run-programs kernel    | the engine inside this kernel
 e2e         | check | 600  | $pytest -m 'not long and not soak' tests/e2e | real servers, real sockets
 vm          | check | 240  | tests/vm/matrix.sh                        | other kernels, counting right
-e2e-long    | long  | 1200 | $pytest -m long tests/e2e                 | load, every case of every server
-sim-long    | long  | 600  | $sim --histories 50000 --mutants          | more histories; planted bugs are found
-vm-long     | long  | 600  | tests/vm/matrix.sh --long                 | power cuts, full disks
+e2e-long    | long  | 600  | $pytest -m long tests/e2e                 | load, many connections, long bodies
+kafka       | long  | 240  | $pytest tests/kafka                       | a real Kafka: transactions, kills, doubt
+sim-long    | long  | 300  | $sim --histories 20000 --mutants          | more histories; planted bugs are found
+vm-long     | long  | 300  | tests/vm/matrix.sh --long                 | power cuts, full disks
+faults      | long  | 960  | tests/faults/run.py --ci                  | a real Kafka, 200 faults, books that close
 bench       | own   | 600  | tests/bench/run.sh                        | nanoseconds, throughput, memory
 soak        | own   | 4000 | $pytest -m soak tests/e2e                 | an hour of load (TALLY_SOAK_S)
-faults      | own   | 1200 | $pytest -m faults tests/e2e               | the agent killed, at every step
+soak-faults | own   | 4000 | tests/faults/run.py --minutes 60          | an hour of faults
 "
 
 die() {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """System calls of the agent: recorded, listed, and made to fail or to be the last one.
 
-A *call* is (name, n): the n-th call of that name of one thread, counted from the start of the trace.
+A *call* is (name, n): the n-th call of that name in one thread since the trace began.
 """
 
 import collections
@@ -105,9 +105,24 @@ def record_start(world):
     return parse(out, pid)
 
 
+def operation(call):
+    """What the call is about, without the numbers that differ from one to the next."""
+    found = re.match(r"(BPF_\w+)", call.text)
+    if found:
+        return f"{call.name} {found[1]}"
+    paths = re.findall(r'"([^"]*)"', call.text)
+    return f"{call.name} {' '.join(re.sub('[0-9a-f]{6,}|[0-9]+', 'N', p) for p in paths)}"
+
+
 def print_list(title, calls, say):
-    say(f"{title}: {len(calls)} calls")
+    """Neighbours of one kind are one line: name, from which to which, what."""
     counts = collections.Counter(c.name for c in calls)
-    say("  " + ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
-    for c in calls:
-        say(f"  {c.name}#{c.n} {c.text}")
+    say(f"{title}: {len(calls)} calls: "
+        + ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
+    first = 0
+    for i in range(1, len(calls) + 1):
+        if i < len(calls) and operation(calls[i]) == operation(calls[first]):
+            continue
+        last = f"..{calls[i - 1].n}" if i - 1 > first else ""
+        print(f"    #{calls[first].n}{last} {operation(calls[first])}")
+        first = i

@@ -26,14 +26,15 @@ class Kind(NamedTuple):
     name: str
     make: Callable
     in_ci: int          # how many in the CI run
+    flavour: str        # of the world it needs
 
 
 KINDS = {}
 
 
-def kind(name, in_ci):
+def kind(name, in_ci, flavour="plain"):
     def add(function):
-        KINDS[name] = Kind(name, function, in_ci)
+        KINDS[name] = Kind(name, function, in_ci, flavour)
         return function
     return add
 
@@ -53,7 +54,7 @@ def end(agent):
 
 # --- the agent -----------------------------------------------------------------------------------
 
-@kind("kill", 30)
+@kind("kill", 15)
 def kill(world, dice):
     """SIGKILL at any moment of the windows."""
     world.agent.ensure()
@@ -63,7 +64,7 @@ def kill(world, dice):
     return f"after {text}"
 
 
-@kind("kill-start", 20)
+@kind("kill-start", 12)
 def kill_start(world, dice):
     """SIGKILL while it starts and recovers."""
     end(world.agent)
@@ -74,7 +75,7 @@ def kill_start(world, dice):
     return f"{text} after its start"
 
 
-@kind("term", 15)
+@kind("term", 6)
 def term(world, dice):
     """SIGTERM and start, as a service manager does."""
     world.agent.ensure()
@@ -106,7 +107,7 @@ def paused(world, dice):
     return f"for {text}"
 
 
-@kind("two-agents", 6)
+@kind("two-agents", 5)
 def two_agents(world, dice):
     """A second agent on the same state and pins refuses; the first goes on."""
     world.agent.ensure()
@@ -119,7 +120,7 @@ def two_agents(world, dice):
     return f"exit {done.returncode}"
 
 
-@kind("upgrade", 10)
+@kind("upgrade", 5)
 def upgrade(world, dice):
     """Restarts in a row: each replaces the programs under traffic."""
     n = dice.randint(2, 4)
@@ -150,7 +151,7 @@ def inject_running(world, call, what, seconds=6):
         trace.stop()
 
 
-@kind("call-kill", 30)
+@kind("call-kill", 20)
 def call_kill(world, dice):
     """SIGKILL at the n-th call of a close."""
     call = pick(world, dice, "close")
@@ -160,7 +161,7 @@ def call_kill(world, dice):
     return f"at {call.name}#{call.n} {call.text}"
 
 
-@kind("call-error", 30)
+@kind("call-error", 25)
 def call_error(world, dice):
     """An error from the n-th call of a close; the agent goes on, or is started anew."""
     call = pick(world, dice, "close")
@@ -181,7 +182,7 @@ def start_injected(world, call, what):
     return ran, hit
 
 
-@kind("start-kill", 15)
+@kind("start-kill", 12)
 def start_kill(world, dice):
     """SIGKILL at the n-th call of a start that recovers."""
     end(world.agent)
@@ -194,7 +195,7 @@ def start_kill(world, dice):
     return f"at {call.name}#{call.n} {call.text}"
 
 
-@kind("start-error", 15)
+@kind("start-error", 12)
 def start_error(world, dice):
     """An error from the n-th call of a start that recovers."""
     end(world.agent)
@@ -240,7 +241,7 @@ def broker_paused(world, dice):
     return f"for {text}"
 
 
-@kind("reset", 8)
+@kind("reset", 6)
 def reset(world, dice):
     world.agent.ensure()
     n = dice.randint(1, 3)
@@ -250,7 +251,7 @@ def reset(world, dice):
     return f"{n} times"
 
 
-@kind("reply-lost", 8)
+@kind("reply-lost", 6)
 def reply_lost(world, dice):
     """Requests are applied, answers vanish, then the connection is cut."""
     world.agent.ensure()
@@ -262,7 +263,7 @@ def reply_lost(world, dice):
     return f"for {text}"
 
 
-@kind("partition", 6)
+@kind("partition", 5)
 def partition(world, dice):
     """Refused or stalled; sometimes the agent is killed meanwhile."""
     world.agent.ensure()
@@ -279,7 +280,7 @@ def partition(world, dice):
     return f"{mode} for {text}" + (", agent killed in it" if killed else "")
 
 
-@kind("fenced", 6)
+@kind("fenced", 5)
 def fenced(world, dice):
     """Another producer takes the agent's transactional id."""
     world.agent.ensure()
@@ -314,7 +315,7 @@ def too_large(world, dice):
 
 # --- the disk ------------------------------------------------------------------------------------
 
-@kind("disk-full", 8)
+@kind("disk-full", 6)
 def disk_full(world, dice):
     world.agent.ensure()
     world.disk.fill()
@@ -347,7 +348,7 @@ def read_only(world, dice):
     return f"for {text}"
 
 
-@kind("power-cut", 6)
+@kind("power-cut", 5)
 def power_cut(world, dice):
     """What was not synced is gone. The kernel lives on here, so that not even a window may miss."""
     world.agent.ensure()
@@ -379,6 +380,7 @@ def state_lost(world, _):
     quiesce(world)
     before = agent_ids(world)
     shutil.rmtree(world.state)
+    sh("sync", "-f", world.disk.mount)
     world.agent.start()
     world.traffic.start()
     return f"was {before.pop()}"
@@ -397,6 +399,8 @@ def state_old(world, _):
     quiesce(world)
     shutil.rmtree(world.state)
     shutil.copytree(kept, world.state)
+    sh("sync", "-f", world.state)
+    world.audit_codes = {0, 3}      # what the old state did not know of, it calls not metered
     world.agent.start()
     world.traffic.start()
     return "restored"
@@ -421,3 +425,137 @@ def state_cloned(world, _):
     world.agent.start()
     world.traffic.start()
     return f"was {before.pop()}"
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+def spool_without_broker(world, dice):
+    """Several windows of usage wait on the disk; nothing of them was ever attempted."""
+    quiesce(world)
+    world.kafka.proxy.set("refuse")
+    world.kafka.proxy.cut()
+    world.agent.start()
+    world.traffic.start()
+    pause(dice, 2.2, 4)
+    world.traffic.stop()
+
+
+@kind("spooled-stop", 5)
+def spooled_stop(world, dice):
+    """Broker away, agent killed: consumed + spooled + in the kernel = answered, right there."""
+    spool_without_broker(world, dice)
+    end(world.agent)
+    world.consume()
+    spooled, kernel = world.spooled(), world.in_kernel()
+    consumed, truth = world.total(world.consumed), world.total(world.traffic.truth)
+    found = consumed.plus(spooled).plus(kernel)
+    if found != truth:
+        raise Broken(f"answered {truth}, consumed {consumed}, spooled {spooled}, kernel {kernel}")
+    world.kafka.proxy.set("pass")
+    world.agent.start()
+    world.traffic.start()
+    return f"consumed {consumed.requests} + spooled {spooled.requests} + kernel {kernel.requests}"
+
+
+def damage(path, dice):
+    """One bit flipped, or the end torn off."""
+    data = bytearray(path.read_bytes())
+    if dice.random() < 0.5:
+        at = dice.randrange(len(data))
+        data[at] ^= 1 << dice.randrange(8)
+        text = f"bit flipped at {at}"
+    else:
+        del data[dice.randrange(len(data)):]
+        text = f"cut to {len(data)} bytes"
+    path.write_bytes(data)
+    return text
+
+
+@kind("spool-damaged", 5)
+def spool_damaged(world, dice):
+    """Quarantined, never shipped; declared lost, and the books say so and go on."""
+    spool_without_broker(world, dice)
+    end(world.agent)
+    files = [f for f in world.waiting() if f["records"]]
+    if not files:
+        raise HarnessError(f"nothing is spooled: {world.spool()}")
+    file = dice.choice(files)
+    lost = world.rows_of(file)
+    text = damage(world.state / file["folder"] / file["file"], dice)
+    world.kafka.proxy.set("pass")
+    world.settle()
+    held = [f for f in world.spool() if f["folder"] == "quarantine"
+            and f["file"].endswith(file["file"])]
+    if len(held) != 1:
+        raise Broken(f"{file['file']} is not in quarantine: {world.spool()}")
+    done = world.agent.run("spool", "declare-lost", "-d", world.state, held[0]["file"])
+    if done.returncode != 0:
+        raise Broken(f"declare-lost: {done.returncode}: {done.stderr[-500:]}")
+    world.lose(lost)
+    world.audit_codes = {3}
+    world.agent.start()
+    world.traffic.start()
+    return f"{file['folder']} file, {text}"
+
+
+@kind("topic-deleted", 5, "topics")
+def topic_deleted(world, _):
+    """Everything of the topics was consumed; they are deleted, made again, and filled."""
+    quiesce(world)
+    world.agent.start()
+    for topic in ("records", "control"):
+        world.kafka.topic("--delete", "--topic", f"{world.topics}.{topic}")
+    world.records.next = dict.fromkeys(world.records.next, 0)
+    world.audit_codes = {0, 3}
+    world.traffic.start()
+    return "both, idle agent running"
+
+
+# --- the kernel side -----------------------------------------------------------------------------
+
+@kind("map-full", 5, "tiny")
+def map_full(world, dice):
+    """Twice 1,024 rows under more rows of traffic: totals exact, overflow reported."""
+    world.agent.ensure()
+    text = pause(dice, 4, 10)
+    killed = dice.random() < 0.5
+    if killed:
+        end(world.agent)
+        world.agent.start()
+    return f"for {text}" + (", agent killed" if killed else "")
+
+
+@kind("cgroup-made-again", 5)
+def cgroup_made_again(world, _):
+    """The service's cgroup goes and comes back, as at a restart of its unit."""
+    quiesce(world)
+    world.agent.start()
+    world.nginx.stop()
+    wait_for(lambda: not (world.cgroup / "cgroup.procs").read_text(), 10, "the cgroup to be empty")
+    os.rmdir(world.cgroup)
+    wait_for(lambda: "cgroups=0" in world.agent.log(), 20, "the agent to notice")
+    world.cgroup.mkdir()
+    wait_for(lambda: "cgroups=1" in world.agent.log().rpartition("cgroups=0")[2], 20,
+             "the new cgroup to be metered")
+    world.nginx.start()
+    world.traffic.start()
+    return "and metered again"
+
+
+@kind("pins-deleted", 5, "pins")
+def pins_deleted(world, dice):
+    """Some pins are removed by hand while no agent runs: refused aloud, or all made anew."""
+    quiesce(world)
+    pins = sorted(world.agent.pin_dir.iterdir())
+    gone = pins if dice.random() < 0.3 else dice.sample(pins, dice.randint(1, len(pins) - 1))
+    for pin in gone:
+        pin.unlink()
+    started = world.agent.try_start()
+    if not started:
+        if "error" not in world.agent.log():
+            raise Broken("the agent refused without a word")
+        shutil.rmtree(world.agent.pin_dir)
+        world.agent.start()
+    world.audit_codes = {0, 3}
+    world.traffic.start()
+    return f"{len(gone)} of {len(pins)}: " + ("started" if started else "refused")

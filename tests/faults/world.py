@@ -13,9 +13,11 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -37,6 +39,12 @@ from lib.tallyd import Tallyd, service  # noqa: E402
 FIELDS = ("requests", "request_bytes", "response_bytes")
 TXN_S = 4           # transaction timeout: what a paused agent must exceed
 DISK_MB = 48
+
+
+def row_sums(value):
+    """struct tally_row: requests, incomplete, request_bytes, response_bytes, ..., 8 bytes each."""
+    requests, _, received, sent = struct.unpack_from("=4Q", value)
+    return api.Sums(requests, received, sent)
 
 
 class Broken(Exception):
@@ -101,8 +109,8 @@ class Traffic:
 
     def start(self):
         self.over = False
-        self.threads = [threading.Thread(target=self._chain, args=(seconds,), daemon=True)
-                        for seconds in (1.3, 3.1)]
+        self.threads = [threading.Thread(target=self._chain, args=args, daemon=True)
+                        for args in zip((1.3, 3.1), self.world.mixes)]
         for thread in self.threads:
             thread.start()
 
@@ -114,19 +122,19 @@ class Traffic:
         if self.error:
             raise self.error
 
-    def _chain(self, seconds):
+    def _chain(self, seconds, templates):
         seed = 0
         try:
             while not self.over:
                 seed += 1
-                self._run(seconds, seed)
+                self._run(seconds, templates, seed)
         except Exception as error:      # pylint: disable=broad-except
             self.error = error          # raised by stop()
 
-    def _run(self, seconds, seed):
+    def _run(self, seconds, templates, seed):
         w = self.world
         with self.lock:
-            load = Load(w.sandbox, w.keys, w.nginx.port, w.templates, 3, seconds=seconds, seed=seed)
+            load = Load(w.sandbox, w.keys, w.nginx.port, templates, 3, seconds=seconds, seed=seed)
         tally = load.result()
         with self.lock:
             for row, sums in tally.items():
@@ -203,9 +211,9 @@ class Consumer:
 
 
 class World:
-    """See the module. *limits*, *cgroup* change the meter; *declared*: exit codes audit may have."""
+    """See the module. *limits* make its maps overflow; audit_codes is what audit may say."""
 
-    def __init__(self, kafka, name, limits=None, customers=4):
+    def __init__(self, kafka, name, limits=None, customers=4, window="1s"):
         self.kafka, self.name, self.topics = kafka, name, f"{name}.{os.getpid()}"
         self.undo = contextlib.ExitStack()
         self.sandbox = self.undo.enter_context(Sandbox(name))
@@ -213,26 +221,32 @@ class World:
         self.sandbox.undo.callback(sh, "umount", "-l", self.disk.mount, check=False)
         shutil.copy2(BUILD / "tallyd", self.sandbox.dir / "tallyd")
         self.keys = api.Keys()
-        self.templates = self.mix(customers)
-        self.nginx = Nginx(self.sandbox, self.keys).start()
+        self.window = window
+        # one mix for each client: the generator takes 1,024 templates
+        self.mixes = [self.mix("a", customers)] * 2 if not limits else \
+            [self.mix("a", customers), self.mix("b", customers)]
+        self.cgroup_path = self.sandbox.new_cgroup("api")
+        self.cgroup = self.sandbox.cgroup / "api"
+        self.nginx = Nginx(self.sandbox, self.keys, cgroup=self.cgroup_path).start()
         self.agent = self.make_agent(limits or {})
         self.traffic = Traffic(self)
         self.logged, self.log_offset = api.new_tally(), 0
         self.events, self.ids, self.consumed = [], set(), api.new_tally()
+        self.declared = 0
         self.records = Consumer(kafka.address, f"{self.topics}.records", 2)
         self.audit_codes = {0}
-        self.exact_rows = True
+        self.exact_rows = not limits
 
-    def mix(self, customers):
+    def mix(self, prefix, customers):
         """Paced by /slow, so that a window holds hundreds of requests and not ten thousands."""
         templates = []
         for i in range(customers):
-            key = self.keys.new(f"c{i}")
+            key = self.keys.new(f"{prefix}{i}")
             templates += [
-                Template("POST", "/v1/enrich", key, b"b" * (50 + 37 * i), weight=3),
+                Template("POST", "/v1/enrich", key, b"b" * (50 + 37 * (i % 9)), weight=3),
                 Template("POST", f"/v1/documents/{i}/extract", key, b"d" * 300, weight=2),
                 Template("GET", "/v1/files/1000", key, weight=2),
-                Template("GET", f"/chunked/{i + 1}", key),
+                Template("GET", f"/chunked/{i % 9 + 1}", key),
                 Template("GET", "/status/404", key),
                 Template("GET", "/v1/files/65536", key),
                 Template("GET", "/slow?s=0.02", key, weight=10),
@@ -245,9 +259,10 @@ class World:
                  "transaction_timeout": f"{TXN_S}s",
                  "properties": {"socket.timeout.ms": "2000", "reconnect.backoff.max.ms": "500"}}
         return Agent(self.sandbox, self.keys,
-                     [service("api", self.nginx.ports, self.sandbox.cgroup_path)],
+                     [service("api", self.nginx.ports, self.cgroup_path)],
+                     window=self.window, sinks=[{"kafka": kafka}],
                      agent={"state_dir": str(self.disk.mount / "tallyd"), "limits": limits,
-                            "log": {"level": "debug"}}, sinks=[{"kafka": kafka}])
+                            "log": {"level": "debug"}})
 
     def close(self):
         self.traffic.over = True
@@ -270,6 +285,58 @@ class World:
 
     def waiting(self):
         return [f for f in self.spool() if f["folder"] != "quarantine"]
+
+    @staticmethod
+    def total(tally):
+        return api.total(tally)
+
+    def rows_of(self, file):
+        """A file of the spool, as a tally with the rows of the oracle."""
+        tally = api.new_tally()
+        if file["folder"] == "batches":
+            done = self.agent.run("spool", "export", "-d", self.state, file["file"])
+            for event in map(json.loads, done.stdout.splitlines()):
+                if event["type"] == "io.tallyd.usage.v1":
+                    d = event["data"]
+                    api.add(tally, (d["api_key_id"], d["method"], d["route"], d["status"]),
+                            api.Sums(*(d[f] for f in FIELDS)))
+            return tally
+        done = self.agent.run("spool", "show", "-d", self.state, file["file"])
+        for line in done.stdout.splitlines():
+            if re.match(r"\d{4}-\d\d-\d\dT", line):
+                key, _, method, route, status, *sums = line.split()[-8:]
+                key = key if key.startswith("key_") else None
+                api.add(tally, (key, method, route, int(status)), api.Sums(*map(int, sums)))
+        return tally
+
+    def spooled(self):
+        total = api.Sums()
+        for file in self.waiting():
+            total = total.plus(api.total(self.rows_of(file)))
+        return total
+
+    def in_kernel(self):
+        """What the pinned ledgers hold, the open one and the frozen ones, as bpftool reads them."""
+        total = api.Sums()
+        for pin in self.agent.pin_dir.glob("epoch-*-*"):
+            number, _, what = pin.name[6:].partition("-")
+            if what == "totals" or self.is_sealed(int(number)):
+                continue
+            rows = json.loads(sh("bpftool", "-j", "map", "dump", "pinned", pin).stdout)
+            for row in rows:
+                total = total.plus(row_sums(bytes(int(b, 16) for b in row["value"])))
+        return total
+
+    def is_sealed(self, number):
+        """Sealed and not yet unpinned: it counts once, on the disk."""
+        return f"epoch={number} " in "".join(
+            line + " " for line in self.agent.log().splitlines() if " sealed " in line)
+
+    def lose(self, tally):
+        """Declared lost: stands on the side of what was consumed."""
+        self.declared += api.total(tally).requests
+        for row, sums in tally.items():
+            api.add(self.consumed, row, sums)
 
     def consume(self):
         """Adds what came; an id that came before is a double."""
@@ -330,9 +397,17 @@ class World:
         if problems:
             raise Broken("the books do not close:\n" + problems)
         self.audit()
+        self.check_overflow()
         total = api.total(truth)
         return {"requests": total.requests, "bytes": total.request_bytes + total.response_bytes,
                 "records": len(self.ids)}
+
+    def check_overflow(self):
+        """Rows that found no room are in the totals, under their reason."""
+        overflow = sum(e["data"]["requests"] for e in self.events
+                       if e["data"]["attribution"] == "overflow")
+        if bool(overflow) == self.exact_rows:
+            raise Broken(f"{overflow} requests are under `overflow`")
 
     def differences(self, truth):
         if self.exact_rows:

@@ -36,7 +36,10 @@ counts_right() {
 refused() {
 	tests/vm/run.sh bullseye --timeout 300 -- bash -c '
 		build/tallyd probe; probe=$?
-		build/tallyd run --config deploy/demo/tallyd.yaml; run=$?
+		printf "%s\n" "agent: { state_dir: /tmp/state, runtime_dir: /tmp/run }" "services:" \
+			"  - { name: api, match: { ports: [80] }, key: [ { header: X-API-Key } ] }" \
+			"sinks:" "  - stdout: {}" >/tmp/old.yaml
+		build/tallyd run --config /tmp/old.yaml; run=$?
 		echo "probe exits with $probe, run with $run"
 		[ "$probe" = 71 ] && [ "$run" = 71 ]'
 }

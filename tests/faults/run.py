@@ -8,7 +8,7 @@
     run.py --every-call                             each listed call, with SIGKILL and every error
     run.py --list                                   the kinds
 
-    run.py --ci                                     at least 5 of each kind, 200 in all
+A round is up to 15 faults under traffic; then the books close. `--seed N --round R` makes the same
 round again. Needs root, Java and Maven; without Kafka it is a SKIP, which CI does not accept.
 """
 

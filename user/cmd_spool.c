@@ -9,7 +9,6 @@
 #include "cli.h"
 #include "deliver/spool.h"
 
-#define MACHINE_ID "/etc/machine-id"
 #define NAME_MAX_BYTES 160
 
 static const char *state_dir = "/var/lib/tallyd", *output;
@@ -334,18 +333,6 @@ static int parse_loss(const char *name, struct tally_loss *ret_loss)
 	return 0;
 }
 
-/* As the agent reads it: first line, or "unknown". */
-static int machine_id(char **ret_id)
-{
-	_cleanup_free_ char *id = NULL;
-	size_t len;
-
-	if (tally_util_read_file(MACHINE_ID, 4096, &id, &len) == 0)
-		id[strcspn(id, "\n")] = 0;
-	*ret_id = id && *id ? TAKE_PTR(id) : strdup("unknown");
-	return *ret_id ? 0 : -ENOMEM;
-}
-
 static int declare_in(struct tally_spool *spool, const char *name, struct tally_loss *loss)
 {
 	const struct tally_fs *fs = spool->fs;
@@ -361,20 +348,17 @@ static int declare_in(struct tally_spool *spool, const char *name, struct tally_
 	return r < 0 ? r : fs->sync_dir(fs->ctx, TALLY_QUARANTINE);
 }
 
+/* Whose state it is does not matter here: the agent will see to that. */
 static int declare(const struct tally_fs *fs, const char *name, struct tally_loss *loss)
 {
-	struct tally_spool_origin origin = { .boot_id = "", .version = TALLY_VERSION };
-	_cleanup_free_ char *machine = NULL;
-	struct tally_spool spool;
 	char host[256] = "";
+	const struct tally_spool_origin origin = { .boot_id = "",
+						   .host = host,
+						   .version = TALLY_VERSION };
+	struct tally_spool spool;
 	int r;
 
-	r = machine_id(&machine);
-	if (r < 0)
-		return r;
 	(void)gethostname(host, sizeof(host) - 1); /* else empty */
-	origin.machine_id = machine;
-	origin.host = host;
 	r = tally_spool_open(&spool, fs, &origin);
 	if (r < 0)
 		return r;

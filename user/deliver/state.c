@@ -118,13 +118,17 @@ int tally_state_load(const struct tally_fs *fs, const char *machine_id,
 	bool foreign;
 	int a, b, r;
 
-	tally_sha256(machine_id, strlen(machine_id), machine);
+	if (machine_id)
+		tally_sha256(machine_id, strlen(machine_id), machine);
 	a = load_one(fs, names[0], &two[0]);
 	b = load_one(fs, names[1], &two[1]);
 	if (unreadable(a) || unreadable(b))
 		return unreadable(a) ? a : b;
+	if (!machine_id && a < 0 && b < 0)
+		return -ENOENT;
 	best = a < 0 || (b == 0 && two[1].generation > two[0].generation) ? &two[1] : &two[0];
-	foreign = (a == 0 || b == 0) && memcmp(best->machine, machine, sizeof(machine)) != 0;
+	foreign = machine_id && (a == 0 || b == 0) &&
+		  memcmp(best->machine, machine, sizeof(machine)) != 0;
 	r = set_aside(fs, a, b, foreign);
 	if (r < 0)
 		return r;

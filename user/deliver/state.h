@@ -36,7 +36,8 @@ enum tally_state_origin {
 	TALLY_STATE_MOVED,   /* of another machine: a new agent */
 };
 
-/* Reads or makes; nothing is written but by save. */
+/* Reads or makes; nothing is written but by save. machine_id NULL: whoever it belongs to; -ENOENT
+ * when nobody. */
 int tally_state_load(const struct tally_fs *fs, const char *machine_id,
 		     struct tally_state *ret_state, enum tally_state_origin *ret_origin)
 	__attribute__((warn_unused_result));

@@ -114,15 +114,28 @@ def operation(call):
     return f"{call.name} {' '.join(re.sub('[0-9a-f]{6,}|[0-9]+', 'N', p) for p in paths)}"
 
 
+def groups(calls):
+    """Neighbours that do the same, as lists."""
+    result = []
+    for call in calls:
+        if result and operation(result[-1][0]) == operation(call):
+            result[-1].append(call)
+        else:
+            result.append([call])
+    return result
+
+
+def every(calls, errors):
+    """[(call, error)]: of each group the first and the last; *errors*: with each it can return."""
+    chosen = [c for g in groups(calls) for c in ([g[0], g[-1]] if len(g) > 1 else g)]
+    return [(c, e) for c in chosen for e in (errors_of(c.name) if errors else (None,))]
+
+
 def print_list(title, calls, say):
-    """Neighbours of one kind are one line: name, from which to which, what."""
+    """Neighbours that do the same are one line: from which to which, what."""
     counts = collections.Counter(c.name for c in calls)
     say(f"{title}: {len(calls)} calls: "
         + ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
-    first = 0
-    for i in range(1, len(calls) + 1):
-        if i < len(calls) and operation(calls[i]) == operation(calls[first]):
-            continue
-        last = f"..{calls[i - 1].n}" if i - 1 > first else ""
-        print(f"    #{calls[first].n}{last} {operation(calls[first])}")
-        first = i
+    for group in groups(calls):
+        last = f"..{group[-1].n}" if len(group) > 1 else ""
+        print(f"    #{group[0].n}{last} {operation(group[0])}")

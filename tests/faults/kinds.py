@@ -135,9 +135,12 @@ def upgrade(world, dice):
 # --- system calls --------------------------------------------------------------------------------
 
 def pick(world, dice, where):
-    listed = world.calls[where]
+    """(call, error): drawn, or the next one of a list that is worked through."""
     forced = world.forced.get(where)
-    return forced.pop(0) if forced else dice.choice(listed)
+    if forced:
+        return forced.pop(0)
+    call = dice.choice(world.calls[where])
+    return call, dice.choice(calls.errors_of(call.name))
 
 
 def inject_running(world, call, what, seconds=6):
@@ -154,7 +157,7 @@ def inject_running(world, call, what, seconds=6):
 @kind("call-kill", 20)
 def call_kill(world, dice):
     """SIGKILL at the n-th call of a close."""
-    call = pick(world, dice, "close")
+    call, _ = pick(world, dice, "close")
     inject_running(world, call, "signal=KILL")
     world.agent.process.popen.wait(10)
     world.agent.start()
@@ -164,8 +167,7 @@ def call_kill(world, dice):
 @kind("call-error", 25)
 def call_error(world, dice):
     """An error from the n-th call of a close; the agent goes on, or is started anew."""
-    call = pick(world, dice, "close")
-    error = dice.choice(calls.errors_of(call.name))
+    call, error = pick(world, dice, "close")
     inject_running(world, call, f"error={error}")
     time.sleep(0.2)
     note = "" if world.agent.alive() else " (it ended)"
@@ -186,7 +188,7 @@ def start_injected(world, call, what):
 def start_kill(world, dice):
     """SIGKILL at the n-th call of a start that recovers."""
     end(world.agent)
-    call = pick(world, dice, "start")
+    call, _ = pick(world, dice, "start")
     _, hit = start_injected(world, call, "signal=KILL")
     end(world.agent)
     world.agent.start()
@@ -199,8 +201,7 @@ def start_kill(world, dice):
 def start_error(world, dice):
     """An error from the n-th call of a start that recovers."""
     end(world.agent)
-    call = pick(world, dice, "start")
-    error = dice.choice(calls.errors_of(call.name))
+    call, error = pick(world, dice, "start")
     ran, hit = start_injected(world, call, f"error={error}")
     end(world.agent)    # strace stays attached otherwise
     world.agent.start()

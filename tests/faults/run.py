@@ -5,7 +5,7 @@
     run.py [--seed N] [--count M] [--only KIND[,KIND]] [--round R]   M faults; one round again
     run.py --ci                                     at least 5 of each kind, 200 in all
     run.py --minutes M                              such runs, seed after seed, for so long
-    run.py --every-call                             each listed call, with SIGKILL and every error
+    run.py --every-call                             the listed calls, with SIGKILL and every error
     run.py --list                                   the kinds
 
 A round is up to 15 faults under traffic; then the books close. `--seed N --round R` makes the same
@@ -175,14 +175,16 @@ def draw(options):
 
 
 def every_call(run):
-    """Each call of both lists, with SIGKILL and each error it can return."""
+    """The calls of both lists, with SIGKILL and each error they can return; of a row of equal
+    ones the first and the last."""
     if not run.round(0, []):
         return
     number = 0
     for where, kinds in (("close", ("call-kill", "call-error")),
                          ("start", ("start-kill", "start-error"))):
         for name in kinds:
-            listed = list(run.lists[where])
+            listed = calls.every(run.lists[where], name.endswith("error"))
+            say(f"{name}: {len(listed)} to make")
             for i in range(0, len(listed), ROUND):
                 number += 1
                 part = listed[i:i + ROUND]

@@ -56,6 +56,7 @@ class Server:
         self.dir.chmod(0o755)
         self.log = self.dir / "access.log"
         self.process = None
+        self._entries, self._read_to = [], 0
 
     @property
     def port(self):
@@ -99,13 +100,17 @@ class Server:
         return False
 
     def entries(self):
-        """All whole lines of the log so far, oldest first."""
+        """All whole lines of the log so far, oldest first. Each line is read once."""
         if not self.log.exists():
-            return []
-        with open(self.log, encoding="latin-1", newline="\n") as f:
-            lines = f.read().split("\n")[:-1]
-        parsed = (self.parse_line(line) for line in lines if line)
-        return [e for e in parsed if e is not None]
+            return self._entries
+        with open(self.log, "rb") as f:
+            f.seek(self._read_to)
+            data = f.read()
+        data = data[:data.rfind(b"\n") + 1]
+        self._read_to += len(data)
+        parsed = (self.parse_line(line) for line in data.decode("latin-1").split("\n") if line)
+        self._entries += [e for e in parsed if e is not None]
+        return self._entries
 
     def parse_line(self, line):
         raise NotImplementedError

@@ -16,6 +16,7 @@ import argparse
 import collections
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -247,6 +248,7 @@ def main():
         print(f"SKIP Kafka cannot be fetched: {why}")
         print("0 passed, 0 failed, 1 skipped")
         return 1 if os.environ.get("CI") == "true" else 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # nothing is left behind
     with tempfile.TemporaryDirectory(prefix="tally-faults-") as folder:
         kafka = Cluster(jars, folder)
         try:

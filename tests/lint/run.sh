@@ -65,22 +65,25 @@ check_functions() {
 		END { exit bad }'
 }
 
-# Folders with a licence of their own: bpf/, include/tally/.
+# spdx_of FILE: a pattern. bpf/, include/tally/ and what tests compile for both sides are dual.
 spdx_of() {
+	local kernel='GPL-2\.0-only OR BSD-2-Clause'
 	case $1 in
-	bpf/*) echo 'GPL-2.0-only OR BSD-2-Clause' ;;
-	include/tally/*) echo 'GPL-2.0-only OR BSD-2-Clause OR Apache-2.0' ;;
-	*) echo 'Apache-2.0' ;;
+	bpf/*) echo "$kernel" ;;
+	include/tally/*) echo "$kernel OR Apache-2\.0" ;;
+	tests/*.bpf.c) echo "Apache-2\.0|$kernel" ;;
+	tests/*.h) echo "Apache-2\.0|$kernel OR Apache-2\.0" ;;
+	*) echo 'Apache-2\.0' ;;
 	esac
 }
 
 check_spdx() {
 	local bad=0 f line want
 	while read -r f; do
-		want="SPDX-License-Identifier: $(spdx_of "$f")"
-		line=$(head -n 3 "$f" | grep -ao 'SPDX-License-Identifier: .*' | sed 's: *\*/$::')
-		[ "$line" = "$want" ] || {
-			echo "$f: wants '$want' in its first lines, has '$line'"
+		want=$(spdx_of "$f")
+		line=$(head -n 3 "$f" | grep -ao 'SPDX-License-Identifier: .*' | sed 's:^[^ ]* ::; s: *\*/$::')
+		[[ $line =~ ^($want)$ ]] || {
+			echo "$f: wants SPDX-License-Identifier: $want in its first lines, has '$line'"
 			bad=1
 		}
 	done < <({

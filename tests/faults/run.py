@@ -63,10 +63,14 @@ class Run:
         """A world with traffic, and the lists of calls."""
         world = World(self.kafka, name, **FLAVOURS[flavour])
         world.calls, world.forced = self.lists, {}
-        world.agent.start()
-        world.traffic.start()
-        if self.lists is None and flavour == "plain":
-            self.lists = world.calls = self.record(world)
+        try:
+            world.agent.start()
+            world.traffic.start()
+            if self.lists is None and flavour == "plain":
+                self.lists = world.calls = self.record(world)
+        except BaseException:
+            world.close()
+            raise
         return world
 
     def record(self, world):

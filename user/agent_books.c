@@ -101,8 +101,10 @@ int tally_agent_books_settle(struct tally_agent *agent)
 	err = tally_keys_poll(agent->keys);
 	while (!err && !(err = tally_ledger_oldest(agent->ledger, &number)))
 		err = settle_one(agent, number);
-	if (err == -ENOENT)
+	if (err == -ENOENT) {
+		tally_ship_released(agent->ship);
 		return 0;
+	}
 	agent->counters.seal_errors++;
 	tally_log_error("not_sealed", "error=%s frozen=%u", strerror(-err),
 			tally_ledger_frozen_count(agent->ledger));

@@ -206,6 +206,7 @@ static void seal_next(struct tally_ship *ship, __u64 *next, __u64 *next_ns)
 
 	fill(*next, rows, &totals, &frozen);
 	r = tally_ship_seal(ship, &frozen, &resolver);
+	tally_ship_released(ship);
 	if (r == 0)
 		++*next;
 	else
@@ -221,6 +222,7 @@ static int drive(struct tally_ship *ship)
 
 	while (tally_ship_has(ship, (const __u8 *)"driver\0\0\0\0\0\0\0\0\0\0", next))
 		next++;
+	tally_ship_released(ship);
 	for (;;) {
 		if (next <= opt.until && tally_util_mono_ns() >= next_ns)
 			seal_next(ship, &next, &next_ns);

@@ -236,6 +236,7 @@ static void seal_pins(struct sim *sim)
 			return;
 		unpin(kernel);
 	}
+	tally_ship_released(sim->ship);
 }
 
 static void stop(struct sim *sim)

@@ -81,6 +81,7 @@ static void seal(struct place *p, __u64 number)
 	struct tally_frozen frozen = ledger_epoch(number, &row, 1, &totals);
 
 	assert_int_equal(tally_ship_seal(p->ship, &frozen, &ledger_resolver), 0);
+	tally_ship_released(p->ship);
 }
 
 /* Steps until it is idle or the time is over; every step must come back quickly. */

@@ -70,6 +70,7 @@ static int seal(struct place *p, __u64 number, size_t n_rows)
 	}
 	frozen = ledger_epoch(number, rows, n_rows, &totals);
 	r = tally_ship_seal(p->ship, &frozen, &ledger_resolver);
+	tally_ship_released(p->ship);
 	free(rows);
 	return r;
 }
@@ -230,6 +231,30 @@ static void test_spool_has_a_cap(void **state)
 	check(p, n * (n + 1) / 2, 0);
 }
 
+/* An epoch whose pins still stand is in no batch; the ones before it are. */
+static void test_pinned_epoch_is_not_batched(void **state)
+{
+	struct tally_frozen frozen[2];
+	struct tally_ship_status status;
+	struct tally_totals totals[2];
+	struct place *p = *state;
+	int wait_ms;
+
+	for (__u64 i = 0; i < 2; i++) {
+		frozen[i] = ledger_epoch(i + 1, NULL, 0, &totals[i]);
+		assert_int_equal(tally_ship_seal(p->ship, &frozen[i], &ledger_resolver), 0);
+	}
+	for (int i = 0; i < 10; i++)
+		assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+	tally_ship_status(p->ship, &status);
+	assert_int_equal(status.batch_last, 1);
+	assert_int_equal(status.sealed_files, 1);
+	assert_false(tally_ship_idle(p->ship));
+	tally_ship_released(p->ship);
+	ship_all(p);
+	check(p, 0, 2);
+}
+
 /* 60,000 rows, several pieces. */
 static void test_large_batch(void **state)
 {
@@ -247,6 +272,7 @@ static void test_large_batch(void **state)
 	}
 	frozen = ledger_epoch(1, rows, 60000, &totals);
 	assert_int_equal(tally_ship_seal(p->ship, &frozen, &ledger_resolver), 0);
+	tally_ship_released(p->ship);
 	free(rows);
 	ship_all(p);
 	check(p, 60000, 1);
@@ -281,6 +307,7 @@ int main(void)
 		TEST(test_torn_tail_of_the_file_is_cut),
 		TEST(test_rotated_file_is_left_alone),
 		TEST(test_spool_has_a_cap),
+		TEST(test_pinned_epoch_is_not_batched),
 		TEST(test_large_batch),
 		TEST(test_optional_sink_is_not_waited_for),
 	};

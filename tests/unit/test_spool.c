@@ -43,6 +43,7 @@ static void seal(struct place *p, __u64 number)
 
 	ledger_close(&frozen, &sealed);
 	assert_int_equal(tally_spool_seal(&p->spool, &sealed), 0);
+	p->spool.released = true;
 	tally_sealed_done(&sealed);
 }
 

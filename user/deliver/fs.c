@@ -175,7 +175,8 @@ static int real_list(void *ctx, const char *dir,
 static int real_lock(void *ctx, const char *name)
 {
 	struct real *real = ctx;
-	int fd = openat(real->root, name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	/* not for writing: the folder can then be remounted read-only beside us */
+	int fd = openat(real->root, name, O_RDONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 
 	if (fd < 0)
 		return -errno;

@@ -221,6 +221,11 @@ int tally_ship_seal(struct tally_ship *ship, const struct tally_frozen *frozen,
 	return r;
 }
 
+void tally_ship_released(struct tally_ship *ship)
+{
+	ship->spool.released = true;
+}
+
 int tally_ship_fd(const struct tally_ship *ship)
 {
 	return ship->epoll;

@@ -8,7 +8,8 @@
  * Typical wiring:
  *	tally_ship_new(&config, &ship);            recovers the spool, takes the lock
  *	tally_ship_add(ship, sink);                for each sink of the config
- *	for each pinned epoch found: if (tally_ship_has(ship, ledger, number)) unpin; else drain, seal
+ *	for each pinned epoch, oldest first: drain and seal unless tally_ship_has() it, then unpin it
+ *	when none is pinned any more: tally_ship_released(ship)
  *	epoll on tally_ship_fd(ship); on wake-up or after *ret_wait_ms: tally_ship_step()
  *	at the end: tally_ship_step() until tally_ship_idle() or the grace is over; tally_ship_free()
  *
@@ -89,6 +90,10 @@ __u64 tally_ship_end_s(const struct tally_ship *ship);
 /* 0: durable. Else nothing happened and the pins must stay: try again later. */
 int tally_ship_seal(struct tally_ship *ship, const struct tally_frozen *frozen,
 		    const struct tally_resolver *resolver) __attribute__((warn_unused_result));
+
+/* The pins of what was sealed are gone. Until then the last epoch is not batched: sealed again after
+ * a crash, it must not be counted twice. Epochs are sealed and unpinned one after the other. */
+void tally_ship_released(struct tally_ship *ship);
 
 int tally_ship_fd(const struct tally_ship *ship);
 /* Does what can be done now. *ret_wait_ms: call again after so long at the latest; -1: on an event. */

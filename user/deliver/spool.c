@@ -302,7 +302,7 @@ static int drop_covered(struct tally_spool *spool)
 			return r;
 		list_cut(list, i, 1);
 	}
-	return 0;
+	return spool->fs->sync_dir(spool->fs->ctx, SEALED);
 }
 
 static int count_name(void *arg, const char *name, __u64 size)
@@ -497,6 +497,7 @@ int tally_spool_seal(struct tally_spool *spool, struct tally_sealed *sealed)
 		return r;
 	}
 	learn_sealed(&spool->state, sealed);
+	spool->released = false;
 	return 0;
 }
 
@@ -560,6 +561,18 @@ static void remove_group(struct tally_spool *spool, size_t at, size_t n)
 		spool->reload |= r < 0 && r != -ENOENT;
 	}
 	list_cut(&spool->sealed, at, n);
+}
+
+/*
+ * Gone for good before the batch is attempted: were they to come back after a power cut, only the
+ * batch or the state would tell that they are counted, and either may be damaged.
+ */
+static int sync_removal(struct tally_spool *spool)
+{
+	int r = spool->fs->sync_dir(spool->fs->ctx, SEALED);
+
+	spool->reload |= r < 0;
+	return r;
 }
 
 static int compact_group(struct tally_spool *spool, size_t at, size_t n)
@@ -653,6 +666,9 @@ int tally_spool_build(struct tally_spool *spool, __u64 now_s)
 	if (r < 0 || !spool->sealed.n)
 		return r;
 	n = group(spool, 0);
+	if (!spool->released && spool->sealed.items[n - 1].epoch_last == spool->state.epoch_last &&
+	    --n == 0)
+		return 0;
 	r = merge_group(spool, 0, n, &sealed);
 	if (r < 0)
 		return r == -EAGAIN ? 1 : r;
@@ -665,7 +681,7 @@ int tally_spool_build(struct tally_spool *spool, __u64 now_s)
 	if (r < 0)
 		return r;
 	remove_group(spool, 0, n);
-	return 1;
+	return sync_removal(spool) < 0 ? -EIO : 1;
 }
 
 int tally_spool_declare(struct tally_spool *spool, const struct tally_loss *loss, __u64 now_s)

@@ -58,7 +58,7 @@ struct tally_spool {
 	struct tally_spool_list sealed, batches; /* by epoch; by number */
 	__u64 quarantined;			 /* files there */
 	bool reload;				 /* P4 */
-	bool unsaved;				 /* state differs from its file */
+	bool released; /* the pins of the last epoch are gone: it may be batched */
 };
 
 /* Recovers. -EBUSY: locked. The texts of origin and fs stay the caller's. */
@@ -76,7 +76,8 @@ int tally_spool_seal(struct tally_spool *spool, struct tally_sealed *sealed)
 	__attribute__((warn_unused_result));
 /* Merges sealed files of one hour when there are many. 1: something was done, 0, -errno. */
 int tally_spool_compact(struct tally_spool *spool);
-/* Makes the next batch of the oldest sealed files. 1: made, 0: nothing is sealed, -errno. */
+/* Makes the next batch of the oldest sealed files, but not of an epoch whose pins may still stand.
+ * 1: made, 0: there is nothing to make one of, -errno. */
 int tally_spool_build(struct tally_spool *spool, __u64 now_s);
 /* A batch that only says what was lost. */
 int tally_spool_declare(struct tally_spool *spool, const struct tally_loss *loss, __u64 now_s)
@@ -92,8 +93,7 @@ int tally_spool_trim(struct tally_spool *spool, __u64 number);
  * backup. Numbers and chain continue behind it, in a new incarnation; every batch here is either there
  * already or another one under the same numbers, so all of them go to quarantine. */
 int tally_spool_overtaken(struct tally_spool *spool, __u64 batch, __u32 incarnation,
-			  const __u8 chain[TALLY_CHAIN])
-	__attribute__((warn_unused_result));
+			  const __u8 chain[TALLY_CHAIN]) __attribute__((warn_unused_result));
 
 __u64 tally_spool_records(const struct tally_spool *spool);
 __u64 tally_spool_bytes(const struct tally_spool *spool);

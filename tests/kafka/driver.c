@@ -3,7 +3,7 @@
  * Seals and ships epochs that are a function of (seed, number), without a kernel: what a fault
  * harness needs, because the truth can be computed again at any time.
  *
- *	driver STATE_DIR --until N [--rows R] [--kafka BROKERS] [--idempotent] [--openmeter]
+ *	driver STATE_DIR --until N [--rows R] [--kafka BROKERS] [--idempotent] [--openmeter] [--no-create]
  *		[--file PATH] [--topics PREFIX] [--every-ms MS] [--grace-s S] [--txn-ms MS]
  *	driver --truth N [--rows R]
  *
@@ -25,7 +25,7 @@
 static struct {
 	const char *state_dir, *kafka, *file, *topics;
 	__u64 until, rows, every_ms, grace_s, txn_ms, truth;
-	bool idempotent, openmeter;
+	bool idempotent, openmeter, no_create;
 } opt = { .rows = 20, .grace_s = 60, .txn_ms = 10000 };
 
 static __u64 mix(__u64 x)
@@ -151,7 +151,7 @@ static int add_kafka(struct tally_ship *ship)
 		.brokers = opt.kafka,
 		.delivery = opt.idempotent ? TALLY_KAFKA_IDEMPOTENT : TALLY_KAFKA_TRANSACTIONAL,
 		.format = opt.openmeter ? TALLY_KAFKA_OPENMETER : TALLY_KAFKA_CLOUDEVENTS,
-		.create_topics = true,
+		.create_topics = !opt.no_create,
 		.transaction_timeout_ms = (__u32)opt.txn_ms,
 	};
 	struct tally_sink *sink = NULL;
@@ -279,7 +279,8 @@ int main(int argc, char **argv)
 		{ "topics", 1, NULL, 't' },    { "every-ms", 1, NULL, 'e' },
 		{ "grace-s", 1, NULL, 'g' },   { "txn-ms", 1, NULL, 'x' },
 		{ "truth", 1, NULL, 'T' },     { "idempotent", 0, NULL, 'i' },
-		{ "openmeter", 0, NULL, 'o' }, { NULL, 0, NULL, 0 },
+		{ "no-create", 0, NULL, 'n' }, { "openmeter", 0, NULL, 'o' },
+		{ NULL, 0, NULL, 0 },
 	};
 	int c;
 
@@ -314,6 +315,9 @@ int main(int argc, char **argv)
 			break;
 		case 'i':
 			opt.idempotent = true;
+			break;
+		case 'n':
+			opt.no_create = true;
 			break;
 		case 'o':
 			opt.openmeter = true;

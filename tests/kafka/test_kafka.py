@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jsonschema
 import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -73,6 +74,35 @@ def test_every_record_once_where_java_would_put_it(kafka, agent):
         assert partition == harness.murmur2_partition(key, 6)
     done = harness.audit(kafka.address, one.topics, "--strict")
     assert done.returncode == 0, done.stdout
+
+
+def test_records_are_those_of_the_schema(kafka, agent):
+    one = agent(rows=300)
+    one.start(5)
+    finish(one, 5)
+    schemas = [(f"{one.topics}.records", "record"), (f"{one.topics}.control", "control")]
+    for topic, name in schemas:
+        with open(os.path.join(harness.TOP, f"deploy/schema/{name}.schema.json"),
+                  encoding="utf-8") as text:
+            schema = jsonschema.Draft202012Validator(json.load(text))
+        lines = harness.consume(kafka.address, topic)
+        assert lines
+        for line in lines:
+            schema.validate(json.loads(line.split(" ", 2)[2]))
+
+
+def test_topics_by_hand_and_no_right_to_make_them(kafka, agent):
+    """A missing topic gets a clear error; once it is there, everything arrives."""
+    one = agent(rows=5, extra=["--no-create"])
+    one.start(3, grace_s=2)
+    assert one.wait(60) == 75
+    assert f"topic {one.topics}.records does not exist" in one.tail()
+    for name in ("records", "control", "progress"):
+        subprocess.run(kafka.java("org.apache.kafka.tools.TopicCommand", "--bootstrap-server",
+                                  kafka.address, "--create", "--topic", f"{one.topics}.{name}",
+                                  "--partitions", "2"), check=True, stdout=subprocess.DEVNULL)
+    finish(one, 3)
+    harness.check_exact(kafka.address, one.topics, 3, 5)
 
 
 def test_java_consumer_counts_the_same(kafka, agent):

@@ -7,6 +7,7 @@
  *	what consumers hold (deduplicated) + quarantine = what the kernel counted - power cuts
  *
  *	sim [--seed N] [--histories N] [--verbose]
+ *	sim --outage HOURS	a cluster down so long, 10,000 keys with 6 rows each
  *
  * Exit 1 and the seed on the first broken invariant.
  */
@@ -527,6 +528,7 @@ int main(int argc, char **argv)
 	static const struct option options[] = { { "seed", 1, NULL, 's' },
 						 { "histories", 1, NULL, 'n' },
 						 { "verbose", 0, NULL, 'v' },
+						 { "outage", 1, NULL, 'o' },
 						 { NULL, 0, NULL, 0 } };
 	__u64 seed = 1, n = 1000, crashes = 0, cuts = 0, epochs = 0;
 	static struct sim sim;
@@ -540,6 +542,8 @@ int main(int argc, char **argv)
 			n = strtoull(optarg, NULL, 10);
 		else if (c == 'v')
 			verbose = true;
+		else if (c == 'o')
+			return sim_outage((unsigned int)strtoul(optarg, NULL, 10), 10000, 6);
 		else
 			return 64;
 	}

@@ -64,4 +64,7 @@ void sim_cluster_sums(const struct sim_cluster *cluster, struct sim_sums *ret_su
 /* Batches arrived without a gap, each chained to the one before? */
 bool sim_cluster_contiguous(const struct sim_cluster *cluster);
 
+/* --- outage.c: hours without any sink, then all of it at once. Exit code. --- */
+int sim_outage(unsigned int hours, unsigned int keys, unsigned int rows_per_key);
+
 #endif

@@ -605,7 +605,8 @@ int tally_spool_compact(struct tally_spool *spool)
 		return r;
 	for (size_t at = 0; at < spool->sealed.n; at += n) {
 		n = group(spool, at);
-		if (n >= TALLY_SPOOL_MERGE)
+		/* many; or all there will ever be of this hour */
+		if (n >= TALLY_SPOOL_MERGE || (n > 1 && at + n < spool->sealed.n))
 			return compact_group(spool, at, n);
 	}
 	return 0;

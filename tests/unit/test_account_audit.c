@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The audit: each way in which books can be wrong, and none where they are right. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "account/audit.h"
+#include "base/util.h"
+#include "libledger.h"
+
+#define BATCHES 4
+#define ROWS 3
+
+struct books {
+	struct tally_batch *batches[BATCHES];
+	struct tally_audit *audit;
+};
+
+/* Batch n of ROWS records; the chain goes on, held too. */
+static struct tally_batch *make(__u64 n, __u64 epoch, const __u8 *prev_chain)
+{
+	struct tally_batch_head head = {
+		.agent = "9f2c71d4a0b1",
+		.incarnation = 1,
+		.number = n,
+		.seq_first = (n - 1) * ROWS + 1,
+		.recorded_s = LEDGER_START_S + n,
+		.version = "1",
+		.host = "host",
+		.boot_id = "boot",
+	};
+	struct tally_frozen_row rows[ROWS] = { ledger_row(1, 1, 200, n), ledger_row(2, 3, 200, 2),
+					       ledger_row(0, 1, 404, 3) };
+	struct tally_totals totals;
+	struct tally_frozen frozen = ledger_epoch(epoch, rows, ROWS, &totals);
+	struct tally_batch *batch = NULL;
+	struct tally_sealed sealed;
+
+	ledger_close(&frozen, &sealed);
+	if (prev_chain)
+		memcpy(head.prev_chain, prev_chain, TALLY_CHAIN);
+	assert_int_equal(tally_batch_new(&head, &sealed, &batch), 0);
+	return batch;
+}
+
+static int set_up(void **state)
+{
+	struct books *books = calloc(1, sizeof(*books));
+
+	for (__u64 i = 0; i < BATCHES; i++)
+		books->batches[i] = make(i + 1, i + 1, i ? books->batches[i - 1]->chain : NULL);
+	assert_int_equal(tally_audit_new(&books->audit), 0);
+	*state = books;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	struct books *books = *state;
+
+	for (size_t i = 0; i < BATCHES; i++)
+		tally_batch_free(books->batches[i]);
+	tally_audit_free(books->audit);
+	free(books);
+	return 0;
+}
+
+static void feed_text(struct books *books, const char *text, size_t len)
+{
+	assert_int_equal(tally_audit_feed(books->audit, text, len), 0);
+}
+
+/* Record `index` of a batch; ROWS is its control record. `from` in its text becomes `to`. */
+static void feed_changed(struct books *books, size_t batch, size_t index, const char *from,
+			 const char *to)
+{
+	_cleanup_(tally_buf_done) struct tally_buf text = { 0 };
+	struct tally_message msg;
+	const char *at;
+
+	tally_message_init(&msg);
+	if (index == ROWS)
+		assert_int_equal(tally_batch_control(books->batches[batch], &msg), 0);
+	else
+		assert_int_equal(tally_batch_usage(books->batches[batch], index,
+						   TALLY_FORMAT_CLOUDEVENTS, &msg),
+				 0);
+	at = from ? strstr(msg.value.data, from) : NULL;
+	assert_true(!from || at);
+	if (at) {
+		tally_buf_put(&text, msg.value.data, (size_t)(at - msg.value.data));
+		tally_buf_text(&text, to);
+		tally_buf_text(&text, at + strlen(from));
+		feed_text(books, text.data, text.len);
+	} else {
+		feed_text(books, msg.value.data, msg.value.len);
+	}
+	tally_message_done(&msg);
+}
+
+static void feed(struct books *books, size_t batch, size_t index)
+{
+	feed_changed(books, batch, index, NULL, NULL);
+}
+
+static void feed_batch(struct books *books, size_t batch)
+{
+	for (size_t i = 0; i <= ROWS; i++)
+		feed(books, batch, i);
+}
+
+/* So many of this kind, and nothing worse than a note of any other. */
+static void expect(struct books *books, enum tally_finding_kind kind, __u64 n)
+{
+	assert_int_equal(tally_audit_close(books->audit, 0), 0);
+	for (int i = TALLY_FIND_DUPLICATE; i < TALLY_FIND_COUNT; i++) {
+		if (tally_audit_count(books->audit, (enum tally_finding_kind)i) !=
+		    (i == (int)kind ? n : 0))
+			print_error("%s\n", tally_audit_finding(books->audit, 0)->text);
+		assert_int_equal(tally_audit_count(books->audit, (enum tally_finding_kind)i),
+				 i == (int)kind ? n : 0);
+	}
+}
+
+static void test_right_books(void **state)
+{
+	struct books *books = *state;
+	struct tally_audit_agent agent;
+
+	for (size_t i = 0; i < BATCHES; i++)
+		feed_batch(books, i);
+	expect(books, TALLY_FIND_NOTE, 0);
+	tally_audit_agent(books->audit, 0, &agent);
+	assert_int_equal(agent.records, BATCHES * ROWS);
+	assert_int_equal(agent.requests, 1 + 2 + 3 + 4 + BATCHES * 5);
+	assert_int_equal(agent.complete_until_s, LEDGER_START_S + 40);
+}
+
+static void test_order_does_not_matter(void **state)
+{
+	struct books *books = *state;
+
+	for (size_t i = BATCHES; i > 0; i--) {
+		for (size_t k = ROWS + 1; k > 0; k--)
+			feed(books, i - 1, k - 1);
+	}
+	expect(books, TALLY_FIND_NOTE, 0);
+}
+
+static void test_missing_record(void **state)
+{
+	struct books *books = *state;
+
+	feed_batch(books, 0);
+	feed(books, 1, 0);
+	feed(books, 1, 2);
+	feed(books, 1, ROWS);
+	expect(books, TALLY_FIND_GAP, 1);
+}
+
+static void test_missing_batch(void **state)
+{
+	struct books *books = *state;
+
+	feed_batch(books, 0);
+	feed_batch(books, 2);
+	assert_int_equal(tally_audit_close(books->audit, 0), 0);
+	assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_GAP), 2); /* batch, and epoch */
+}
+
+static void test_duplicates(void **state)
+{
+	struct books *books = *state;
+
+	feed_batch(books, 0);
+	feed_batch(books, 0);
+	feed(books, 1, 0);
+	feed(books, 1, 0);
+	feed(books, 1, 1);
+	feed(books, 1, 2);
+	feed(books, 1, ROWS);
+	expect(books, TALLY_FIND_DUPLICATE, ROWS + 1 + 1);
+}
+
+static void test_one_id_two_contents(void **state)
+{
+	struct books *books = *state;
+
+	feed_batch(books, 0);
+	feed_changed(books, 0, 1, "\"requests\":2", "\"requests\":3");
+	expect(books, TALLY_FIND_CONFLICT, 1);
+}
+
+/* A changed record is seen twice: in the sums, and in the chain. */
+static void test_changed_record(void **state)
+{
+	struct books *books = *state;
+
+	feed(books, 0, 0);
+	feed_changed(books, 0, 1, "\"requests\":2", "\"requests\":1");
+	feed(books, 0, 2);
+	feed(books, 0, ROWS);
+	assert_int_equal(tally_audit_close(books->audit, 0), 0);
+	assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_SUM), 1);
+	assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_CHAIN), 1);
+}
+
+static void test_changed_unit(void **state)
+{
+	struct books *books = *state;
+
+	feed_changed(books, 0, 0, "\"credits\":\"10\"", "\"credits\":\"11\"");
+	feed(books, 0, 1);
+	feed(books, 0, 2);
+	feed(books, 0, ROWS);
+	assert_int_equal(tally_audit_close(books->audit, 0), 0);
+	assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_SUM), 1);
+}
+
+/* Only the text differs, every number is right: the chain knows. */
+static void test_changed_customer(void **state)
+{
+	struct books *books = *state;
+
+	feed_changed(books, 0, 0, "\"customer_id\":\"cus_acme\"", "\"customer_id\":\"cus_evil\"");
+	feed(books, 0, 1);
+	feed(books, 0, 2);
+	feed(books, 0, ROWS);
+	expect(books, TALLY_FIND_CHAIN, 1);
+}
+
+static void test_changed_control_record(void **state)
+{
+	struct books *books = *state;
+
+	for (size_t i = 0; i < ROWS; i++)
+		feed(books, 0, i);
+	feed_changed(books, 0, ROWS, "\"host\":\"host\"", "\"host\":\"h0st\"");
+	expect(books, TALLY_FIND_CHAIN, 1);
+}
+
+static void test_broken_identity(void **state)
+{
+	struct books *books = *state;
+
+	for (size_t i = 0; i < ROWS; i++)
+		feed(books, 0, i);
+	feed_changed(books, 0, ROWS, "\"seen\":6", "\"seen\":7");
+	assert_int_equal(tally_audit_close(books->audit, 0), 0);
+	assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_IDENTITY), 1);
+}
+
+/* A batch of the right numbers that is not chained to the one before. */
+static void test_foreign_batch(void **state)
+{
+	struct books *books = *state;
+
+	feed_batch(books, 0);
+	tally_batch_free(books->batches[1]);
+	books->batches[1] = make(2, 2, NULL);
+	feed_batch(books, 1);
+	expect(books, TALLY_FIND_CHAIN, 1);
+}
+
+static void test_declared_loss(void **state)
+{
+	struct books *books = *state;
+	struct tally_batch_head head = books->batches[3]->head;
+	struct tally_sealed none = { 0 };
+	struct tally_batch *lost = NULL;
+
+	feed_batch(books, 0);
+	feed_batch(books, 2);
+	feed_batch(books, 3);
+	head.kind = TALLY_BATCH_LOST;
+	head.number = 5;
+	head.seq_first += ROWS;
+	memcpy(head.prev_chain, books->batches[3]->chain, TALLY_CHAIN);
+	head.loss = (struct tally_loss){ .batch = 2,
+					 .epoch_first = 2,
+					 .epoch_last = 2,
+					 .seq_first = 4,
+					 .seq_last = 6,
+					 .incarnation = 1 };
+	assert_int_equal(tally_batch_new(&head, &none, &lost), 0);
+	tally_batch_free(books->batches[0]);
+	books->batches[0] = lost;
+	feed(books, 0, ROWS);
+	expect(books, TALLY_FIND_LOSS, 1);
+}
+
+/* Retention took the beginning: the oldest control record is the anchor. */
+static void test_anchor(void **state)
+{
+	struct books *books = *state;
+
+	feed(books, 1, 2); /* its control record is gone */
+	feed_batch(books, 2);
+	feed_batch(books, 3);
+	expect(books, TALLY_FIND_NOTE, 0);
+}
+
+static void test_until(void **state)
+{
+	struct books *books = *state;
+
+	feed_batch(books, 0);
+	assert_int_equal(tally_audit_expect(books->audit, "9f2c71d4a0b1"), 0);
+	assert_int_equal(tally_audit_expect(books->audit, "000000000000"), 0);
+	assert_int_equal(tally_audit_expect(books->audit, "short"), -EINVAL);
+	assert_int_equal(tally_audit_close(books->audit, LEDGER_START_S + 10), 0);
+	assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_BEHIND), 1);
+	assert_string_equal(tally_audit_finding(books->audit, 0)->agent, "000000000000");
+}
+
+static void test_what_is_no_record(void **state)
+{
+	struct books *books = *state;
+	static const char other[] =
+		"{\"type\":\"com.example.event\",\"data\":{\"agent\":{\"id\":1}}}";
+
+	feed_batch(books, 0);
+	feed_text(books, other, strlen(other));
+	expect(books, TALLY_FIND_NOTE, 0);
+	feed_text(books, "{\"half\":", 8);
+	feed_text(books, "\xff\xfe", 2);
+	feed_text(books, "[]", 2);
+	assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_UNREADABLE), 3);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+		TEST(test_right_books),
+		TEST(test_order_does_not_matter),
+		TEST(test_missing_record),
+		TEST(test_missing_batch),
+		TEST(test_duplicates),
+		TEST(test_one_id_two_contents),
+		TEST(test_changed_record),
+		TEST(test_changed_unit),
+		TEST(test_changed_customer),
+		TEST(test_changed_control_record),
+		TEST(test_broken_identity),
+		TEST(test_foreign_batch),
+		TEST(test_declared_loss),
+		TEST(test_anchor),
+		TEST(test_until),
+		TEST(test_what_is_no_record),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

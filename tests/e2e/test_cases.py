@@ -43,7 +43,8 @@ class Outcome:
             for case in batch:
                 for mode in (*case_run.MODES, "interactive"):
                     case_run.key_texts(keys, case, mode)
-            agent = tallyd.Tallyd(sandbox, keys, case_run.services(batch, ports)).start()
+            agent = tallyd.Tallyd(sandbox, keys, case_run.services(
+                batch, ports, sandbox.cgroup_path)).start()
             runs = case_run.run_all(sandbox, keys, batch, ports)
             ledger = agent.stop()
             server.stop()

@@ -118,8 +118,8 @@ def played():
                      lambda: f"the canned server: {server.output()}")
             pairs = [(keys.new(f"{first + i}.A"), keys.new(f"{first + i}.B"))
                      for i in range(len(batch))]
-            agent = Tallyd(sandbox, keys, [service(f"s{first + i}", [p])
-                                           for i, p in enumerate(ports)]).start()
+            agent = Tallyd(sandbox, keys, [service(
+                f"s{first + i}", [p], sandbox.cgroup_path) for i, p in enumerate(ports)]).start()
             for i, ((script, mode), port) in enumerate(zip(batch, ports)):
                 outcome[script.title, mode] = (first + i, talk(sandbox, port, script, *pairs[i]))
             ledger = agent.stop()

@@ -89,11 +89,11 @@ def _run(sandbox, port, case, mode, texts, ids):
                at if len(at) < 10 else ())
 
 
-def services(chosen, ports):
+def services(chosen, ports, cgroup):
     """One service per case; its name is the case's row."""
     made = []
     for case, port in zip(chosen, ports):
-        entry = service("row-" + case.row, [port])
+        entry = service("row-" + case.row, [port], cgroup)
         entry["routes"] = [{"match": r} for r in case.extra_routes] + entry["routes"]
         made.append(entry)
     return made

@@ -30,7 +30,11 @@ CLONE_NEWNET = 0x40000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _serial = itertools.count(1)
-_ports = itertools.cycle(range(PORT_FIRST, PORT_LAST + 1))
+# Not always from the first: services matched by port alone see the whole host, so two runs of
+# this harness at once should not meet.
+_RANGE = list(range(PORT_FIRST, PORT_LAST + 1))
+_START = os.getpid() * 61 % len(_RANGE)
+_ports = itertools.cycle(_RANGE[_START:] + _RANGE[:_START])
 
 
 class HarnessError(Exception):

@@ -41,7 +41,7 @@ WERROR	?=
 WARN	:= -Wall -Wextra -Wno-unused-parameter -Wshadow -Wvla -Wstrict-prototypes \
 	   -Wmissing-prototypes -Wformat=2 -Werror=implicit-function-declaration \
 	   -Werror=incompatible-pointer-types -Werror=int-conversion -Werror=return-type
-REPRO	:= -ffile-prefix-map=$(CURDIR)/=
+REPRO	:= -ffile-prefix-map=$(CURDIR)=.
 CPPFLAGS := -Iinclude -Iuser -I. -I$(B) -D_GNU_SOURCE -DTALLY_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
 CFLAGS	:= -std=gnu11 -g $(WARN) $(WERROR) $(REPRO)
 HARDEN	:= -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fstack-clash-protection \

@@ -10,12 +10,12 @@
 
 #include "meter_types.h"
 
-#define ARRAY(name, n, type_)                          \
-	struct {                                       \
-		__uint(type, BPF_MAP_TYPE_ARRAY);      \
-		__uint(max_entries, n);                \
-		__type(key, __u32);                    \
-		__type(value, type_);                  \
+#define ARRAY(name, n, type_)                     \
+	struct {                                  \
+		__uint(type, BPF_MAP_TYPE_ARRAY); \
+		__uint(max_entries, n);           \
+		__type(key, __u32);               \
+		__type(value, type_);             \
 	} name SEC(".maps")
 
 struct {

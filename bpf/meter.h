@@ -236,8 +236,8 @@ TALLY_INLINE void meter_response_final(struct tally_run *run, struct tally_conn 
 	if (p->key_priority && x->attribution == TALLY_ATTR_KEY && x->flags & EX_UNKNOWN) {
 		if (x->candidate)
 			port_candidate_drop(run, x->candidate);
-		x->candidate = port_key_known(run, x->key) ? 0 :
-							     port_candidate_take(run, p, x->key);
+		x->candidate =
+			port_key_known(run, x->key) ? 0 : port_candidate_take(run, p, x->key);
 	}
 	if (x->flags & EX_UNKNOWN)
 		meter_key_decide(run, x, t);
@@ -563,9 +563,7 @@ TALLY_INLINE void meter_lose(struct tally_run *run, struct tally_conn *c, struct
 	t->gaps[TALLY_GAP_NEVER_FILLED]++;
 	meter_unparsed(t, run->dir, TALLY_UNPARSED_GAP,
 		       run->seq - (run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT]));
-	if (run->dir == TALLY_IN)
-		h1_taint(p, TALLY_DETAIL_GAP);
-	p->state = H1_BAD;
+	h1_bad(p, TALLY_DETAIL_GAP);
 }
 
 /*
@@ -695,12 +693,11 @@ TALLY_GLOBAL int meter_settle(struct tally_run *run, struct tally_conn *c,
 			meter_book(run, c, x);
 		}
 	}
-	if (run->dir == TALLY_OUT && p->state == H1_BAD && p->taint && !c->taint)
+	if (run->dir == TALLY_OUT && p->state == H1_BAD && p->taint && !conn_taint(c))
 		c->taint = p->taint; /* answers can be told apart no more */
 	if (p->state == H1_BAD && p->octets) {
 		meter_unparsed(t, run->dir,
-			       c->midstream ? TALLY_UNPARSED_MIDSTREAM :
-							   TALLY_UNPARSED_GAVE_UP,
+			       c->midstream ? TALLY_UNPARSED_MIDSTREAM : TALLY_UNPARSED_GAVE_UP,
 			       p->octets);
 		p->octets = 0;
 	}
@@ -801,8 +798,7 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 	run->source = 0;
 	/* An urgent octet is not in the stream that the server reads. */
 	if (run->dir == TALLY_IN && run->len &&
-	    (run->flags & SEG_URG ||
-	     (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c)))) {
+	    (run->flags & SEG_URG || (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c)))) {
 		c->taint = TALLY_DETAIL_CONFLICT;
 		t->gaps[TALLY_GAP_CONFLICT]++;
 	}

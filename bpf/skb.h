@@ -277,8 +277,7 @@ static __always_inline __u32 port_candidate_take(struct tally_run *run, struct t
 		__u32 id = (start + i) % TALLY_CANDIDATES;
 		struct tally_candidate *k = bpf_map_lookup_elem(&candidates, &id);
 
-		if (!k ||
-		    __sync_val_compare_and_swap(&k->state, TALLY_CAND_FREE, TALLY_CAND_HELD))
+		if (!k || __sync_val_compare_and_swap(&k->state, TALLY_CAND_FREE, TALLY_CAND_HELD))
 			continue;
 		k->len = p->key_len;
 		k->hash = hash;
@@ -629,8 +628,7 @@ static __noinline __u32 service_of(struct bpf_sock *sk)
 }
 
 /* Whom the connection belongs to, decided at its first packet. */
-static __noinline int conn_resolve(struct bpf_sock *sk, struct __sk_buff *skb,
-					struct tally_conn *c)
+static __noinline int conn_resolve(struct bpf_sock *sk, struct __sk_buff *skb, struct tally_conn *c)
 {
 	if (c->resolved)
 		return !c->ignored;
@@ -659,8 +657,9 @@ static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
 				 struct bpf_sock *sk, __u32 port);
 
 /* Early request octets whose turn may have come by now: read before the answer to them. */
-static __always_inline int catch_up(struct __sk_buff *skb, struct tally_run *run, struct tally_conn *c,
-			       const struct tally_rules *r, struct tally_totals *t)
+static __always_inline int catch_up(struct __sk_buff *skb, struct tally_run *run,
+				    struct tally_conn *c, const struct tally_rules *r,
+				    struct tally_totals *t)
 {
 	__u32 before;
 
@@ -690,7 +689,8 @@ static __always_inline void run_packet(struct tally_run *run, const struct packe
 }
 
 static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scratch *s,
-				   struct tally_conn *c, const struct packet_head *h, __u32 dir)
+					struct tally_conn *c, const struct packet_head *h,
+					__u32 dir)
 {
 	struct tally_run *run = &s->run;
 	const struct tally_rules *r = rules_of(c->service);

@@ -85,7 +85,7 @@ static long drop_parked_step(__u32 i, void *ctx)
 }
 
 static __always_inline int conn_died(struct tally_scratch *s, struct tally_conn *c, __u32 rcv_nxt,
-				__u32 snd_una)
+				     __u32 snd_una)
 {
 	const struct tally_rules *r = rules_of(c->service);
 	struct tally_run *run = &s->run;

@@ -25,10 +25,10 @@ pytest='/usr/bin/python3 -m pytest -q -rsfE --color=no'
 
 # suite | part of (check, long, own) | budget in seconds | command | what it shows
 suites="
-build       | check | 180  | scripts/check.sh --run-build              | everything compiles
+build       | check | 300  | scripts/check.sh --run-build              | everything compiles
 lint        | check | 120  | tests/lint/run.sh                         | format, layers, licences, functions
 unit        | check | 60   | scripts/check.sh --run-programs unit      | modules of the agent, ASan and UBSan
-vectors     | check | 120  | scripts/check.sh --run-programs vectors   | the engine, whole and at every split
+vectors     | check | 240  | scripts/check.sh --run-programs vectors   | the engine, whole and at every split
 diff        | check | 120  | scripts/check.sh --run-programs diff      | the engine beside another parser
 sim         | check | 60   | $sim --histories 5000                     | sealing and shipping through seeded faults
 fuzz        | check | 180  | scripts/fuzz.sh --all 120                 | corpus, then two minutes of new input

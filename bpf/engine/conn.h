@@ -42,8 +42,8 @@ struct tally_exchange {
 	__u64 request_bytes; /* not booked yet; shared, atomic */
 	__u32 head_end;	     /* stream position after the head */
 	__u32 ruleset;
-	__u32 candidate;     /* id + 1 of the slot with the key's text, 0: none */
-	__u32 answered;	     /* shared: the row is known (final response head seen) */
+	__u32 candidate; /* id + 1 of the slot with the key's text, 0: none */
+	__u32 answered;	 /* shared: the row is known (final response head seen) */
 	__u16 route;
 	__u16 status;
 	__u16 flags; /* enum tally_exchange_flag */
@@ -65,7 +65,7 @@ struct tally_conn {
 	__u32 lock[2]; /* xchg try-locks of the directions */
 	__u32 service;
 	/* Octets, not bits: each has its own writer, and the directions run at the same time. */
-	__u8 midstream;	 /* joined after its birth, no provable boundary yet; IN */
+	__u8 midstream; /* joined after its birth, no provable boundary yet; IN */
 	__u8 closed;
 	__u8 ignored;	 /* of no service */
 	__u8 resolved;	 /* service is known */
@@ -74,25 +74,25 @@ struct tally_conn {
 	__u8 counted;	 /* in totals.connections */
 	__u8 pad1[5];
 	__u64 cookie;
-	__u32 next[2];	    /* stream position expected next */
-	__u32 synced[2];    /* next is known */
-	__u32 fin[2];	    /* position of FIN, if fin_seen */
+	__u32 next[2];	 /* stream position expected next */
+	__u32 synced[2]; /* next is known */
+	__u32 fin[2];	 /* position of FIN, if fin_seen */
 	__u8 fin_seen[2];
-	__u8 taint;	    /* enum tally_detail: from the stream layer; sticky */
-	__u8 owner_known;   /* last_key is a key a response accepted */
-	__u8 in_over;	    /* IN: the current request is past the depth */
+	__u8 taint;	  /* enum tally_detail: from the stream layer; sticky */
+	__u8 owner_known; /* last_key is a key a response accepted */
+	__u8 in_over;	  /* IN: the current request is past the depth */
 	__u8 pad0[3];
-	__u32 parsed_to;    /* IN: octets from here on were skipped as body, never looked at */
-	struct tally_hole skipped; /* IN: and these, before what was looked at last */
+	__u32 parsed_to; /* IN: octets from here on were skipped as body, never looked at */
+	struct tally_hole skipped;	     /* IN: and these, before what was looked at last */
 	struct tally_hole hole[TALLY_HOLES]; /* IN: and these, which have not come yet */
-	__u32 seen_at;	    /* IN: stream position of seen.b[0] */
+	__u32 seen_at;			     /* IN: stream position of seen.b[0] */
 	__u32 seen_len;
-	__u64 begun_ns;	    /* IN: when the current request's first octet came */
-	__u64 last_key;	    /* for `tainted: owner` */
+	__u64 begun_ns; /* IN: when the current request's first octet came */
+	__u64 last_key; /* for `tainted: owner` */
 	/* Queue. Free-running indices. */
 	__u32 head, tail;
 	__u32 over_head, over_tail;
-	__u64 over_bytes;   /* octets of requests past the depth; shared, atomic */
+	__u64 over_bytes;		    /* octets of requests past the depth; shared, atomic */
 	__u32 parked[2][TALLY_PARK_PIECES]; /* ids + 1; 0: empty. Shared, atomic */
 	__u32 parked_count[2];
 	__u16 peer_port;
@@ -190,9 +190,8 @@ TALLY_INLINE void conn_attribute_tainted(struct tally_conn *c, const struct tall
  * NULL when the queue is full (the driver calls tally_conn_push_over then).
  * An exchange with EX_UNKNOWN has a key that the driver must look up.
  */
-TALLY_INLINE struct tally_exchange *tally_conn_request_head(struct tally_conn *c,
-							    const struct tally_rules *r,
-							    __u32 head_end)
+TALLY_INLINE struct tally_exchange *
+tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32 head_end)
 {
 	struct tally_h1 *p = &c->h1[TALLY_IN];
 	struct tally_exchange *x = conn_slot(c, c->head);
@@ -311,12 +310,12 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 	if (!(x->flags & EX_ORPHAN) && (__s32)(rcv_nxt - x->head_end) < 0)
 		c->taint = TALLY_DETAIL_CONFLICT;
 	/* It answers what was not read to its end: later answers would go one request astray. */
-	if (x->flags & EX_ORPHAN && c->over_head == c->over_tail && conn_in_head(c) && !c->taint)
+	if (x->flags & EX_ORPHAN && c->over_head == c->over_tail && conn_in_head(c) &&
+	    !conn_taint(c))
 		c->taint = TALLY_DETAIL_EARLY_RESPONSE;
 	if (c->midstream) {
 		conn_attribute(x, TALLY_ATTR_MIDSTREAM, 0);
-	} else if (c->taint || x->flags & EX_TAINTED ||
-		   (x->flags & EX_ORPHAN && conn_taint(c))) {
+	} else if (c->taint || x->flags & EX_TAINTED || (x->flags & EX_ORPHAN && conn_taint(c))) {
 		/* Requests read before a taint keep their key, unless the bytes are in doubt. */
 		conn_attribute_tainted(c, r, x);
 	}
@@ -340,9 +339,9 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 TALLY_INLINE void tally_conn_frame_response(struct tally_conn *c, const struct tally_exchange *x)
 {
 	struct tally_h1 *p = &c->h1[TALLY_OUT];
-	int tunnel = p->status == 101 ||
-		     (x->flags & EX_CONNECT && p->status >= 200 && p->status < 300 &&
-		      !(p->flags & (H1_F_LENGTH | H1_F_CODING)));
+	int tunnel =
+		p->status == 101 || (x->flags & EX_CONNECT && p->status >= 200 && p->status < 300 &&
+				     !(p->flags & (H1_F_LENGTH | H1_F_CODING)));
 
 	tally_h1_frame_response(p, x->flags & EX_HEAD, tunnel);
 	if (tunnel)

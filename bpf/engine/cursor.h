@@ -85,7 +85,7 @@ TALLY_INLINE __u32 tally_digits(__u64 w)
 	__u64 x = w ^ TALLY_BYTES('0');
 	__u64 not = (x | ((x & ~TALLY_TOPS) + TALLY_BYTES(0x80 - 10))) & TALLY_TOPS;
 
-	return not ? tally_mark_first(not) : 8;
+	return not ? tally_mark_first(not ) : 8;
 }
 
 /* The number that the first k (1..8) octets, all digits, spell. */

@@ -76,25 +76,25 @@ enum tally_h1_state {
 };
 
 enum tally_h1_flag {
-	H1_F_RESPONSE = 1 << 0,	     /* this machine reads responses (for the whole connection) */
-	H1_F_TRAILER = 1 << 1,	     /* header lines now are trailers */
-	H1_F_FIRST_LINE = 1 << 2,    /* no header line of this head has begun yet */
-	H1_F_LENGTH = 1 << 3,	     /* a Content-Length was read */
-	H1_F_LENGTH_BAD = 1 << 4,    /* ... and is not one valid number */
-	H1_F_CODING = 1 << 5,	     /* a Transfer-Encoding was read */
-	H1_F_CHUNKED = 1 << 6,	     /* ... its last coding so far is chunked */
-	H1_F_CHUNKED_ONCE = 1 << 7,  /* ... chunked occurred */
-	H1_F_DIGITS = 1 << 8,	     /* digits of the current number were read */
-	H1_F_VALUE_END = 1 << 9,     /* only white space may follow in this value */
+	H1_F_RESPONSE = 1 << 0,	      /* this machine reads responses (for the whole connection) */
+	H1_F_TRAILER = 1 << 1,	      /* header lines now are trailers */
+	H1_F_FIRST_LINE = 1 << 2,     /* no header line of this head has begun yet */
+	H1_F_LENGTH = 1 << 3,	      /* a Content-Length was read */
+	H1_F_LENGTH_BAD = 1 << 4,     /* ... and is not one valid number */
+	H1_F_CODING = 1 << 5,	      /* a Transfer-Encoding was read */
+	H1_F_CHUNKED = 1 << 6,	      /* ... its last coding so far is chunked */
+	H1_F_CHUNKED_ONCE = 1 << 7,   /* ... chunked occurred */
+	H1_F_DIGITS = 1 << 8,	      /* digits of the current number were read */
+	H1_F_VALUE_END = 1 << 9,      /* only white space may follow in this value */
 	H1_F_KEY_DUPLICATE = 1 << 10, /* a second value of the same source: hash only */
-	H1_F_KEY_OPEN = 1 << 11,     /* a key value is being read */
-	H1_F_EMPTY_KEY = 1 << 12,    /* a key source was present and empty */
-	H1_F_SEGMENT_OPEN = 1 << 13, /* the path has a segment that is not yet looked up */
-	H1_F_PATH_DEEP = 1 << 14,    /* ".." after more segments than are remembered */
-	H1_F_KEY_LIMIT = 1 << 15,    /* the key is longer than can be kept */
-	H1_F_KEY_SAME = 1 << 16,     /* so far the value is what is held from before */
+	H1_F_KEY_OPEN = 1 << 11,      /* a key value is being read */
+	H1_F_EMPTY_KEY = 1 << 12,     /* a key source was present and empty */
+	H1_F_SEGMENT_OPEN = 1 << 13,  /* the path has a segment that is not yet looked up */
+	H1_F_PATH_DEEP = 1 << 14,     /* ".." after more segments than are remembered */
+	H1_F_KEY_LIMIT = 1 << 15,     /* the key is longer than can be kept */
+	H1_F_KEY_SAME = 1 << 16,      /* so far the value is what is held from before */
 	H1_F_KEY_DIFFERS = 1 << 17,
-	H1_F_BASIC_DONE = 1 << 18,   /* Basic: padding or white space was read: no digit may follow */
+	H1_F_BASIC_DONE = 1 << 18, /* Basic: padding or white space was read: no digit may follow */
 };
 
 struct tally_h1 {
@@ -106,10 +106,10 @@ struct tally_h1 {
 	__u8 taint;    /* enum tally_detail */
 	__u8 protocol; /* enum tally_protocol */
 	__u8 method;
-	__u8 name;	   /* index in rules' names, TALLY_NAMES when none matches */
-	__u8 key_priority; /* of the key held; 0: none */
+	__u8 name;	     /* index in rules' names, TALLY_NAMES when none matches */
+	__u8 key_priority;   /* of the key held; 0: none */
 	__u8 value_priority; /* of the value being read */
-	__u32 flags;	   /* enum tally_h1_flag */
+	__u32 flags;	     /* enum tally_h1_flag */
 	__u16 status;
 	__u16 route;
 	__u64 remain; /* octets of body or chunk */
@@ -128,7 +128,7 @@ struct tally_h1 {
 	__u16 below[TALLY_PATH_DEPTH]; /* automaton states before each segment */
 	/* Key. */
 	__u64 key_hash;
-	__u64 held_hash;   /* of the text held from before, held_len octets; 0: none */
+	__u64 held_hash; /* of the text held from before, held_len octets; 0: none */
 	__u32 held_len;
 	__u32 pad0;
 	__u64 pending;	   /* white space inside a key, kept back */
@@ -305,8 +305,8 @@ TALLY_GLOBAL int tally_h1_segment(struct tally_h1 *p, const struct tally_rules *
 
 		tally_opaque(state);
 		tally_opaque(method);
-		p->route = r->accept[state & (TALLY_ROUTE_STATES - 1)]
-				    [method & (TALLY_METHODS - 1)];
+		p->route =
+			r->accept[state & (TALLY_ROUTE_STATES - 1)][method & (TALLY_METHODS - 1)];
 		p->flags &= ~H1_F_SEGMENT_OPEN;
 	}
 	return 0;
@@ -428,8 +428,8 @@ TALLY_INLINE int key_wanted(const struct tally_h1 *p, __u8 priority)
 
 /* ---- header names ---- */
 
-TALLY_INLINE const struct tally_name *h1_name(const struct tally_h1 *p,
-					      const struct tally_rules *r, __u32 i)
+TALLY_INLINE const struct tally_name *h1_name(const struct tally_h1 *p, const struct tally_rules *r,
+					      __u32 i)
 {
 	tally_opaque(i);
 	i &= TALLY_NAMES - 1;
@@ -891,8 +891,7 @@ TALLY_INLINE void h1_query_match(struct tally_h1 *p, const struct tally_rules *r
 }
 
 /* A query name, percent-decoded: servers decode it before they look. */
-TALLY_INLINE void step_query_name(struct tally_h1 *p, const struct tally_rules *r, __u64 w,
-				  __u32 n)
+TALLY_INLINE void step_query_name(struct tally_h1 *p, const struct tally_rules *r, __u64 w, __u32 n)
 {
 	__u32 k = h1_query_run(w, n, 1);
 	__u8 c;
@@ -999,8 +998,7 @@ TALLY_INLINE void step_query_percent(struct tally_h1 *p, const struct tally_rule
  * The rest of a target: up to white space, or to what may have a key behind it: '&', and the first
  * '?'. A '#' never stands in a target: some servers cut there, some do not.
  */
-TALLY_INLINE void step_query_skip(struct tally_h1 *p, const struct tally_rules *r, __u64 w,
-				  __u32 n)
+TALLY_INLINE void step_query_skip(struct tally_h1 *p, const struct tally_rules *r, __u64 w, __u32 n)
 {
 	__u64 mark = tally_mark_less(w, 0x21);
 	__u32 k;
@@ -1114,7 +1112,9 @@ TALLY_INLINE void step_protocol(struct tally_h1 *p, const struct tally_chunk *c,
 		if ((t & 0xff000000ffULL) == 0x2000000020ULL && tally_digits(t >> 8) == 3) {
 			p->status = tally_decimal(t >> 8, 3);
 			p->protocol = TALLY_PROTO_HTTP11;
-			p->state = p->status < 100 ? H1_BAD : H1_SKIP_LINE;
+			p->state = H1_SKIP_LINE;
+			if (p->status < 100)
+				h1_bad(p, TALLY_DETAIL_RESPONSE);
 			h1_take(p, 12);
 			return;
 		}
@@ -1374,8 +1374,8 @@ TALLY_INLINE void step_value_lf(struct tally_h1 *p, __u64 w)
 TALLY_INLINE void key_pending(struct tally_h1 *p, __u8 c)
 {
 	if (p->pending_len < 8)
-		p->pending = (p->pending_len ? p->pending : 0) |
-			     (__u64)c << (8 * (p->pending_len & 7));
+		p->pending =
+			(p->pending_len ? p->pending : 0) | (__u64)c << (8 * (p->pending_len & 7));
 	p->pending_len++;
 }
 

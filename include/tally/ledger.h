@@ -27,17 +27,17 @@
 
 /* Identity of a row. All bytes are significant: it is a hash key, so padding is zero. */
 struct tally_row_key {
-	__u64 conn;	   /* socket cookie; in `spill`: the CPU's number */
-	__u64 key;	   /* SipHash of the key's text; 0 unless attribution is KEY */
-	__u32 hour;	   /* hours since 1970-01-01T00:00Z, when booked */
-	__u32 ruleset;	   /* generation of the rules in force when the head was matched */
-	__u16 service;	   /* index of the service */
-	__u16 route;	   /* index in the ruleset; 0 is _other */
-	__u16 status;	   /* HTTP status; 0: no final response head left the server */
-	__u8 method;	   /* index in the ruleset's methods; 0 is any other */
-	__u8 attribution;  /* enum tally_attribution */
-	__u8 detail;	   /* enum tally_detail */
-	__u8 protocol;	   /* enum tally_protocol */
+	__u64 conn;	  /* socket cookie; in `spill`: the CPU's number */
+	__u64 key;	  /* SipHash of the key's text; 0 unless attribution is KEY */
+	__u32 hour;	  /* hours since 1970-01-01T00:00Z, when booked */
+	__u32 ruleset;	  /* generation of the rules in force when the head was matched */
+	__u16 service;	  /* index of the service */
+	__u16 route;	  /* index in the ruleset; 0 is _other */
+	__u16 status;	  /* HTTP status; 0: no final response head left the server */
+	__u8 method;	  /* index in the ruleset's methods; 0 is any other */
+	__u8 attribution; /* enum tally_attribution */
+	__u8 detail;	  /* enum tally_detail */
+	__u8 protocol;	  /* enum tally_protocol */
 	__u8 pad[6];
 };
 TALLY_ASSERT(sizeof(struct tally_row_key) == 40, "ABI: row key");
@@ -45,13 +45,13 @@ TALLY_ASSERT(sizeof(struct tally_row_key) == 40, "ABI: row key");
 /* What is added up. All counters are added to atomically. */
 struct tally_row {
 	__u64 requests;
-	__u64 incomplete;     /* of these: response cut short after its head */
-	__u64 request_bytes;  /* octets of heads and bodies, in stream order, each once */
+	__u64 incomplete;    /* of these: response cut short after its head */
+	__u64 request_bytes; /* octets of heads and bodies, in stream order, each once */
 	__u64 response_bytes;
-	__u64 duration_ns;    /* first request byte received .. last response byte first sent */
-	__u64 units[2];	      /* reserved: unit counters from response headers */
-	__u8 peer[16];	      /* client address (IPv4 mapped into IPv6), set when the row is made */
-	__u16 peer_port;      /* host order */
+	__u64 duration_ns; /* first request byte received .. last response byte first sent */
+	__u64 units[2];	   /* reserved: unit counters from response headers */
+	__u8 peer[16];	   /* client address (IPv4 mapped into IPv6), set when the row is made */
+	__u16 peer_port;   /* host order */
 	__u8 pad[6];
 };
 TALLY_ASSERT(sizeof(struct tally_row) == 80, "ABI: row");
@@ -67,22 +67,22 @@ struct tally_lost {
 
 /* Control counters of one service, one epoch, one CPU. */
 struct tally_totals {
-	__u64 seen;	    /* final response heads, counted before anything is paired */
-	__u64 held_enter;   /* exchanges that got their final head */
-	__u64 held_leave;   /* exchanges booked after it */
-	__u64 attributed;   /* booked with attribution KEY, status not 0 */
-	__u64 aborted;	    /* booked with status 0 */
-	__u64 connections;  /* connections born */
-	__u64 unattributed[8];			  /* booked, by enum tally_attribution, status not 0 */
-	__u64 unparsed_bytes[2][8];		  /* [0] from clients, [1] from servers */
-	__u64 bytes[2];				  /* all stream bytes that passed, each direction */
-	__u64 gaps[16];				  /* enum tally_gap */
-	struct tally_lost lost;			  /* rows and spill both refused */
+	__u64 seen;		    /* final response heads, counted before anything is paired */
+	__u64 held_enter;	    /* exchanges that got their final head */
+	__u64 held_leave;	    /* exchanges booked after it */
+	__u64 attributed;	    /* booked with attribution KEY, status not 0 */
+	__u64 aborted;		    /* booked with status 0 */
+	__u64 connections;	    /* connections born */
+	__u64 unattributed[8];	    /* booked, by enum tally_attribution, status not 0 */
+	__u64 unparsed_bytes[2][8]; /* [0] from clients, [1] from servers */
+	__u64 bytes[2];		    /* all stream bytes that passed, each direction */
+	__u64 gaps[16];		    /* enum tally_gap */
+	struct tally_lost lost;	    /* rows and spill both refused */
 };
 
 /* The one index that every program reads once per run. */
 struct tally_epoch {
-	__u32 index;  /* 0 or 1: the slot being written */
+	__u32 index; /* 0 or 1: the slot being written */
 	__u32 pad;
 	__u64 number; /* counts epochs since the pins were made, from 1 */
 };

@@ -7,13 +7,13 @@
 #define TALLY_REASONS_H
 
 /* Whom an exchange belongs to. Record field `attribution`. */
-#define TALLY_ATTRIBUTIONS(X)                   \
-	X(ATTR_KEY, 0, "key")                   \
-	X(ATTR_ANONYMOUS, 1, "anonymous")       \
-	X(ATTR_TAINTED, 2, "tainted")           \
-	X(ATTR_LIMIT, 3, "limit")               \
-	X(ATTR_MIDSTREAM, 4, "midstream")       \
-	X(ATTR_OVERFLOW, 5, "overflow")         \
+#define TALLY_ATTRIBUTIONS(X)             \
+	X(ATTR_KEY, 0, "key")             \
+	X(ATTR_ANONYMOUS, 1, "anonymous") \
+	X(ATTR_TAINTED, 2, "tainted")     \
+	X(ATTR_LIMIT, 3, "limit")         \
+	X(ATTR_MIDSTREAM, 4, "midstream") \
+	X(ATTR_OVERFLOW, 5, "overflow")   \
 	X(ATTR_DICTIONARY_FULL, 6, "dictionary_full")
 
 /* Why. Record field `attribution_detail`; 0 is null. */
@@ -43,41 +43,41 @@
 	X(DETAIL_EARLY_RESPONSE, 22, "response-before-request")
 
 /* Bytes that could not be given to any exchange. Control record `unparsed_bytes`. */
-#define TALLY_UNPARSED(X)                            \
-	X(UNPARSED_MIDSTREAM, 0, "midstream")        \
-	X(UNPARSED_GAVE_UP, 1, "gave-up")            \
-	X(UNPARSED_PARTIAL_HEAD, 2, "partial-head")  \
-	X(UNPARSED_BLANK, 3, "blank-line")           \
-	X(UNPARSED_GAP, 4, "gap")                    \
-	X(UNPARSED_NO_SLOT, 5, "no-slot")            \
-	X(UNPARSED_AFTER_CLOSE, 6, "after-close")    \
+#define TALLY_UNPARSED(X)                           \
+	X(UNPARSED_MIDSTREAM, 0, "midstream")       \
+	X(UNPARSED_GAVE_UP, 1, "gave-up")           \
+	X(UNPARSED_PARTIAL_HEAD, 2, "partial-head") \
+	X(UNPARSED_BLANK, 3, "blank-line")          \
+	X(UNPARSED_GAP, 4, "gap")                   \
+	X(UNPARSED_NO_SLOT, 5, "no-slot")           \
+	X(UNPARSED_AFTER_CLOSE, 6, "after-close")   \
 	X(UNPARSED_NO_STATE, 7, "no-state")
 
 /* Events of the stream layer. Control record `gaps`. */
-#define TALLY_GAPS(X)                                \
-	X(GAP_MIDSTREAM_JOIN, 0, "midstream-join")   \
-	X(GAP_RESYNC, 1, "resync")                   \
-	X(GAP_PARKED, 2, "parked")                   \
-	X(GAP_PARK_FULL, 3, "park-full")             \
-	X(GAP_NEVER_FILLED, 4, "never-filled")       \
-	X(GAP_CONFLICT, 5, "conflict")               \
-	X(GAP_LOCK_BUSY, 6, "lock-busy")             \
-	X(GAP_NEST_FULL, 7, "nest-full")             \
-	X(GAP_NO_STORAGE, 8, "no-storage")           \
-	X(GAP_DEFER_FULL, 9, "defer-full")           \
-	X(GAP_ROW_FULL, 10, "connection-rows-full")  \
-	X(GAP_AGG_FULL, 11, "rows-full")             \
+#define TALLY_GAPS(X)                                 \
+	X(GAP_MIDSTREAM_JOIN, 0, "midstream-join")    \
+	X(GAP_RESYNC, 1, "resync")                    \
+	X(GAP_PARKED, 2, "parked")                    \
+	X(GAP_PARK_FULL, 3, "park-full")              \
+	X(GAP_NEVER_FILLED, 4, "never-filled")        \
+	X(GAP_CONFLICT, 5, "conflict")                \
+	X(GAP_LOCK_BUSY, 6, "lock-busy")              \
+	X(GAP_NEST_FULL, 7, "nest-full")              \
+	X(GAP_NO_STORAGE, 8, "no-storage")            \
+	X(GAP_DEFER_FULL, 9, "defer-full")            \
+	X(GAP_ROW_FULL, 10, "connection-rows-full")   \
+	X(GAP_AGG_FULL, 11, "rows-full")              \
 	X(GAP_DICTIONARY_FULL, 12, "dictionary-full") \
-	X(GAP_CANDIDATE_FULL, 13, "candidates-full") \
-	X(GAP_LOAD_FAILED, 14, "load-failed")        \
+	X(GAP_CANDIDATE_FULL, 13, "candidates-full")  \
+	X(GAP_LOAD_FAILED, 14, "load-failed")         \
 	X(GAP_LOOP_LIMIT, 15, "loop-limit")
 
 /* Protocol of an exchange. Record field `protocol`. */
-#define TALLY_PROTOCOLS(X)                \
-	X(PROTO_UNKNOWN, 0, "unknown")    \
-	X(PROTO_HTTP09, 1, "http/0.9")    \
-	X(PROTO_HTTP10, 2, "http/1.0")    \
-	X(PROTO_HTTP11, 3, "http/1.1")    \
+#define TALLY_PROTOCOLS(X)             \
+	X(PROTO_UNKNOWN, 0, "unknown") \
+	X(PROTO_HTTP09, 1, "http/0.9") \
+	X(PROTO_HTTP10, 2, "http/1.0") \
+	X(PROTO_HTTP11, 3, "http/1.1") \
 	X(PROTO_HTTP2, 4, "http/2")
 
 #define TALLY_ENUM_ITEM(symbol, value, text) TALLY_##symbol = value,

@@ -75,12 +75,12 @@ enum tally_route_flag {
 };
 
 struct tally_rules {
-	__u32 ruleset;	/* generation, as in row keys */
+	__u32 ruleset; /* generation, as in row keys */
 	__u16 service;
-	__u16 flags;	/* enum tally_rules_flag */
+	__u16 flags; /* enum tally_rules_flag */
 	__u64 secret[2];
-	__u64 request_first;  /* bit tally_name_filter() of each request name */
-	__u64 response_first; /* the same for response names */
+	__u64 request_first;			 /* bit tally_name_filter() of each request name */
+	__u64 response_first;			 /* the same for response names */
 	struct tally_name request[TALLY_NAMES];	 /* [0] Content-Length, [1] Transfer-Encoding */
 	struct tally_name response[TALLY_NAMES]; /* the same; KEY: the customer's header */
 	struct tally_query_name query[TALLY_QUERY_NAMES];

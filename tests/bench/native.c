@@ -58,6 +58,12 @@ static int port_park(const char *data, struct tally_run *run, struct tally_conn 
 	return -1;
 }
 
+static struct tally_chunk *port_parked(struct tally_run *run, struct tally_conn *c, __u32 i,
+				       __u32 *seq, __u32 *len)
+{
+	return NULL;
+}
+
 static int port_parked_at(struct tally_run *run, struct tally_conn *c, __u32 i, __u32 *seq)
 {
 	return 0;

@@ -92,8 +92,16 @@ class Disk:
         (self.mount / "filler").unlink(missing_ok=True)
 
     def repair(self):
-        """As a boot does: journal replayed, file system checked."""
+        """As a boot does: journal replayed, file system checked.
+
+        On a copy of the image: somebody else's mount namespace may hold the broken one for a while,
+        and to mount the same file again would give us that one back.
+        """
         self.detach()
+        copy = self.image.with_name(f"disk.{time.monotonic_ns()}.img")
+        sh("cp", "--sparse=always", self.image, copy)
+        self.image.unlink()
+        self.image = copy
         done = sh("e2fsck", "-p", self.image, check=False)
         if done.returncode & ~3:
             raise HarnessError(f"e2fsck: {done.stdout} {done.stderr}")

@@ -12,10 +12,10 @@
 #include "tests/vectors/libvector.h"
 
 enum play_mode {
-	PLAY_WHOLE,   /* one segment a step */
-	PLAY_SPLIT,   /* step `step` in two, before octet `at` */
-	PLAY_BYTES,   /* one octet a segment */
-	PLAY_PIECES,  /* random pieces, in order */
+	PLAY_WHOLE,  /* one segment a step */
+	PLAY_SPLIT,  /* step `step` in two, before octet `at` */
+	PLAY_BYTES,  /* one octet a segment */
+	PLAY_PIECES, /* random pieces, in order */
 	PLAY_SHUFFLE, /* random pieces, in any order, some twice or overlapping; old ones as garbage */
 };
 
@@ -30,10 +30,10 @@ struct play_plan {
 };
 
 struct play_result {
-	char *text;	/* as vector_actual() */
-	char *learned;	/* "learned A B" */
+	char *text;    /* as vector_actual() */
+	char *learned; /* "learned A B" */
 	struct tally_totals totals;
-	int broken;	/* invariants that do not hold; each was printed */
+	int broken; /* invariants that do not hold; each was printed */
 };
 
 void play(const struct vector *v, const struct vector_rules *rules, const struct play_plan *plan,

@@ -17,8 +17,8 @@ struct reader {
 	char *at, *end;
 };
 
-static void __attribute__((noreturn, format(printf, 2, 3))) fault(const struct reader *r,
-								  const char *fmt, ...)
+static void __attribute__((noreturn, format(printf, 2, 3)))
+fault(const struct reader *r, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -76,15 +76,26 @@ static void put_octet(struct octets *o, int c)
 	put(o, &octet, 1);
 }
 
-/* "{TEXT*N}" stands at p. Returns what follows it. */
+static const char *put_escape(struct reader *r, struct octets *o, const char *p);
+
+/* "{TEXT*N}" stands at p; TEXT may hold escapes. Returns what follows it. */
 static const char *put_repeated(struct reader *r, struct octets *o, const char *p)
 {
-	const char *close = strchr(p, '}'), *star = close ? memrchr(p, '*', (size_t)(close - p)) : NULL;
+	const char *close = strchr(p, '}'),
+		   *star = close ? memrchr(p, '*', (size_t)(close - p)) : NULL;
+	struct octets text = { 0 };
 
 	if (!star)
 		fault(r, "\\{TEXT*N} is not closed");
+	for (p++; p < star;) {
+		if (*p == '\\')
+			p = put_escape(r, &text, p + 1);
+		else
+			put_octet(&text, *p++);
+	}
 	for (unsigned long n = strtoul(star + 1, NULL, 10); n; n--)
-		put(o, p + 1, (size_t)(star - p - 1));
+		put(o, text.data, text.len);
+	free(text.data);
 	return close + 1;
 }
 
@@ -142,6 +153,18 @@ static enum vector_dir dir_of(struct reader *r, const char *word)
 	return VECTOR_SERVER;
 }
 
+static void step_option(struct reader *r, struct vector_step *s, const char *word)
+{
+	if (!strcmp(word, "noack"))
+		s->noack = true;
+	else if (!strcmp(word, "urgent"))
+		s->urgent = true;
+	else if (!strncmp(word, "tail=", 5) && !tally_util_parse_u64(word + 5, 1000000, &s->tail))
+		return;
+	else if (strncmp(word, "ahead=", 6) || tally_util_parse_u64(word + 6, 1000000, &s->ahead))
+		fault(r, "unknown word %s", word);
+}
+
 static void step_words(struct reader *r, struct vector_step *s, char *words)
 {
 	char *save = NULL, *kind = strtok_r(words, " ", &save), *more = strtok_r(NULL, " ", &save);
@@ -149,9 +172,8 @@ static void step_words(struct reader *r, struct vector_step *s, char *words)
 	if (!strcmp(kind, "client") || !strcmp(kind, "server")) {
 		s->kind = VECTOR_DATA;
 		s->dir = dir_of(r, kind);
-		s->noack = more && !strcmp(more, "noack");
-		if (more && !s->noack)
-			fault(r, "unknown word %s", more);
+		if (more)
+			step_option(r, s, more);
 	} else if (!strcmp(kind, "huge")) {
 		s->kind = VECTOR_HUGE;
 		s->dir = dir_of(r, more);
@@ -163,6 +185,11 @@ static void step_words(struct reader *r, struct vector_step *s, char *words)
 		s->dir = dir_of(r, more);
 	} else if (!strcmp(kind, "decoy")) {
 		s->kind = VECTOR_DECOY;
+		s->dir = VECTOR_CLIENT;
+		if (more)
+			step_option(r, s, more);
+	} else if (!strcmp(kind, "rest")) {
+		s->kind = VECTOR_REST;
 		s->dir = VECTOR_CLIENT;
 	} else if (!strcmp(kind, "fin")) {
 		s->kind = VECTOR_FIN;
@@ -233,7 +260,7 @@ static void read_step(struct reader *r, struct vector *v, char *words)
 	step_words(r, s, words);
 	while (!ends_text(r))
 		put_line(r, &o, next_line(r));
-	if (s->kind == VECTOR_HUGE || s->kind == VECTOR_FIN) {
+	if (s->kind == VECTOR_HUGE || s->kind == VECTOR_FIN || s->kind == VECTOR_REST) {
 		free(o.data);
 		return;
 	}
@@ -302,8 +329,7 @@ static void read_file(struct vector_list *list, const char *name)
 			continue;
 		if (strncmp(line, "=== ", 4))
 			fault(&r, "text outside of a vector");
-		list->items = must(
-			reallocarray(list->items, list->n + 1, sizeof(struct vector *)));
+		list->items = must(reallocarray(list->items, list->n + 1, sizeof(struct vector *)));
 		list->items[list->n++] = read_vector(&r, line + 4);
 	}
 }
@@ -570,6 +596,7 @@ static uint64_t expression(const struct reader *r, const struct vector *v, const
 			for (size_t i = 0; i < v->n_steps && nth; i++)
 				if ((int)v->steps[i].dir == dir &&
 				    v->steps[i].kind != VECTOR_DECOY &&
+				    v->steps[i].kind != VECTOR_REST &&
 				    v->steps[i].kind != VECTOR_FIN && !--nth)
 					n = v->steps[i].len;
 			if (n == UINT64_MAX)

@@ -16,11 +16,14 @@
  *
  * Escapes: \r \n \t \0 \\ \xHH; \{TEXT*N} repeats TEXT; \ at the end of a line: no CR LF there.
  *
- * Steps:	--- client [noack]	noack: the client has not acknowledged what the server sent
+ * Steps:	--- client [noack|urgent|tail=N]
+ *			noack: the client has not acknowledged what the server sent; urgent: the TCP flag
+ *			tail=N: the last N octets come first, the others at the step `--- rest`
  *		--- server
  *		--- huge client|server N	N octets that the meter must never look at
  *		--- lost client|server	TCP took them, the meter did not see them
- *		--- decoy		from the client; the meter sees them, TCP refuses them
+ *		--- decoy [ahead=N]	from the client; the meter sees them, TCP refuses them. N octets
+ *					ahead of what has been sent
  *		--- fin client|server
  *
  * Settings:	@config NAME	tests/vectors/NAME.yaml (default: default)
@@ -53,13 +56,15 @@
 #define VECTOR_KNOWN 8
 
 enum vector_dir { VECTOR_CLIENT, VECTOR_SERVER };
-enum vector_kind { VECTOR_DATA, VECTOR_HUGE, VECTOR_LOST, VECTOR_DECOY, VECTOR_FIN };
+enum vector_kind { VECTOR_DATA, VECTOR_HUGE, VECTOR_LOST, VECTOR_DECOY, VECTOR_REST, VECTOR_FIN };
 
 struct vector_step {
 	enum vector_kind kind;
 	enum vector_dir dir;
-	bool noack;
-	uint8_t *data; /* NULL for HUGE */
+	bool noack, urgent;
+	uint64_t tail;	/* 0: all at once */
+	uint64_t ahead; /* of a decoy */
+	uint8_t *data;	/* NULL for HUGE */
 	uint64_t len;
 };
 

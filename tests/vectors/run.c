@@ -64,9 +64,9 @@ static bool play_splits(struct runner *r, const struct vector *v, const char *ex
 			plan.fill = (uint8_t)(plan.at & 1 ? '\n' : ' ');
 			if (!play_once(r, v, &plan, expected))
 				return false;
-			plan.at += stride == 1 || plan.at < 200 || s->len - plan.at < 200 ?
-					   1 :
-					   1 + play_random(&r->seed) % (2 * stride);
+			plan.at += stride == 1 || plan.at < 200 || s->len - plan.at < 200
+					   ? 1
+					   : 1 + play_random(&r->seed) % (2 * stride);
 		}
 	}
 	return true;

@@ -36,24 +36,36 @@ static void answer(struct file_sink *file, enum tally_sink_event_kind kind, int 
 	};
 }
 
-/* The length up to which the file is ours and checkpointed; the rest is cut off. */
-static int settle(struct file_sink *file, bool known)
+/* Is it the file of the checkpoint, with all that was checkpointed? */
+static bool continues(const struct tally_checkpoint_file *saved, const struct stat *st)
+{
+	return saved->extra[INODE] == st->st_ino && saved->extra[DEVICE] == st->st_dev &&
+	       (__u64)st->st_size >= saved->extra[OFFSET];
+}
+
+/*
+ * What lies behind the checkpointed length is cut off. In a file that is new to us nothing is; where
+ * it ends now is remembered before the first line is written.
+ */
+static int settle(struct file_sink *file)
 {
 	struct tally_checkpoint_file *saved = &file->saved;
 	struct stat st;
+	int r = 0;
 
 	if (fstat(file->fd, &st) < 0)
 		return -errno;
-	if (known && saved->extra[INODE] == st.st_ino && saved->extra[DEVICE] == st.st_dev &&
-	    (__u64)st.st_size >= saved->extra[OFFSET]) {
-		if (ftruncate(file->fd, (off_t)saved->extra[OFFSET]) < 0)
-			return -errno;
+	if (continues(saved, &st)) {
+		r = ftruncate(file->fd, (off_t)saved->extra[OFFSET]) < 0 ? -errno : 0;
 	} else {
 		saved->extra[OFFSET] = (__u64)st.st_size;
 		saved->extra[INODE] = st.st_ino;
 		saved->extra[DEVICE] = st.st_dev;
+		r = tally_checkpoint_save(file->state_dir, file->sink.name, file->agent, saved);
 	}
-	return fsync(file->fd) < 0 ? -errno : 0;
+	if (r == 0 && fsync(file->fd) < 0)
+		r = -errno;
+	return r;
 }
 
 static int sync_parent(const char *path)
@@ -81,7 +93,7 @@ static int open_file(struct file_sink *file)
 	file->fd = open(file->path, O_RDWR | O_CREAT | O_CLOEXEC | O_APPEND, 0640);
 	if (file->fd < 0)
 		return -errno;
-	r = settle(file, r == 0);
+	r = settle(file);
 	return r < 0 ? r : sync_parent(file->path);
 }
 

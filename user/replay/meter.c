@@ -7,7 +7,7 @@
 
 #include "bpf/meter_types.h"
 
-#define container_of(p, type, member) ((type *)((char *)(p) - offsetof(type, member)))
+#define container_of(p, type, member) ((type *)((char *)(p)-offsetof(type, member)))
 
 /* Memory ---------------------------------------------------------------------------------------- */
 
@@ -27,8 +27,8 @@ static int block_init(struct block *b, size_t bytes, bool guarded)
 		b->data = calloc(1, bytes);
 		return b->data ? 0 : -ENOMEM;
 	}
-	b->map = mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-		      0);
+	b->map =
+		mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (b->map == MAP_FAILED)
 		return -ENOMEM;
 	b->map_bytes = room + page;
@@ -259,7 +259,8 @@ static void port_spill(struct tally_run *run, struct tally_h1 *p)
 		p->spill_slot = SPILL_LOST;
 	if (p->key_spilled + p->key_len > TALLY_KEY_MAX)
 		p->flags |= H1_F_KEY_LIMIT;
-	(void)candidate_append(m, p->spill_slot, p); /* without its text a known key is known, too */
+	(void)candidate_append(m, p->spill_slot,
+			       p); /* without its text a known key is known, too */
 	p->key_spilled += p->key_len;
 	p->key_len = 0;
 }
@@ -440,8 +441,7 @@ void tally_meter_free(struct tally_meter *meter)
 	while (meter->conns)
 		conn_free(meter->conns);
 	tally_meter_swap(meter);
-	HASH_ITER(hh, meter->keys, k, next)
-	{
+	HASH_ITER(hh, meter->keys, k, next) {
 		HASH_DEL(meter->keys, k);
 		explicit_bzero(k->text, k->bytes);
 		free(k->text);
@@ -460,8 +460,7 @@ void tally_meter_swap(struct tally_meter *meter)
 {
 	struct entry *e, *next;
 
-	HASH_ITER(hh, meter->rows, e, next)
-	{
+	HASH_ITER(hh, meter->rows, e, next) {
 		HASH_DEL(meter->rows, e);
 		free(e);
 	}

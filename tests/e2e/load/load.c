@@ -33,13 +33,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MAX_TEMPLATES	1024
-#define MAX_STATUS	600
-#define BUFFER_BYTES	65536
-#define HEAD_BYTES	16384
-#define SOURCES		32
+#define MAX_TEMPLATES 1024
+#define MAX_STATUS 600
+#define BUFFER_BYTES 65536
+#define HEAD_BYTES 16384
+#define SOURCES 32
 
-struct template {
+struct template
+{
 	const uint8_t *bytes;
 	uint32_t len, weight, is_head;
 };
@@ -481,8 +482,8 @@ static void print_report(double seconds)
 			if (!s->requests)
 				continue;
 			printf("%s{\"template\":%u,\"status\":%d,\"requests\":%lu,"
-			       "\"request_bytes\":%lu,\"response_bytes\":%lu}", comma, t, status,
-			       s->requests, s->request_bytes, s->response_bytes);
+			       "\"request_bytes\":%lu,\"response_bytes\":%lu}",
+			       comma, t, status, s->requests, s->request_bytes, s->response_bytes);
 			comma = ",";
 		}
 	}
@@ -508,7 +509,8 @@ static void on_signal(int number)
 static void usage(void)
 {
 	fputs("usage: load -p PORT -f TEMPLATES -c CONNECTIONS -n REQUESTS [-a ADDRESS] [-1]"
-	      " [-s SECONDS] [-S SEED]\n", stderr);
+	      " [-s SECONDS] [-S SEED]\n",
+	      stderr);
 	exit(2);
 }
 
@@ -522,15 +524,32 @@ int main(int argc, char **argv)
 	g.to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	while ((option = getopt(argc, argv, "a:p:f:c:n:s:S:1")) != -1) {
 		switch (option) {
-		case 'a': inet_pton(AF_INET, optarg, &g.to.sin_addr); break;
-		case 'p': g.to.sin_port = htons(atoi(optarg)); break;
-		case 'f': templates = optarg; break;
-		case 'c': g.limit = atoi(optarg); break;
-		case 'n': g.wanted = strtoull(optarg, NULL, 10); break;
-		case 's': g.deadline = start + atof(optarg); break;
-		case 'S': g.random ^= strtoull(optarg, NULL, 10) * 0x9e3779b97f4a7c15ULL; break;
-		case '1': g.one_per_connection = true; break;
-		default: usage();
+		case 'a':
+			inet_pton(AF_INET, optarg, &g.to.sin_addr);
+			break;
+		case 'p':
+			g.to.sin_port = htons(atoi(optarg));
+			break;
+		case 'f':
+			templates = optarg;
+			break;
+		case 'c':
+			g.limit = atoi(optarg);
+			break;
+		case 'n':
+			g.wanted = strtoull(optarg, NULL, 10);
+			break;
+		case 's':
+			g.deadline = start + atof(optarg);
+			break;
+		case 'S':
+			g.random ^= strtoull(optarg, NULL, 10) * 0x9e3779b97f4a7c15ULL;
+			break;
+		case '1':
+			g.one_per_connection = true;
+			break;
+		default:
+			usage();
 		}
 	}
 	if (!templates || !g.to.sin_port || !g.limit)

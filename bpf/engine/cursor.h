@@ -59,6 +59,26 @@ TALLY_INLINE __u32 tally_mark_first(__u64 mark)
 	return ((mark & -mark) >> 7) * 0x0001020304050607ULL >> 56;
 }
 
+/* How many of the 16 octets at pos, valid or not, stand before the first one below 0x10. */
+TALLY_INLINE __u32 tally_control(const struct tally_chunk *c, __u32 pos)
+{
+	const tally_unaligned *w;
+	__u64 a, b;
+
+	tally_opaque(pos);
+	w = (const tally_unaligned *)(c->b + (pos & (TALLY_CHUNK - 1)));
+	a = w[0];
+	b = w[1];
+	/* Octets from 0x90 on are found here, too: not in most heads. */
+	if (!(((a - TALLY_BYTES(0x10)) | (b - TALLY_BYTES(0x10))) & TALLY_TOPS))
+		return 16;
+	a = tally_mark_less(a, 0x10);
+	if (a)
+		return tally_mark_first(a);
+	b = tally_mark_less(b, 0x10);
+	return b ? 8 + tally_mark_first(b) : 16;
+}
+
 TALLY_INLINE __u8 tally_octet(__u64 w, __u32 i)
 {
 	return w >> (8 * (i & 7));

@@ -78,7 +78,6 @@ enum tally_h1_state {
 enum tally_h1_flag {
 	H1_F_RESPONSE = 1 << 0,	      /* this machine reads responses (for the whole connection) */
 	H1_F_TRAILER = 1 << 1,	      /* header lines now are trailers */
-	H1_F_FIRST_LINE = 1 << 2,     /* no header line of this head has begun yet */
 	H1_F_LENGTH = 1 << 3,	      /* a Content-Length was read */
 	H1_F_LENGTH_BAD = 1 << 4,     /* ... and is not one valid number */
 	H1_F_CODING = 1 << 5,	      /* a Transfer-Encoding was read */
@@ -153,7 +152,6 @@ TALLY_INLINE int tally_h1_is_response(const struct tally_h1 *p)
 TALLY_INLINE void h1_begin(struct tally_h1 *p, const struct tally_rules *r)
 {
 	p->flags &= H1_F_KEEP;
-	p->flags |= H1_F_FIRST_LINE;
 	p->protocol = TALLY_PROTO_UNKNOWN;
 	p->method = 0;
 	p->name = TALLY_NAMES;
@@ -428,6 +426,11 @@ TALLY_INLINE int key_wanted(const struct tally_h1 *p, __u8 priority)
 
 /* ---- header names ---- */
 
+TALLY_INLINE __u64 h1_known(const struct tally_h1 *p, const struct tally_rules *r)
+{
+	return tally_h1_is_response(p) ? r->response_first : r->request_first;
+}
+
 TALLY_INLINE const struct tally_name *h1_name(const struct tally_h1 *p, const struct tally_rules *r,
 					      __u32 i)
 {
@@ -463,8 +466,10 @@ TALLY_GLOBAL int tally_h1_match_name(struct tally_h1 *p, const struct tally_rule
 		diff |= len > 40 ? t[5] ^ h1_text(p, 5) : 0;
 		diff |= len > 48 ? t[6] ^ h1_text(p, 6) : 0;
 		diff |= len > 56 ? t[7] ^ h1_text(p, 7) : 0;
-		if (!diff)
+		if (!diff) {
 			p->name = i;
+			break;
+		}
 	}
 	return 0;
 }
@@ -672,8 +677,10 @@ TALLY_INLINE void step_method(struct tally_h1 *p, const struct tally_rules *r, _
 	h1_take(p, 1);
 	if (p->fill <= 8)
 		for (__u32 i = 1; i < TALLY_METHODS; i++)
-			if (r->method[i] == h1_text(p, 0))
+			if (r->method[i] == h1_text(p, 0)) {
 				p->method = i;
+				break;
+			}
 	p->state = H1_TARGET;
 }
 
@@ -1178,38 +1185,50 @@ TALLY_INLINE void step_head_lf(struct tally_h1 *p, __u64 w)
 	h1_head_done(p);
 }
 
-/* The first octet of a line in a head: end of head, continuation, or a name. */
-TALLY_INLINE void step_line(struct tally_h1 *p, const struct tally_rules *r, __u64 w, __u32 n)
+/* Can a header line that begins with these four octets matter? Of one that cannot nothing is kept. */
+TALLY_INLINE int h1_line_matters(__u64 known, __u32 first)
 {
-	__u8 c = tally_octet(w, 0);
-	__u64 known = tally_h1_is_response(p) ? r->response_first : r->request_first;
+	return (__u8)first <= ' ' || known >> tally_name_filter(first) & 1;
+}
+
+/* obs-fold, RFC 9112 5.2: joined by one space, and never trusted. */
+TALLY_INLINE void h1_fold(struct tally_h1 *p)
+{
+	h1_taint(p, TALLY_DETAIL_FOLDED);
+	h1_take(p, 1);
+	p->state = H1_SKIP_LINE;
+	if (p->name >= TALLY_NAMES)
+		return;
+	p->pending = ' ';
+	p->pending_len = 1;
+	p->number = 1; /* a fold: white space here is not the value's */
+	p->state = H1_OWS;
+}
+
+/* A line of a head begins: end of head, continuation, or a name. */
+TALLY_INLINE void step_line(struct tally_h1 *p, const struct tally_chunk *chunk,
+			    const struct tally_rules *r)
+{
+	__u32 left = p->end - p->pos;
+	__u64 w = tally_whole(chunk, p->pos);
+	__u8 c = w;
 
 	if (c == ' ' || c == '\t') {
-		/* obs-fold, RFC 9112 5.2: joined by one space, and never trusted */
-		h1_taint(p, TALLY_DETAIL_FOLDED);
-		h1_take(p, 1);
-		if (p->flags & H1_F_FIRST_LINE || p->name >= TALLY_NAMES) {
-			p->state = H1_SKIP_LINE;
-			return;
-		}
-		p->pending = ' ';
-		p->pending_len = 1;
-		p->number = 1; /* a fold: white space here is not the value's */
-		p->state = H1_OWS;
+		h1_fold(p);
 		return;
 	}
-	h1_value_done(p, r);
-	p->flags &= ~H1_F_FIRST_LINE;
+	if (p->name < TALLY_NAMES)
+		h1_value_done(p, r);
 	p->fill = 0;
 	if (c == '\r' || c == '\n') {
 		h1_take(p, c == '\r');
 		p->state = H1_HEAD_LF;
-		if (c == '\r' && n >= 2)
+		if (c == '\r' && left >= 2)
 			step_head_lf(p, w >> 8);
 		return;
 	}
 	p->state = H1_NAME;
-	if (n >= 2 && !(known >> tally_name_filter(c, tally_octet(w, 1)) & 1))
+	if (left >= 4 && !h1_line_matters(h1_known(p, r), w))
 		p->state = H1_SKIP_LINE;
 }
 
@@ -1311,51 +1330,54 @@ TALLY_INLINE void h1_line_end(struct tally_h1 *p, __u64 w, __u32 n, __u32 k)
 	}
 }
 
-#define SKIP_WORDS 16 /* looked at in one step */
+#define SKIP_TURNS 32 /* of up to 16 octets, or one line's end, in one step */
 
 /*
- * Lines that do not matter, the hot loop of every head: words up to the end of the line, and on
- * into the next line if its first two octets say that it does not matter either.
+ * Lines that do not matter, the hot loop of every head: octets up to the end of the line, and on into
+ * the next line if that cannot matter either. Stops at the end of a line that it cannot go past.
  */
+TALLY_INLINE __u32 skip_lines(const struct tally_chunk *c, __u32 pos, __u32 end, __u64 known)
+{
+	for (__u32 i = 0; i < SKIP_TURNS && pos < end; i++) {
+		__u64 w;
+		__u32 k = tally_control(c, pos);
+
+		pos += k;
+		if (k == 16)
+			continue;
+		w = tally_whole(c, pos);
+		if (pos + 6 > end || (__u16)w != ('\r' | '\n' << 8) ||
+		    h1_line_matters(known, w >> 16))
+			break;
+		pos += 2;
+	}
+	return pos < end ? pos : end;
+}
+
 TALLY_INLINE void step_skip_line(struct tally_h1 *p, const struct tally_chunk *c,
 				 const struct tally_rules *r)
 {
-	__u64 known = tally_h1_is_response(p) ? r->response_first : r->request_first;
-	__u32 pos = p->pos, end = p->end;
-	__u8 state = H1_SKIP_LINE, ch;
+	/* The end of a known header's line is for step_line(). */
+	__u64 known = p->name < TALLY_NAMES ? ~0ULL : h1_known(p, r);
+	__u32 end = p->end, pos = skip_lines(c, p->pos, end, known);
+	__u64 w = tally_whole(c, pos);
+	__u8 ch = w;
 
-	for (__u32 i = 0; i < SKIP_WORDS && pos < end; i++) {
-		__u64 mark = tally_mark_less(tally_whole(c, pos), 0x10);
-
-		if (!mark) {
-			pos += 8;
-			continue;
+	p->pos = pos;
+	if (pos >= end || ch >= 0x10)
+		return;
+	p->pos = pos + 1;
+	if (ch == '\n') {
+		p->state = H1_LINE;
+	} else if (ch == '\r') {
+		p->state = H1_VALUE_LF;
+		if (pos + 1 < end && (__u8)(w >> 8) == '\n') {
+			p->pos = pos + 2;
+			p->state = H1_LINE;
 		}
-		pos += tally_mark_first(mark);
-		if (pos >= end)
-			break;
-		ch = tally_byte(c, pos++);
-		if (ch == '\r') {
-			state = H1_VALUE_LF;
-			if (pos >= end || tally_byte(c, pos) != '\n')
-				break;
-			pos++;
-		} else if (ch != '\n') {
-			if (ch != '\t')
-				h1_taint(p, TALLY_DETAIL_BAD_HEADER);
-			continue;
-		}
-		state = H1_LINE;
-		if (pos + 1 >= end || p->name < TALLY_NAMES)
-			break;
-		ch = tally_byte(c, pos);
-		if (ch <= ' ' || known >> tally_name_filter(ch, tally_byte(c, pos + 1)) & 1)
-			break;
-		p->flags &= ~H1_F_FIRST_LINE;
-		state = H1_SKIP_LINE;
+	} else if (ch != '\t') {
+		h1_taint(p, TALLY_DETAIL_BAD_HEADER);
 	}
-	p->pos = pos < end ? pos : end;
-	p->state = state;
 }
 
 /* CR was read in a line: LF ends it; else it was a bare CR. */
@@ -1671,7 +1693,7 @@ TALLY_INLINE void step_chunk_size_lf(struct tally_h1 *p, __u64 w)
 		p->state = H1_CHUNK_DATA;
 		return;
 	}
-	p->flags |= H1_F_TRAILER | H1_F_FIRST_LINE;
+	p->flags |= H1_F_TRAILER;
 	p->name = TALLY_NAMES;
 	p->state = H1_LINE;
 }
@@ -1702,26 +1724,29 @@ struct h1_run {
 	const struct tally_rules *r;
 };
 
-TALLY_INLINE void h1_step_start_line(struct tally_h1 *p, const struct tally_chunk *c,
-				     const struct tally_rules *r, __u64 w, __u32 n)
+/* Nothing has happened yet that the driver must know, and there are octets left. */
+TALLY_INLINE int h1_goes_on(const struct tally_h1 *p)
+{
+	return !p->event && p->pos < p->end;
+}
+
+TALLY_INLINE int h1_at(const struct tally_h1 *p, __u8 state)
+{
+	return p->state == state && h1_goes_on(p);
+}
+
+/* What a step that needs one word looks at. */
+TALLY_INLINE __u64 h1_word(const struct tally_h1 *p, const struct tally_chunk *c)
+{
+	return tally_word(c, p->pos, h1_left(p));
+}
+
+/* The unusual states of a start line. */
+TALLY_INLINE void h1_step_target(struct tally_h1 *p, const struct tally_rules *r, __u64 w, __u32 n)
 {
 	switch (p->state) {
-	case H1_START:
-		step_start(p, r, w);
-		if (p->state != H1_METHOD)
-			break;
-		/* fallthrough */
-	case H1_METHOD:
-		step_method(p, r, w, n);
-		break;
-	case H1_TARGET:
-		step_target(p, w);
-		break;
 	case H1_SCHEME:
 		step_scheme(p, w);
-		break;
-	case H1_PATH:
-		step_path(p, c, r);
 		break;
 	case H1_PERCENT1:
 	case H1_PERCENT2:
@@ -1744,30 +1769,40 @@ TALLY_INLINE void h1_step_start_line(struct tally_h1 *p, const struct tally_chun
 	case H1_QUERY_SKIP:
 		step_query_skip(p, r, w, n);
 		break;
-	case H1_VERSION:
-		step_version(p, c, w, n);
-		break;
-	case H1_PROTOCOL:
-		step_protocol(p, c, w, n);
+	case H1_STATUS:
+		step_status(p, w, n);
 		break;
 	default:
-		step_status(p, w, n);
+		break;
 	}
 }
 
-TALLY_INLINE void h1_step_header(struct tally_h1 *p, const struct tally_chunk *c,
-				 const struct tally_rules *r, __u64 w, __u32 n)
+/* In the order in which states usually follow each other, so that one step takes a whole line. */
+TALLY_INLINE void h1_step_start_line(struct tally_h1 *p, const struct tally_chunk *c,
+				     const struct tally_rules *r)
+{
+	if (h1_at(p, H1_START))
+		step_start(p, r, h1_word(p, c));
+	if (h1_at(p, H1_PROTOCOL)) {
+		step_protocol(p, c, h1_word(p, c), h1_left(p));
+		return;
+	}
+	if (h1_at(p, H1_METHOD))
+		step_method(p, r, h1_word(p, c), h1_left(p));
+	if (h1_at(p, H1_TARGET))
+		step_target(p, h1_word(p, c));
+	if (h1_at(p, H1_PATH))
+		step_path(p, c, r);
+	else if (h1_goes_on(p))
+		h1_step_target(p, r, h1_word(p, c), h1_left(p));
+	if (h1_at(p, H1_VERSION))
+		step_version(p, c, h1_word(p, c), h1_left(p));
+}
+
+TALLY_INLINE void h1_step_value(struct tally_h1 *p, const struct tally_chunk *c,
+				const struct tally_rules *r, __u64 w, __u32 n)
 {
 	switch (p->state) {
-	case H1_SKIP_LINE:
-		step_skip_line(p, c, r);
-		break;
-	case H1_LINE:
-		step_line(p, r, w, n);
-		break;
-	case H1_NAME:
-		step_name(p, c, r, w, n);
-		break;
 	case H1_OWS:
 		step_ows(p, r, w, n);
 		break;
@@ -1789,9 +1824,29 @@ TALLY_INLINE void h1_step_header(struct tally_h1 *p, const struct tally_chunk *c
 	case H1_VALUE_LF:
 		step_value_lf(p, w);
 		break;
-	default:
+	case H1_HEAD_LF:
 		step_head_lf(p, w);
+		break;
+	default:
+		break;
 	}
+}
+
+/* The same for header lines: all those that do not matter, and one that does. */
+TALLY_INLINE void h1_step_header(struct tally_h1 *p, const struct tally_chunk *c,
+				 const struct tally_rules *r)
+{
+	if (h1_at(p, H1_LINE))
+		step_line(p, c, r);
+	if (h1_at(p, H1_SKIP_LINE)) {
+		step_skip_line(p, c, r);
+		if (h1_at(p, H1_LINE))
+			step_line(p, c, r);
+	}
+	if (h1_at(p, H1_NAME))
+		step_name(p, c, r, h1_word(p, c), h1_left(p));
+	if (h1_goes_on(p))
+		h1_step_value(p, c, r, h1_word(p, c), h1_left(p));
 }
 
 TALLY_INLINE void h1_step_body(struct tally_h1 *p, __u64 w, __u32 n, __u32 left)
@@ -1819,25 +1874,34 @@ TALLY_INLINE void h1_step_body(struct tally_h1 *p, __u64 w, __u32 n, __u32 left)
 	}
 }
 
-static long h1_step(__u32 i, void *ctx)
+TALLY_INLINE int h1_state_in(const struct tally_h1 *p, __u8 first, __u8 last)
+{
+	return p->state >= first && p->state <= last;
+}
+
+/* One or more steps. Returns 1 when there is nothing left to do. */
+TALLY_INLINE int h1_step(struct tally_h1 *p, const struct tally_chunk *c,
+			 const struct tally_rules *r)
+{
+	__u32 left = p->end - p->pos;
+
+	if (!left || left > TALLY_CHUNK)
+		return 1;
+	if (h1_state_in(p, H1_START, H1_STATUS))
+		h1_step_start_line(p, c, r);
+	else if (!h1_state_in(p, H1_LINE, H1_HEAD_LF))
+		h1_step_body(p, h1_word(p, c), h1_left(p), left);
+	if (h1_state_in(p, H1_LINE, H1_HEAD_LF) && !p->event)
+		h1_step_header(p, c, r);
+	return !h1_goes_on(p);
+}
+
+static long h1_loop_step(__u32 i, void *ctx)
 {
 	struct h1_run *run = ctx;
-	struct tally_h1 *p = run->p;
-	__u32 pos = p->pos, left = p->end - pos, n;
-	__u64 w;
 
 	(void)i;
-	if (!left || left > TALLY_CHUNK || p->event)
-		return 1;
-	n = left < 8 ? left : 8;
-	w = tally_word(run->c, pos, n);
-	if (p->state >= H1_LINE && p->state <= H1_HEAD_LF)
-		h1_step_header(p, run->c, run->r, w, n);
-	else if (p->state >= H1_START && p->state <= H1_STATUS)
-		h1_step_start_line(p, run->c, run->r, w, n);
-	else
-		h1_step_body(p, w, n, left);
-	return 0;
+	return h1_step(run->p, run->c, run->r);
 }
 
 /*
@@ -1854,7 +1918,7 @@ TALLY_GLOBAL int tally_h1_run(struct tally_h1 *p, const struct tally_chunk *c,
 		return 0;
 	before = p->pos;
 	p->event = TALLY_EV_MORE;
-	tally_loop(4 * TALLY_CHUNK, h1_step, &run);
+	tally_loop(4 * TALLY_CHUNK, h1_loop_step, &run);
 	p->octets += p->pos - before;
 	return p->event;
 }

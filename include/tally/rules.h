@@ -51,12 +51,13 @@ struct tally_query_name {
 };
 
 /*
- * Which bit of {request,response}_first stands for names that begin with these two octets (in
- * either case). A line whose bit is not set cannot be of interest and is skipped whole.
+ * Which bit of {request,response}_first stands for names that begin with these four octets (in
+ * either case, the first in the low byte). A line whose bit is not set cannot be of interest and is
+ * skipped whole. A ruleset that knows a shorter name has all bits set.
  */
-static inline __attribute__((always_inline)) __u32 tally_name_filter(__u8 c0, __u8 c1)
+static inline __attribute__((always_inline)) __u32 tally_name_filter(__u32 first)
 {
-	return ((c0 | 0x20) + 5 * (c1 | 0x20)) & 63;
+	return (first | 0x20202020) * 0x9e3779b1U >> 26;
 }
 
 struct tally_edge {

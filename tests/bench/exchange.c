@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * exchange RULES: nanoseconds per exchange by BPF_PROG_TEST_RUN, as JSON.
+ * exchange RULES [VARIANT [REPEAT]]: nanoseconds per exchange by BPF_PROG_TEST_RUN, as JSON.
  *
  * Rounds of all programs take turns, so that a noisy machine disturbs them alike; of each the
  * fastest and the median round are told. What the rows hold at the end must be exactly the
@@ -22,7 +22,6 @@
 #include "tests/bench/libbench.h"
 
 #define ROUNDS 21
-#define REPEAT 20000
 #define PORT_OF_TEST_SOCKET 26000
 #define BATCH 4096
 
@@ -44,6 +43,7 @@ static const struct variant variants[] = {
 #define VARIANTS (sizeof(variants) / sizeof(*variants))
 
 struct bench {
+	uint32_t repeat;
 	struct exchange_bpf *skel;
 	int rows; /* descriptor of the ledger's rows */
 	int progs[PROGS];
@@ -202,7 +202,7 @@ static uint64_t warm_up(struct bench *b, const struct variant *v)
 	b->exchanges = 0;
 	before = count(b, &rows);
 	for (int p = 0; p < P_RESPONSE; p++)
-		run(b, p, REPEAT);
+		run(b, p, b->repeat);
 	run(b, P_EXCHANGE, v->setup.conns * 20); /* the fields that response needs, everywhere */
 	return before;
 }
@@ -213,7 +213,7 @@ static void measure(struct bench *b, const struct variant *v)
 
 	for (int round = 0; round < ROUNDS; round++)
 		for (int p = 0; p < PROGS; p++)
-			b->ns[p][round] = run(b, p, REPEAT);
+			b->ns[p][round] = run(b, p, b->repeat);
 	after = count(b, &rows);
 	if (after - before != b->exchanges) {
 		fprintf(stderr, "%s: %llu exchanges, %llu in the rows\n", v->name,
@@ -234,10 +234,11 @@ int main(int argc, char **argv)
 	static struct bench b;
 
 	if (argc < 2) {
-		fprintf(stderr, "usage: exchange RULES [VARIANT]\n");
+		fprintf(stderr, "usage: exchange RULES [VARIANT [REPEAT]]\n");
 		return 64;
 	}
 	rules = bench_rules(argv[1]);
+	b.repeat = argc > 3 ? (uint32_t)atoi(argv[3]) : 20000;
 	printf("{\n");
 	for (size_t i = 0, n = 0; i < VARIANTS; i++) {
 		if (argc > 2 && strcmp(variants[i].name, argv[2]) != 0)

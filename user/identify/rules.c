@@ -308,16 +308,17 @@ static void set_scheme(struct tally_name *name, const char *scheme)
 	name->role = strcasecmp(scheme, "basic") == 0 ? TALLY_NAME_BASIC : TALLY_NAME_SCHEME;
 }
 
-/* A name of one octet is followed by its colon. */
 static uint64_t filter_of(const struct tally_name *names)
 {
 	uint64_t bits = 0;
 
-	for (size_t i = 0; i < TALLY_NAMES; i++)
-		if (names[i].len)
-			bits |= 1ULL
-				<< tally_name_filter(names[i].text[0],
-						     names[i].len > 1 ? names[i].text[1] : ':');
+	for (size_t i = 0; i < TALLY_NAMES; i++) {
+		if (!names[i].len)
+			continue;
+		if (names[i].len < 4)
+			return UINT64_MAX;
+		bits |= 1ULL << tally_name_filter((uint32_t)tally_load(names[i].text, 4));
+	}
 	return bits;
 }
 

@@ -27,19 +27,18 @@ pytest='/usr/bin/python3 -m pytest -q -rsfE --color=no'
 suites="
 build       | check | 300  | scripts/check.sh --run-build              | everything compiles
 lint        | check | 120  | tests/lint/run.sh                         | format, layers, licences, functions
-unit        | check | 60   | scripts/check.sh --run-programs unit      | modules of the agent, ASan and UBSan
+unit        | check | 120  | scripts/check.sh --run-programs unit      | modules of the agent, ASan and UBSan
 vectors     | check | 240  | scripts/check.sh --run-programs vectors   | the engine, whole and at every split
-diff        | check | 120  | scripts/check.sh --run-programs diff      | the engine beside another parser
-sim         | check | 60   | $sim --histories 5000                     | sealing and shipping through seeded faults
-fuzz        | check | 180  | scripts/fuzz.sh --all 120                 | corpus, then two minutes of new input
+sim         | check | 120  | $sim --histories 5000                     | sealing and shipping through seeded faults
+fuzz        | check | 300  | scripts/fuzz.sh --all 120                 | corpus, then two minutes of new input
 kernel      | check | 120  | scripts/check.sh --run-programs kernel    | the engine inside this kernel
-e2e         | check | 600  | $pytest -m 'not long and not soak' tests/e2e | real servers, real sockets
-vm          | check | 240  | tests/vm/matrix.sh                        | other kernels, counting right
+e2e         | check | 900  | $pytest -m 'not long and not soak' tests/e2e | real servers, real sockets
+vm          | check | 400  | tests/vm/matrix.sh                        | other kernels, counting right
 e2e-long    | long  | 600  | $pytest -m long tests/e2e                 | load, many connections, long bodies
 kafka       | long  | 240  | $pytest tests/kafka                       | a real Kafka: transactions, kills, doubt
 sim-long    | long  | 300  | $sim --histories 20000 --mutants          | more histories; planted bugs are found
 vm-long     | long  | 300  | tests/vm/matrix.sh --long                 | power cuts, full disks
-faults      | long  | 960  | tests/faults/run.py --ci                  | a real Kafka, 200 faults, books that close
+faults      | own   | 1600 | tests/faults/run.py --ci                  | a real Kafka, 200 faults, books that close
 bench       | own   | 600  | tests/bench/run.sh                        | nanoseconds, throughput, memory
 soak        | own   | 4000 | $pytest -m soak tests/e2e                 | an hour of load (TALLY_SOAK_S)
 soak-faults | own   | 4000 | tests/faults/run.py --minutes 60          | an hour of faults

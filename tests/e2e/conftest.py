@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures: a sandbox, keys, and real servers in it."""
 
+import os
 import resource
 import sys
 from pathlib import Path
@@ -17,8 +18,28 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (_HARD, _HARD))
 ALL_SERVERS = sorted(servers.ALL)
 
 
+KNOWN = Path(__file__).parent / "known-failures.txt"
+
+
+def known_failures():
+    """{test id: reason}: what is known to be wrong, told at the end of each run, never silently."""
+    lines = [x for x in KNOWN.read_text().splitlines() if x and not x.startswith("#")]
+    return dict(x.split(None, 1) for x in lines)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if os.environ.get("TALLY_KNOWN") != "1":
+        for test, reason in known_failures().items():
+            terminalreporter.write_line(f"KNOWN FAILURE, not run: {test}: {reason}")
+
+
 def pytest_collection_modifyitems(config, items):
-    """Soak tests run only when they are asked for by their mark."""
+    """Soak tests run only when asked for by their mark, known failures only with TALLY_KNOWN=1."""
+    if os.environ.get("TALLY_KNOWN") != "1":
+        known = known_failures()
+        wrong = [i for i in items if i.name in known or i.name.partition("[")[0] in known]
+        config.hook.pytest_deselected(items=wrong)
+        items[:] = [i for i in items if i not in wrong]
     if "soak" in config.getoption("-m"):
         return
     left_out = [i for i in items if i.get_closest_marker("soak")]

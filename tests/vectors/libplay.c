@@ -412,6 +412,10 @@ static void player_init(struct player *p, const struct vector *v, const struct v
 					   .next_out = plan->isn[1] };
 
 	*p = (struct player){ .v = v, .plan = plan, .seed = plan->seed, .now = NOW_NS };
+	if (!options.candidates)
+		options.candidates = 64; /* more would only take time */
+	if (!options.pieces)
+		options.pieces = 2 * TALLY_PARK_PIECES;
 	options.guarded = true;
 	options.fill = plan->fill;
 	must_be_0(tally_meter_new(&options, &p->meter));

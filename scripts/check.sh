@@ -13,13 +13,15 @@
 # not list is a failure. The last line is `N passed, N failed, N skipped`.
 #
 # A suite is a command whose last lines tell counts: `N passed, N failed, N skipped`, or pytest's summary.
-# A skip is announced by a line that begins with SKIP and says why. A suite that passes nothing fails.
+# A skip is announced by a line that begins with SKIP and says why; a known failure that is not run
+# (KNOWN FAILURE, and why) is a skip, too. A suite that passes nothing fails.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
 export BUILD=${BUILD:-build}
 logs=$BUILD/check
 kept=tests/allowed-skips
+skip_line='^(SKIP|ok .*# SKIP|KNOWN FAILURE)'
 sim='/usr/bin/python3 tests/sim/run.py'
 pytest='/usr/bin/python3 -m pytest -q -rsfE --color=no'
 
@@ -145,7 +147,7 @@ show() {
 
 # skips_not_allowed LOG: the skips (lines that begin with SKIP) that no line of the list is part of
 skips_not_allowed() {
-	grep -E '^(SKIP|ok .*# SKIP)' "$1" | grep -vFf <(grep -vE '^(#|$)' "$kept" 2>/dev/null | sed 's/ *#.*//') || true
+	grep -E "$skip_line" "$1" | grep -vFf <(grep -vE '^(#|$)' "$kept" 2>/dev/null | sed 's/ *#.*//') || true
 }
 
 # judge SUITE LOG STATUS: sets passed, failed, skipped and notes
@@ -158,6 +160,7 @@ judge() {
 		return
 	fi
 	read -r passed failed skipped <<<"$counts"
+	skipped=$((skipped + $(grep -c '^KNOWN FAILURE' "$2")))
 	if [ "$3" != 0 ] && [ "$failed" = 0 ]; then
 		failed=1
 		notes="exit status $3"
@@ -167,7 +170,7 @@ judge() {
 	fi
 	[ "${CI:-}" = true ] && [ "$skipped" != 0 ] || return 0
 	bad=$(skips_not_allowed "$2")
-	if [ -n "$bad" ] || ! grep -qE '^(SKIP|ok .*# SKIP)' "$2"; then
+	if [ -n "$bad" ] || ! grep -qE "$skip_line" "$2"; then
 		failed=$((failed + 1))
 		notes='skips that CI does not allow'
 		printf '%s\n' "$bad" | sed 's/^/    not allowed: /'
@@ -199,7 +202,7 @@ suite() {
 print_skips() {
 	local name
 	for name in "$@"; do
-		grep -HE '^(SKIP|ok .*# SKIP)' "$logs/$name.log" | sed "s|^$logs/||; s|\.log:|: |"
+		grep -HE "$skip_line" "$logs/$name.log" | sed "s|^$logs/||; s|\.log:|: |"
 	done | sort | uniq -c | sed 's/^ */  skipped /'
 }
 

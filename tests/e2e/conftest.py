@@ -3,6 +3,7 @@
 
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from lib.sandbox import Sandbox  # noqa: E402
 _HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (_HARD, _HARD))
 ALL_SERVERS = sorted(servers.ALL)
+# Told to stop by a time limit, the harness still takes its sandboxes down.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
 
 
 KNOWN = Path(__file__).parent / "known-failures.txt"

@@ -46,8 +46,8 @@ class Outcome:
             agent = tallyd.Tallyd(sandbox, keys, case_run.services(
                 batch, ports, sandbox.cgroup_path)).start()
             runs = case_run.run_all(sandbox, keys, batch, ports)
+            server.stop()       # a request that nobody answers is held while its connection lives
             ledger = agent.stop()
-            server.stop()
             self.logs.update(logs(server, batch, ports))
         self.runs.update(runs)
         self.ledgers.update({c.row: ledger for c in batch})

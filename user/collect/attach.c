@@ -87,13 +87,15 @@ static int open_link(const struct tally_load *load, uint64_t id, enum tally_hook
 	return 0;
 }
 
-/* A removed cgroup severs its links a moment later; such a link names cgroup 0. */
-static bool is_alive(int fd)
+/* -ENOLINK: a removed cgroup severs its links a moment later; such a link names cgroup 0. */
+static int check_link(int fd)
 {
 	struct bpf_link_info info = {};
 	__u32 len = sizeof(info);
 
-	return !bpf_obj_get_info_by_fd(fd, &info, &len) && info.cgroup.cgroup_id;
+	if (bpf_obj_get_info_by_fd(fd, &info, &len))
+		return -errno;
+	return info.cgroup.cgroup_id ? 0 : -ENOLINK;
 }
 
 static int update_link(void *ctx, uint64_t id, enum tally_hook hook)
@@ -102,13 +104,11 @@ static int update_link(void *ctx, uint64_t id, enum tally_hook hook)
 	_cleanup_close_ int fd = -1;
 	int err = open_link(load, id, hook, &fd);
 
-	if (err)
-		return err;
-	if (!is_alive(fd))
-		return drop_link(load, id, hook);
-	if (!bpf_link_update(fd, load->progs[hook], NULL))
-		return 0;
-	return errno == ENOLINK ? drop_link(load, id, hook) : -errno;
+	if (!err)
+		err = check_link(fd);
+	if (!err && bpf_link_update(fd, load->progs[hook], NULL))
+		err = -errno;
+	return err == -ENOLINK ? drop_link(load, id, hook) : err;
 }
 
 int tally_attach_update(struct tally_load *load)
@@ -118,24 +118,32 @@ int tally_attach_update(struct tally_load *load)
 	return each_link(load, update_link, load);
 }
 
+/* 0: it counts. -ENOENT: there is none (a dead one is removed). Else it cannot be asked, and may. */
+static int find_link(struct tally_load *load, uint64_t id, enum tally_hook hook)
+{
+	_cleanup_close_ int fd = -1;
+	int err = open_link(load, id, hook, &fd);
+
+	if (!err)
+		err = check_link(fd);
+	if (err != -ENOLINK)
+		return err;
+	err = drop_link(load, id, hook);
+	return err ? err : -ENOENT;
+}
+
 static int attach_one(struct tally_load *load, const struct tally_cgroup *cgroup, int cgroup_fd,
 		      enum tally_hook hook)
 {
 	_cleanup_close_ int fd = -1;
 	char path[PATH_MAX];
-	int err = open_link(load, cgroup->id, hook, &fd);
+	int err = find_link(load, cgroup->id, hook);
 
-	if (!err && is_alive(fd))
-		return 0;
-	if (!err)
-		err = drop_link(load, cgroup->id, hook);
-	if (err && err != -ENOENT)
+	if (err != -ENOENT)
 		return err;
 	err = link_path(load, cgroup->id, hook, path);
 	if (err)
 		return err;
-	if (fd >= 0)
-		(void)close(TAKE_FD(fd)); /* the dead link */
 	fd = bpf_link_create(load->progs[hook], cgroup_fd, attach_types[hook], NULL);
 	if (fd < 0)
 		return -errno;

@@ -158,6 +158,7 @@ bool tally_cgroup_matches(const char *pattern, const char *path)
 static int add(struct tally_cgroups *cgroups, const char *mount, const char *path)
 {
 	struct tally_cgroup *items = cgroups->items;
+	int err;
 
 	if (cgroups->n == TALLY_CGROUPS_MAX)
 		return -E2BIG;
@@ -170,8 +171,9 @@ static int add(struct tally_cgroups *cgroups, const char *mount, const char *pat
 		cgroups->items = items;
 		cgroups->cap = cap;
 	}
-	if (tally_cgroup_get(mount, path, &items[cgroups->n]))
-		return 0; /* gone in between */
+	err = tally_cgroup_get(mount, path, &items[cgroups->n]);
+	if (err) /* what cannot be looked at is not gone: it stays attached */
+		return err == -ENOENT || err == -ENOTDIR ? 0 : err;
 	cgroups->n++;
 	return 0;
 }

@@ -143,13 +143,13 @@ int tally_epoch_unpin(struct tally_load *load, uint64_t number)
 
 int tally_epoch_next(const struct tally_load *load, uint64_t from, uint64_t *ret_number)
 {
-	DIR *dir = opendir(load->pin_dir);
+	_cleanup_closedir_ DIR *dir = opendir(load->pin_dir);
 	struct dirent *entry;
 	uint64_t best = UINT64_MAX;
 
 	if (!dir)
 		return -errno;
-	while ((entry = readdir(dir))) {
+	while (errno = 0, (entry = readdir(dir))) {
 		uint64_t number;
 		char kind[16];
 
@@ -157,7 +157,8 @@ int tally_epoch_next(const struct tally_load *load, uint64_t from, uint64_t *ret
 		    number >= from && number < best)
 			best = number;
 	}
-	(void)closedir(dir); /* only read */
+	if (errno) /* half a list would pass over an epoch */
+		return -errno;
 	if (best == UINT64_MAX)
 		return -ENOENT;
 	*ret_number = best;

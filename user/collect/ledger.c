@@ -109,14 +109,18 @@ static int clear_halves(struct tally_ledger *ledger)
 	int fds[TALLY_EPOCH_KINDS];
 
 	while (!tally_epoch_next(ledger->load, number + 1, &number)) {
-		int err;
+		int err = -ENOENT;
 
 		if (number == ledger->number)
 			continue;
-		if (number < ledger->number && !tally_epoch_open(ledger->load, number, fds)) {
+		if (number < ledger->number)
+			err = tally_epoch_open(ledger->load, number, fds);
+		if (!err) {
 			tally_epoch_close(fds);
 			continue;
 		}
+		if (err != -ENOENT) /* it may be whole: nothing of it may go */
+			return err;
 		err = tally_epoch_unpin(ledger->load, number);
 		if (err)
 			return err;

@@ -163,9 +163,11 @@ static int real_list(void *ctx, const char *dir,
 		entry = readdir(stream);
 		if (!entry)
 			return -errno;
-		if (fstatat(folder, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-		    !S_ISREG(st.st_mode))
-			continue;
+		r = fstatat(folder, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+		if (r == -ENOENT || (r == 0 && !S_ISREG(st.st_mode)))
+			continue; /* removed beside us, or not ours */
+		if (r < 0)	  /* passed over, it would soon look like one that a batch covers */
+			return r;
 		r = each(arg, entry->d_name, (__u64)st.st_size);
 		if (r)
 			return r;

@@ -74,17 +74,18 @@ programs  = $(patsubst tests/%.c,$(B)/test/%,$(filter-out %.bpf.c,\
 SAN_PROGS := $(call programs,unit,test_) $(call programs,vectors diff sim)
 OBJ_PROGS := $(call programs,kernel e2e bench vm kafka)
 FUZZ_PROGS := $(call programs,fuzz,fuzz_)
+MANUAL	  := $(B)/manual
 DEMO_PROGS := $(patsubst deploy/demo/%.c,$(B)/demo-%,$(sort $(wildcard deploy/demo/*.c)))
 
 # Targets ---------------------------------------------------------------------------------------
 
-.PHONY: all tests demo demo-live check check-long bench fuzz soak faults lint format install clean deps help
+.PHONY: all tests demo demo-live check check-long bench fuzz soak faults lint format install deb clean deps help
 all: $(SKEL) $(B)/obj/libtally.a $(if $(wildcard user/main.c),$(B)/tallyd) $(DEMO_PROGS) ## build tallyd and the demo's programs
 
 tests: all $(SAN_PROGS) $(OBJ_PROGS) $(FUZZ_PROGS) ## build every test program
 
 deps: ## install what building, the demo and the tests need (Debian packages; root)
-	scripts/install-deps.sh build demo test
+	scripts/install-deps.sh build demo package test
 
 demo: ## install, build, meter an nginx API, compare with its own log (root)
 	scripts/demo.sh

@@ -61,7 +61,10 @@ int tally_cli_flush(void);
 /* For -o: the words of a command that prints a table. */
 extern const char *const tally_cli_table_words[]; /* table, json */
 
-/* Each in its own file; main.c lists those that exist. */
+/* Those that exist, in the order of the help; NULL ends it. The manual is made of it, too. */
+extern const struct tally_cli_command *const tally_cli_commands[];
+
+/* Each in its own file. */
 extern const struct tally_cli_command tally_cmd_run;
 extern const struct tally_cli_command tally_cmd_check;
 extern const struct tally_cli_command tally_cmd_probe;

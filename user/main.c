@@ -3,21 +3,5 @@
 
 int main(int argc, char **argv)
 {
-	static const struct tally_cli_command *const commands[] = {
-		&tally_cmd_run,
-		&tally_cmd_check,
-		&tally_cmd_probe,
-		&tally_cmd_services,
-		&tally_cmd_status,
-		&tally_cmd_top,
-		&tally_cmd_connections,
-		&tally_cmd_keys,
-		&tally_cmd_audit,
-		&tally_cmd_spool,
-		&tally_cmd_stop,
-		&tally_cmd_version,
-		NULL,
-	};
-
-	return tally_cli_main(commands, argc, argv);
+	return tally_cli_main(tally_cli_commands, argc, argv);
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/manual.h"
 
+#include <ctype.h>
+
 #define PATTERN_DURATION "^(0|([0-9]+(h|m|s|ms|us|ns))+)$"
 #define PATTERN_DECIMAL "^[0-9]+(\\.[0-9]{1,9})?$"
 #define PATTERN_REFERENCE "^\\$\\{(file:/[^}]+|cred:[^}/.][^}/]*)\\}$"
@@ -235,6 +237,86 @@ void tally_manual_reference(const struct tally_option_table *table, FILE *out)
 	      "of the systemd unit; nowhere else is anything expanded.\n",
 	      out);
 	put_section(table, "", out);
+}
+
+/* Man page ------------------------------------------------------------------------------------- */
+
+/* What has a meaning in scdoc. */
+static void put_escaped(char c, FILE *out)
+{
+	if (strchr("\\*_#[]|:<>", c))
+		fputc('\\', out);
+	fputc(c, out);
+}
+
+void tally_manual_text(const char *markdown, FILE *out)
+{
+	bool code = false, emphasis = false;
+
+	for (const char *p = markdown; *p; p++) {
+		bool toggles = !code && *p == '*' && (emphasis || isalpha((unsigned char)p[1]));
+
+		if (*p == '`') {
+			code = !code;
+			fputc('*', out);
+		} else if (toggles) {
+			emphasis = !emphasis;
+			fputc('_', out);
+		} else {
+			put_escaped(*p, out);
+		}
+	}
+}
+
+static void put_page_type(const struct tally_option *option, FILE *out)
+{
+	if (option->type != TALLY_OPTION_ENUM) {
+		fprintf(out, "_%s_", tally_option_type_name(option->type));
+		return;
+	}
+	for (size_t i = 0; option->words[i]; i++)
+		fprintf(out, "%s*%s*", i ? ", " : "", option->words[i]);
+}
+
+static void put_entry(const struct tally_option *option, FILE *out)
+{
+	fputc('*', out);
+	for (const char *p = option->name; *p; p++)
+		put_escaped(*p, out);
+	fputs(":* ", out);
+	put_page_type(option, out);
+	if (option->flags & TALLY_OPTION_REQUIRED)
+		fputs(", required", out);
+	else if (option->fallback) {
+		fputs(", default ", out);
+		for (const char *p = option->fallback; *p; p++)
+			put_escaped(*p, out);
+	}
+	fputs("\n\t", out);
+	tally_manual_text(option->help ? option->help : "", out);
+	fputs(option->flags & TALLY_OPTION_SECRET ? " May be a secret.\n\n" : "\n\n", out);
+}
+
+static void put_page_section(const struct tally_option_table *table, const char *path, FILE *out)
+{
+	fprintf(out, "## %s\n\n", *path ? path : "THE FILE");
+	for (size_t i = 0; i < table->n_options; i++)
+		put_entry(&table->options[i], out);
+	for (size_t i = 0; i < table->n_options; i++) {
+		const struct tally_option *option = &table->options[i];
+		_cleanup_free_ char *below = NULL;
+
+		if (!has_table(option) ||
+		    asprintf(&below, "%s%s%s%s", path, *path ? "." : "", option->name,
+			     option->type == TALLY_OPTION_LIST ? "[]" : "") < 0)
+			continue;
+		put_page_section(option->table, below, out);
+	}
+}
+
+void tally_manual_page(const struct tally_option_table *table, FILE *out)
+{
+	put_page_section(table, "", out);
 }
 
 void tally_manual_help(const struct tally_option_table *table, unsigned int depth, FILE *out)

@@ -162,6 +162,10 @@ $(B)/tallyd: $(B)/obj/user/main.o $(B)/obj/libtally.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
+$(MANUAL): $(B)/obj/deploy/debian/manual.o $(B)/obj/libtally.a
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
 $(DEMO_PROGS): $(B)/demo-%: $(B)/obj/deploy/demo/%.o
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
@@ -233,5 +237,8 @@ install: all ## copy the binary, units, schema and licences under DESTDIR
 	$(if $(wildcard deploy/schema/*),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/tallyd/schema deploy/schema/*)
 	$(if $(wildcard deploy/systemd/*.service),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system deploy/systemd/*.service)
 	install -d -m 0755 $(DESTDIR)/etc/tallyd $(DESTDIR)/var/lib/tallyd
+
+deb: all $(MANUAL) ## the Debian package, in the build folder
+	deploy/debian/build.sh $(B) $(VERSION)
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

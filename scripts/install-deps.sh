@@ -3,7 +3,7 @@
 #
 # Installs Debian packages by purpose:
 #
-#	scripts/install-deps.sh [build] [demo] [test]	(default: build)
+#	scripts/install-deps.sh [build] [demo] [package] [test]	(default: build)
 #	scripts/install-deps.sh --list [purpose...]	print the packages and stop
 #	scripts/install-deps.sh --missing [purpose...]	print those that are not installed and stop
 #
@@ -31,6 +31,10 @@ demo=(
 	python3 procps iproute2
 )
 # shellcheck disable=SC2034
+package=(
+	dpkg-dev scdoc gzip xz-utils # `make deb`
+)
+# shellcheck disable=SC2034
 test=(
 	# servers under test, and what drives them
 	nginx-light?nginx apache2 haproxy nodejs?node golang-go?go wrk curl kcat
@@ -41,6 +45,8 @@ test=(
 	qemu-system-x86 busybox-static cpio xz-utils zstd binutils debian-archive-keyring gpgv ca-certificates
 	# a real Kafka broker
 	openjdk-17-jre-headless?java maven?mvn
+	# the package
+	lintian man-db systemd
 	# full disks
 	xfsprogs e2fsprogs
 	# lint
@@ -138,12 +144,12 @@ main() {
 		case $1 in
 		--list) print=wanted ;;
 		--missing) print=missing ;;
-		build | demo | test) purposes+=("$1") ;;
+		build | demo | package | test) purposes+=("$1") ;;
 		-h | --help)
 			sed -n '4,12s/^# \{0,1\}//p' "$0"
 			return 0
 			;;
-		*) die "unknown purpose '$1' (build, demo, test)" ;;
+		*) die "unknown purpose '$1' (build, demo, package, test)" ;;
 		esac
 		shift
 	done

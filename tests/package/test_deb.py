@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Debian package as a file: the same from anywhere, whole, and true to the program."""
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+
+from conftest import ROOT, run
+
+
+def copy_of_the_tree(to):
+    """What git would keep, with other dates."""
+    names = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=ROOT).split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).exists():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, to / name)
+            os.utime(to / name, (10 ** 9, 10 ** 9))
+    return to
+
+
+def test_reproducible(deb, tmp_path):
+    """Built again elsewhere, at another time, by another user's habits: not one byte differs."""
+    tree = tmp_path / "a folder of another name and length".replace(" ", "-")
+    tree.mkdir()
+    env = {**os.environ, "BUILD": "build", "TZ": "Pacific/Kiritimati", "LC_ALL": "C.UTF-8",
+           "HOME": str(tmp_path), "USER": "somebody"}
+    out = run("sh", "-c", "umask 077 && make -s -j2 deb", cwd=copy_of_the_tree(tree), env=env)
+    again = tree / out.strip().splitlines()[-1]
+    digests = [hashlib.sha256(p.read_bytes()).hexdigest() for p in (deb, again)]
+    print(f"{deb.name} {digests[0]}")
+    assert deb.name == again.name and digests[0] == digests[1]
+
+
+def test_lintian(deb):
+    done = subprocess.run(["lintian", "--fail-on=error,warning", "--allow-root", deb],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_version_is_in_the_changelog(tree, deb):
+    with gzip.open(tree / "usr/share/doc/tallyd/changelog.gz", "rt") as f:
+        first = f.readline()
+    assert f"({run('dpkg-deb', '-f', deb, 'Version').strip()})" in first
+
+
+def test_configuration(deb, tree, tmp_path):
+    """All of /etc is a conffile; it loads, and meters nothing."""
+    etc = {f"/{p.relative_to(tree)}" for p in (tree / "etc").rglob("*") if p.is_file()}
+    assert etc == set(run("dpkg-deb", "-I", deb, "conffiles").split())
+    text = (tree / "etc/tallyd/tallyd.yaml").read_text()
+    path = tmp_path / "tallyd.yaml"
+    path.write_text(text.replace("/etc/", f"{tree}/etc/"))
+    out = json.loads(run(tree / "usr/sbin/tallyd", "check-config", "-o", "json", path))
+    assert out["services"] == [] and out["sinks"]
+
+
+def test_nothing_starts_by_itself(deb):
+    """No maintainer script starts or enables the unit on a first installation."""
+    for name in ("postinst", "prerm", "postrm"):
+        text = run("dpkg-deb", "-I", deb, name)
+        assert not re.search(r"deb-systemd-invoke (re)?start|systemctl (re)?start", text), name
+        subprocess.run(["sh", "-n"], input=text, text=True, check=True)
+
+
+def page(tree, name):
+    """A man page as text; troff has nothing to say about it."""
+    done = subprocess.run(
+        ["man", "--warnings", "-l", tree / f"usr/share/man/man{name[-1]}/{name}.gz"],
+        capture_output=True, text=True, check=True, env={**os.environ, "MANWIDTH": "500"})
+    assert not done.stderr, done.stderr
+    return done.stdout
+
+
+def commands_of(help_text):
+    return re.findall(r"^  (\S+) {2,}\S", help_text.split("Commands:")[1], re.M)
+
+
+def test_manual_has_every_command_and_option(tree, tallyd):
+    text = page(tree, "tallyd.8")
+    leaves = []
+    for name in commands_of(run(tallyd, "--help")):
+        out = run(tallyd, name, "--help")
+        leaves += [[name, sub] for sub in commands_of(out)] if "Commands:" in out else [[name]]
+    assert ["spool", "declare-lost"] in leaves and ["run"] in leaves
+    for leaf in leaves:
+        assert re.search(rf"^   {' '.join(leaf)}\b", text, re.M), leaf
+        for option in re.findall(r"^ .*(--[a-z-]+)", run(tallyd, *leaf, "--help"), re.M):
+            assert option in text, (leaf, option)
+
+
+def names_of(schema):
+    """Every key of a JSON schema's properties, at every depth."""
+    for name, below in schema.get("properties", {}).items():
+        yield name
+        yield from names_of(below)
+        yield from names_of(below.get("items", {}))
+
+
+def test_manual_has_every_key(tree, tallyd):
+    for option, name in (("--schema", "tallyd.yaml.5"), ("--catalog-schema", "tallyd-keys.yaml.5")):
+        text = page(tree, name)
+        keys = set(names_of(json.loads(run(tallyd, "check-config", option))))
+        assert len(keys) > 5
+        assert not [k for k in keys if not re.search(rf"^ +{k}: ", text, re.M)]
+
+
+def complete(tree, *words):
+    script = tree / "usr/share/bash-completion/completions/tallyd"
+    out = run("bash", "-c", 'source "$1"; shift; COMP_WORDS=(tallyd "$@"); '
+              'COMP_CWORD=$#; _tallyd; printf "%s\\n" "${COMPREPLY[@]}"', "bash", script, *words)
+    return out.split()
+
+
+def test_completion(tree):
+    assert complete(tree, "sp") == ["spool"]
+    assert complete(tree, "spool", "decl") == ["declare-lost"]
+    assert complete(tree, "run", "--c") == ["--config"]
+    assert "--state-dir" in complete(tree, "spool", "ls", "--")

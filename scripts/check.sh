@@ -42,7 +42,7 @@ kafka       | long  | 240  | $pytest tests/kafka                       | a real 
 sim-long    | long  | 300  | $sim --histories 20000 --mutants          | more histories; planted bugs are found
 vm-long     | long  | 300  | tests/vm/matrix.sh --long                 | power cuts, full disks
 faults      | own   | 1600 | tests/faults/run.py --ci                  | a real Kafka, 200 faults, books that close
-bench       | own   | 600  | tests/bench/run.sh                        | nanoseconds, throughput, memory
+bench       | own   | 900  | /usr/bin/python3 tests/bench/run.py       | nanoseconds, throughput, memory
 soak        | own   | 4000 | $pytest -m soak tests/e2e                 | an hour of load (TALLY_SOAK_S)
 soak-faults | own   | 4000 | tests/faults/run.py --minutes 60          | an hour of faults
 "

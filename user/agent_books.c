@@ -19,6 +19,7 @@ static void count(struct tally_agent *agent, const struct tally_frozen *frozen)
 
 	counters->windows++;
 	counters->rows_last = frozen->n_rows;
+	counters->rows += frozen->n_rows;
 	for (size_t i = 0; i < frozen->n_services && i < TALLY_SERVICES; i++) {
 		add_totals(&counters->totals[i], &frozen->totals[i]);
 		counters->rows_overflow += frozen->totals[i].lost.requests;
@@ -64,13 +65,17 @@ static int seal(struct tally_agent *agent, uint64_t number)
 {
 	struct tally_resolver resolver;
 	struct tally_frozen frozen;
+	uint64_t began = tally_util_mono_ns(), drained;
 	int err = tally_ledger_drain(agent->ledger, number, &frozen);
 
 	if (err)
 		return err;
+	drained = tally_util_mono_ns();
 	straighten(&frozen);
 	tally_agent_rules_resolver(agent, &resolver);
 	err = tally_ship_seal(agent->ship, &frozen, &resolver);
+	agent->counters.drain_ns += drained - began;
+	agent->counters.seal_ns += tally_util_mono_ns() - drained;
 	if (!err) {
 		tally_log_debug("sealed", "epoch=%" PRIu64 " rows=%zu seconds=%" PRIu64, number,
 				frozen.n_rows,

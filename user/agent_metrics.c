@@ -132,6 +132,12 @@ static void put_books(const struct tally_agent *agent, FILE *out)
 	tally_prom_count(out, "book_errors_total", LABELS({ "step", "seal" }), c->seal_errors);
 	tally_prom_family(out, "swap_seconds_max", "gauge", "Longest closing of a window.");
 	tally_prom_sample(out, "swap_seconds_max", NULL, (double)c->swap_ns_max / 1e9);
+	counter(out, "ledger_rows_total", "Rows read from closed windows.", c->rows);
+	tally_prom_family(out, "book_seconds_total", "counter", "Time spent on closed windows.");
+	tally_prom_sample(out, "book_seconds_total", LABELS({ "step", "drain" }),
+			  (double)c->drain_ns / 1e9);
+	tally_prom_sample(out, "book_seconds_total", LABELS({ "step", "seal" }),
+			  (double)c->seal_ns / 1e9);
 	gauge(out, "services_configured", "Services in the config.", agent->config->n_services);
 	gauge(out, "services_attached", "Cgroups with our programs.", agent->tags.attached);
 	tally_prom_family(out, "attach_errors_total", "counter", "Cgroups not attached.");

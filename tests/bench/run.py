@@ -1,0 +1,284 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""sudo make bench: what metering costs, as a table and as build/bench.json.
+
+    run.py [PART...]        all parts, or these: exchange, throughput, load, rows, agent, drain
+
+Nothing here fails because a figure is bad: machines differ. It fails when a count is wrong. Where a
+figure compares with and without the meter, the two take turns in the same run, and the ratio of each
+pair is what is reported; `cpu` ratios (time of server and client per request) bear a busy machine
+better than throughput does.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from world import BUILD, REPO, RunStatistics, Sandbox, World
+
+PROGRAMS = BUILD / "test/bench"
+RULES = Path(__file__).parent / "rules.yaml"
+LAPS = 9
+PAIRS = int(os.environ.get("BENCH_PAIRS", "8"))
+SECONDS = int(os.environ.get("BENCH_SECONDS", "4"))
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def program(*argv):
+    done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{argv[0]}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def world():
+    with Sandbox("bench") as sandbox:
+        yield World(sandbox)
+
+
+# ---- parts: each returns what stands under its name in the JSON -----------------------------------
+
+def exchange():
+    """One exchange by BPF_PROG_TEST_RUN; instructions of the engine by callgrind."""
+    result = json.loads(program(PROGRAMS / "exchange", RULES))
+    for name, v in result.items():
+        v["net_ns"] = v["exchange"]["min_ns"] - v["empty"]["min_ns"]
+        v["net_median_ns"] = v["exchange"]["median_ns"] - v["empty"]["median_ns"]
+        say(f"  {name:<24} {v['net_ns']:5.0f} ns at best, {v['net_median_ns']:5.0f} ns median "
+            f"(request {v['request']['min_ns'] - v['empty']['min_ns']:.0f}, response "
+            f"{v['response']['min_ns'] - v['empty']['min_ns']:.0f}, "
+            f"before the octets {v['front']['min_ns'] - v['empty']['min_ns']:.0f})")
+    result["instructions"] = {
+        part: instructions(f"native_{part}") for part in ("request", "response")}
+    say(f"  instructions of the engine, natively: {result['instructions']}")
+    return result
+
+
+def instructions(function, count=1000):
+    """Of one call, in the long run: two counts differ by `count` calls."""
+    def counted(n):
+        out = subprocess.run(
+            ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null",
+             f"--toggle-collect={function}", PROGRAMS / "native", RULES, str(n)],
+            capture_output=True, text=True, check=True)
+        return int(re.search(r"Collected : (\d+)", out.stderr)[1])
+    return round((counted(2 * count) - counted(count)) / count)
+
+
+def throughput():
+    """nginx, keep-alive, one worker, wrk with 64 connections: with and without, in turns."""
+    runs = {"with": [], "without": []}
+    with world() as w:
+        w.wrk(1)
+        for pair in range(PAIRS):
+            for side in (("without", "with"), ("with", "without"))[pair % 2]:
+                runs[side].append(one_run(w, side == "with"))
+            say(f"  pair {pair + 1} of {PAIRS}: "
+                + ", ".join(f"{s} {runs[s][-1]['requests_per_s']:.0f}/s, "
+                            f"{runs[s][-1]['cpu_us']:.2f} us" for s in ("without", "with")))
+    return {"runs": runs, "ratios": {k: ratio(runs, k) for k in
+                                     ("requests_per_s", "cpu_us", "p50_us", "p99_us")}}
+
+
+def one_run(w, metered):
+    if not metered:
+        return w.wrk(SECONDS)
+    w.meter_on()
+    result = w.wrk(SECONDS)
+    w.meter_off()
+    return result
+
+
+def ratio(runs, key):
+    """With over without, pair by pair: the median and the quartiles."""
+    values = [a[key] / b[key] for a, b in zip(runs["with"], runs["without"])]
+    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return {"median": round(statistics.median(values), 4), "low": round(low, 4),
+            "high": round(high, 4), "pairs": len(values)}
+
+
+def under_load():
+    """Nanoseconds by the kernel's run statistics, all three programs, under real load."""
+    result = {}
+    with world() as w:
+        w.meter_on()
+        w.wrk(1)
+        laps = []
+        for _ in range(LAPS):
+            with RunStatistics(w) as stats:
+                requests = w.wrk(1)["requests"]
+            laps.append(stats.per_exchange(requests))
+        laps.sort(key=lambda x: x["ns_per_exchange"])
+        result["keep_alive"] = {**laps[LAPS // 2], "laps_ns": [x["ns_per_exchange"] for x in laps]}
+        for name, keys, connections, n, single in (("keep_alive_10000_rows", 100, 100, 200000, False),
+                                                   ("connection_each", 10, 64, 40000, True)):
+            w.load(keys, connections, requests=n // 4, one_per_connection=single)
+            with RunStatistics(w) as stats:
+                done, _ = w.load(keys, connections, requests=n, one_per_connection=single)
+            result[name] = stats.per_exchange(done)
+        w.meter_off()
+    for name, v in result.items():
+        say(f"  {name:<24} {v['ns_per_exchange']:7.1f} ns per exchange, "
+            f"{v['runs_per_exchange']:.2f} runs of {v['ns_per_run']:.1f} ns"
+            + (f"; laps {v['laps_ns'][0]:.0f} .. {v['laps_ns'][-1]:.0f}" if "laps_ns" in v else ""))
+    return result
+
+
+def million_rows():
+    """Real traffic over 1,000 keys x 1,000 connections in one window; then it is closed."""
+    with world() as w:
+        w.meter_on("1h", 1200000)
+        filled, seconds = w.load(1000, 1000, requests=1500000)
+        with RunStatistics(w) as stats:
+            done, _ = w.load(1000, 1000, requests=300000, seed=2)
+        result = stats.per_exchange(done)
+        _, maps = w.agent_memory()
+        result |= {"filled_with": filled, "requests_per_s": round(filled / seconds),
+                   "maps_bytes": maps, "closing_cpu_s": round(w.meter_off(), 3)}
+    say(f"  {result['ns_per_exchange']:.1f} ns per exchange, maps {maps / 1e6:.0f} MB, agent's CPU "
+        f"for closing it {result['closing_cpu_s']} s")
+    return result
+
+
+def agent():
+    """CPU and memory of the agent: idle, and at full speed with few and with many rows."""
+    result = {}
+    with world() as w:
+        w.meter_on("2s")
+        w.wrk(1)
+        cases = {"idle": lambda: time.sleep(12),
+                 "keep_alive_64_rows": lambda: w.wrk(12),
+                 "keep_alive_many_rows": lambda: w.load(1000, 100, seconds=12),
+                 "connection_each": lambda: w.load(10, 64, seconds=12, one_per_connection=True)}
+        for name, run in cases.items():
+            result[name] = agent_case(w, run)
+            v = result[name]
+            say(f"  {name:<24} {v['cpu_ms_per_s']:6.1f} ms of CPU a second, {v['rows_per_s']:8.0f} rows/s, "
+                f"{v['requests_per_s']:8.0f} requests/s")
+        idle = result["idle"]["cpu_ms_per_s"]
+        for v in result.values():
+            if v["rows_per_s"] > 1000:
+                v["cpu_us_per_row"] = round((v["cpu_ms_per_s"] - idle) * 1000 / v["rows_per_s"], 2)
+        resident, maps = w.agent_memory()
+        result["memory"] = {"agent_resident_bytes": resident, "maps_bytes": maps}
+        w.meter_off()
+    say(f"  memory: agent {resident / 1e6:.1f} MB, maps {maps / 1e6:.1f} MB")
+    return result
+
+
+def agent_case(w, run):
+    """From the end of a window to the end of one, so that rows and their cost belong together."""
+    before = w.after_window()
+    start = time.monotonic()
+    run()
+    after = w.after_window()
+    seconds = time.monotonic() - start
+
+    def grown(name):
+        return sum(v - before.get(k, 0) for k, v in after.items() if k.split("{")[0] == name)
+    return {"cpu_ms_per_s": round(grown("process_cpu_seconds_total") * 1000 / seconds, 2),
+            "rows_per_s": round(grown("ledger_rows_total") / seconds, 1),
+            "requests_per_s": round(grown("requests_total") / seconds, 1),
+            "windows": int(grown("windows_total"))}
+
+
+def drain():
+    """Closing the books over ledgers of a known size, step by step."""
+    result = {}
+    for rows in (10000, 100000, 1000000):
+        v = result[str(rows)] = json.loads(program(PROGRAMS / "drain", rows))
+        say(f"  {rows:>9,} rows: swap {v['swap_ms']:.1f} ms, read {v['drain_ms']:.1f} ms, add up "
+            f"{v['account_ms']:.1f} ms, release {v['release_ms']:.1f} ms: {v['ns_per_row']:.0f} ns a row; "
+            f"{v['resident_max_bytes'] / 1e6:.0f} MB")
+    return result
+
+
+PARTS = {"exchange": exchange, "throughput": throughput, "load": under_load, "rows": million_rows,
+         "agent": agent, "drain": drain}
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+def table(r):
+    """(what, figure) lines for a person, from whatever parts there are."""
+    if "exchange" in r:
+        for name in ("rows_10", "rows_10000", "rows_1000000"):
+            rows = int(name.split("_")[1])
+            yield f"exchange, {rows:,} rows hit at random (TEST_RUN)", \
+                f"{r['exchange'][name]['net_ns']:.0f} ns; median {r['exchange'][name]['net_median_ns']:.0f}"
+        i = r["exchange"]["instructions"]
+        yield "engine alone, x86 instructions", f"{i['request']} request, {i['response']} response"
+    if "load" in r:
+        for name, text in (("keep_alive", "keep-alive"), ("keep_alive_10000_rows", "10,000 rows"),
+                           ("connection_each", "a connection each")):
+            v = r["load"][name]
+            yield f"exchange under load, {text} (run statistics)", \
+                f"{v['ns_per_exchange']:.0f} ns in {v['runs_per_exchange']:.1f} runs" \
+                + (f"; best lap {v['laps_ns'][0]:.0f}" if "laps_ns" in v else "")
+    if "rows" in r:
+        yield "exchange under load, 1,000,000 rows at random", f"{r['rows']['ns_per_exchange']:.0f} ns"
+    if "throughput" in r:
+        names = {"requests_per_s": "throughput", "cpu_us": "CPU per request",
+                 "p50_us": "p50", "p99_us": "p99"}
+        for key, v in r["throughput"]["ratios"].items():
+            yield f"nginx {names[key]}, with / without", \
+                f"{v['median']:.3f} ({v['low']:.3f} .. {v['high']:.3f})"
+    if "drain" in r:
+        v = r["drain"]["1000000"]
+        yield "drain of 1,000,000 rows", f"{v['drain_ms']:.0f} ms; {v['ns_per_row']:.0f} ns a row in all"
+    if "agent" in r:
+        a = r["agent"]
+        yield "agent CPU, idle", f"{a['idle']['cpu_ms_per_s']:.1f} ms a second"
+        for name, text in (("keep_alive_64_rows", "keep-alive, few rows"),
+                           ("keep_alive_many_rows", "keep-alive, many rows"),
+                           ("connection_each", "a connection each")):
+            v = a[name]
+            yield f"agent CPU, {text}, {v['requests_per_s']:,.0f} requests/s", \
+                f"{v['cpu_ms_per_s']:.1f} ms a second" \
+                + (f"; {v['cpu_us_per_row']:.2f} us a row" if "cpu_us_per_row" in v else "")
+        m = a["memory"]
+        yield "memory", f"agent {m['agent_resident_bytes'] / 1e6:.0f} MB, maps {m['maps_bytes'] / 1e6:.0f} MB"
+
+
+def machine():
+    model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="ascii"), re.M)
+    return {"kernel": platform.release(), "cpu": model[1] if model else platform.machine(),
+            "cpus": os.cpu_count(), "load_average": os.getloadavg()[0],
+            "commit": program("git", "-C", REPO, "rev-parse", "--short", "HEAD").strip()}
+
+
+def main():
+    names = sys.argv[1:] or list(PARTS)
+    unknown = [n for n in names if n not in PARTS]
+    if unknown:
+        sys.exit(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    program("make", "-s", "-C", REPO, f"BUILD={BUILD}", "all",
+            *(PROGRAMS / p for p in ("exchange", "native", "drain")))
+    result = {"machine": machine()}
+    for name in names:
+        say(f"--- {name}: {PARTS[name].__doc__.splitlines()[0]}")
+        result[name] = PARTS[name]()
+    out = BUILD / "bench.json"
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    lines = list(table(result))
+    width = max(len(a) for a, _ in lines)
+    say(f"\n  {result['machine']['cpu']}, {result['machine']['cpus']} CPUs, Linux "
+        f"{result['machine']['kernel']}, load average {result['machine']['load_average']:.1f}\n")
+    for what, figure in lines:
+        say(f"  {what:<{width}}  {figure}")
+    say(f"\n  all figures: {out}\n{len(names)} passed, 0 failed, 0 skipped")
+
+
+if __name__ == "__main__":
+    main()

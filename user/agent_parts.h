@@ -36,6 +36,7 @@
 #include "identify/rules.h"
 #include "observe/control.h"
 #include "observe/http.h"
+#include "resolve.h"
 
 #define TALLY_AGENT_GRACE_NS (20 * TALLY_NS_PER_S) /* for shipping at the end */
 #define TALLY_AGENT_TICK_NS (TALLY_NS_PER_S / 4)
@@ -53,8 +54,7 @@ struct tally_agent_rules {
 	char *names[TALLY_SERVICES]; /* by index; also of services that are gone */
 	struct tally_agent_view views[TALLY_AGENT_VIEWS];
 	size_t next_view;
-	struct tally_unit units[TALLY_UNITS_MAX]; /* of the last answer */
-	char kfp[TALLY_CATALOG_KFP];
+	struct tally_resolve resolve; /* the last answer */
 };
 
 struct tally_agent_tags {

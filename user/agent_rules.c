@@ -60,67 +60,25 @@ static int find_view(struct tally_agent *agent, uint32_t generation,
 
 static int owner_of(void *ctx, __u64 key_hash, __u64 time_s, struct tally_owner *ret_owner)
 {
-	static const enum tally_mode modes[] = { TALLY_MODE_NONE, TALLY_MODE_LIVE,
-						 TALLY_MODE_TEST };
 	struct tally_agent *agent = ctx;
-	const struct tally_catalog_key *key;
 	uint8_t sha256[TALLY_CATALOG_SHA];
 	int err;
 
 	err = tally_keys_find(agent->keys, key_hash, tally_ledger_number(agent->ledger), sha256);
-	if (err)
-		return err;
-	key = tally_catalog_find(agent->catalog, sha256, (int64_t)time_s);
-	if (key) {
-		*ret_owner = (struct tally_owner){
-			.customer = key->customer,
-			.api_key = key->id,
-			.key_ref = TALLY_KEYREF_CATALOG,
-			.mode = modes[key->mode],
-			.billable = key->billable,
-		};
-		return 0;
-	}
-	err = tally_catalog_kfp(sha256, agent->fleet_secret, strlen(agent->fleet_secret),
-				agent->rules.kfp);
-	if (err)
-		return err;
-	*ret_owner = (struct tally_owner){
-		.api_key = agent->rules.kfp,
-		.key_ref = TALLY_KEYREF_HMAC,
-		.billable = true,
-	};
-	return 0;
+	return err ? err
+		   : tally_resolve_owner(&agent->rules.resolve, agent->catalog, agent->fleet_secret,
+					 sha256, time_s, ret_owner);
 }
 
 static int terms_of(void *ctx, const struct tally_row_key *key, struct tally_terms *ret_terms)
 {
 	struct tally_agent *agent = ctx;
-	struct tally_ruleset_query query = { key->service, key->route, key->status, key->method,
-					     key->attribution };
-	struct tally_ruleset_terms terms;
 	struct tally_ruleset_view *view;
 	int err = find_view(agent, key->ruleset, &view);
 
-	if (!err)
-		err = tally_ruleset_terms(view, &query, &terms);
 	if (err)
 		return err == -ENOMEM ? err : -ENOENT;
-	*ret_terms = (struct tally_terms){
-		.service = terms.service,
-		.route = terms.route,
-		.method = terms.method,
-		.ruleset = terms.ruleset,
-		.health = terms.health,
-		.billable = terms.billable,
-		.charge_truncated = terms.charge_truncated,
-		.units = agent->rules.units,
-		.n_units = TALLY_MIN(terms.n_units, (size_t)TALLY_UNITS_MAX),
-	};
-	for (size_t i = 0; i < ret_terms->n_units; i++)
-		agent->rules.units[i] =
-			(struct tally_unit){ terms.units[i].name, terms.units[i].amount };
-	return 0;
+	return tally_resolve_terms(&agent->rules.resolve, view, key, ret_terms);
 }
 
 static const char *service_of(void *ctx, __u16 service)

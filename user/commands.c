@@ -11,6 +11,7 @@ const struct tally_cli_command *const tally_cli_commands[] = {
 	&tally_cmd_connections,
 	&tally_cmd_keys,
 	&tally_cmd_audit,
+	&tally_cmd_replay,
 	&tally_cmd_spool,
 	&tally_cmd_stop,
 	&tally_cmd_version,

@@ -68,6 +68,7 @@ struct candidate {
 /* The run that ports are called with, and the way from it to the meter. */
 struct env {
 	struct tally_meter *meter;
+	uint32_t present; /* octets of the segment that data holds */
 	struct tally_run run;
 };
 
@@ -100,6 +101,12 @@ static struct tally_meter *meter_of(struct tally_run *run)
 	return container_of(run, struct env, run)->meter;
 }
 
+/* Are n octets at off of the segment there, and not only known to have been? */
+static bool is_present(struct tally_run *run, uint32_t off, uint32_t n)
+{
+	return (uint64_t)off + n <= container_of(run, struct env, run)->present;
+}
+
 /* Ports: octets --------------------------------------------------------------------------------- */
 
 static int port_load(const void *pkt, struct tally_run *run, struct tally_chunk *chunk, __u32 off,
@@ -108,7 +115,7 @@ static int port_load(const void *pkt, struct tally_run *run, struct tally_chunk 
 	struct tally_meter *m = meter_of(run);
 	const uint8_t *from = pkt;
 
-	if (n > TALLY_CHUNK)
+	if (n > TALLY_CHUNK || (!run->source && !is_present(run, off, n)))
 		return -1;
 	if (run->source)
 		from = m->pieces[run->source - 1].data.b;
@@ -322,17 +329,18 @@ static int port_park(const void *pkt, struct tally_run *run, struct tally_conn *
 
 	run->at = 0;
 	for (uint32_t i = 0; i < TALLY_PARK_PIECES && run->at < run->len; i++) {
+		__u32 n = TALLY_MIN(run->len - run->at, (__u32)TALLY_CHUNK);
 		struct tally_parked *k;
 
 		if (slots[i])
 			continue;
-		slots[i] = piece_new(m);
+		slots[i] = is_present(run, run->off + run->at, n) ? piece_new(m) : 0;
 		if (!slots[i])
 			return -1;
 		c->parked_count[run->dir]++;
 		k = &m->pieces[slots[i] - 1];
 		k->seq = run->seq + run->at;
-		k->len = TALLY_MIN(run->len - run->at, (__u32)TALLY_CHUNK);
+		k->len = n;
 		k->since_ns = run->now;
 		memcpy(k->data.b, (const uint8_t *)pkt + run->off + run->at, k->len);
 		run->at += k->len;
@@ -533,6 +541,7 @@ int tally_meter_segment(struct tally_meter *meter, struct tally_meter_conn *conn
 	struct tally_run *run = &meter->env->run;
 	void *data = (void *)(uintptr_t)segment->data; /* ports only read it */
 
+	meter->env->present = segment->len - segment->missing;
 	run_begin(run, segment);
 	if (segment->dir == TALLY_METER_OUT && conn->c->parked_count[TALLY_IN])
 		catch_up(meter, conn);
@@ -542,6 +551,8 @@ int tally_meter_segment(struct tally_meter *meter, struct tally_meter_conn *conn
 	run->len = segment->len;
 	run->off = 0;
 	run->flags = (segment->fin ? SEG_FIN : 0) | (segment->urgent ? SEG_URG : 0);
+	t->connections += !conn->c->counted;
+	conn->c->counted = 1;
 	if (segment->len || segment->fin || conn->c->parked_count[TALLY_IN] ||
 	    conn->c->parked_count[TALLY_OUT])
 		meter_segment(data, run, conn->c, conn->rules, t);

@@ -37,7 +37,8 @@ struct tally_meter_options {
 struct tally_meter_segment {
 	const void *data;
 	uint32_t len;
-	uint32_t seq; /* of the first octet of data */
+	uint32_t missing; /* of these, the last ones are not in data: they can only be skipped */
+	uint32_t seq;	  /* of the first octet of data */
 	uint8_t dir;
 	bool fin, urgent;
 	uint32_t rcv_nxt, snd_nxt, snd_una;

@@ -8,7 +8,7 @@
 #	scripts/install-deps.sh --missing [purpose...]	print those that are not installed and stop
 #
 # Asks apt for nothing when all packages are there; then it needs neither root nor a network.
-# Servers that come as a package (nginx, Apache httpd, HAProxy) are not started and not enabled:
+# Servers that come as a package (nginx, Apache httpd, HAProxy, Prometheus) are not started and not enabled:
 # the demo and the tests run their own, with their own configuration.
 set -euo pipefail
 
@@ -47,6 +47,8 @@ test=(
 	openjdk-17-jre-headless?java maven?mvn
 	# the package
 	lintian man-db systemd
+	# alert rules and metrics (promtool); the status page in a browser
+	prometheus?promtool chromium chromium-driver python3-selenium fonts-dejavu-core
 	# full disks
 	xfsprogs e2fsprogs
 	# lint
@@ -99,7 +101,7 @@ restore_services() {
 # they enabled it with, and works where systemd does not run.
 disable_new_services() {
 	local unit
-	for unit in nginx apache2 haproxy; do
+	for unit in nginx apache2 haproxy prometheus; do
 		if printf '%s\n' "$@" | grep -Eqx "$unit|$unit-light"; then
 			DPKG_MAINTSCRIPT_PACKAGE=$unit deb-systemd-helper disable "$unit.service" >/dev/null 2>&1 || true
 		fi

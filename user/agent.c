@@ -203,6 +203,7 @@ static void slow_tick(struct tally_agent *agent)
 		tally_log_warning("prepare", "reason=%s", "no maps for the next window yet");
 	if (agent->tags.failed || !(agent->slow_at_ns / TALLY_NS_PER_S % 10))
 		(void)!tally_agent_tags_apply(agent); /* said there */
+	tally_agent_usage_tick(agent);
 	report_status(agent);
 }
 
@@ -381,7 +382,7 @@ static void close_all(struct tally_agent *agent)
 	tally_agent_sinks_close(agent);
 	tally_agent_kernel_close(agent);
 	tally_agent_rules_close(agent);
-	free(agent->live.rows);
+	tally_agent_usage_close(agent);
 	tally_loop_free(agent->loop);
 	tally_config_free(agent->config);
 }

@@ -3,55 +3,6 @@
 
 #include "agent_parts.h"
 
-/* Counters of one service are all u64. */
-static void add_totals(struct tally_totals *into, const struct tally_totals *from)
-{
-	__u64 *a = (__u64 *)into;
-	const __u64 *b = (const __u64 *)from;
-
-	for (size_t i = 0; i < sizeof(*into) / sizeof(__u64); i++)
-		a[i] += b[i];
-}
-
-static void count(struct tally_agent *agent, const struct tally_frozen *frozen)
-{
-	struct tally_agent_counters *counters = &agent->counters;
-
-	counters->windows++;
-	counters->rows_last = frozen->n_rows;
-	counters->rows += frozen->n_rows;
-	for (size_t i = 0; i < frozen->n_services && i < TALLY_SERVICES; i++) {
-		add_totals(&counters->totals[i], &frozen->totals[i]);
-		counters->rows_overflow += frozen->totals[i].lost.requests;
-	}
-	for (size_t i = 0; i < frozen->n_rows; i++) {
-		const struct tally_row_key *key = &frozen->rows[i].key;
-
-		if (key->service < TALLY_SERVICES && key->protocol < TALLY_PROTO_COUNT)
-			counters->requests[key->service][key->protocol] +=
-				frozen->rows[i].row.requests;
-	}
-}
-
-/* The rows of the last window stay for a while, for `top`. Takes them from frozen. */
-static void keep_live(struct tally_agent *agent, struct tally_frozen *frozen)
-{
-	struct tally_agent_live *live = &agent->live;
-
-	free(live->rows);
-	live->rows = frozen->rows;
-	live->n_rows = TALLY_MIN(frozen->n_rows, (size_t)TALLY_AGENT_LIVE);
-	live->start_ns = frozen->start_ns;
-	live->end_ns = frozen->end_ns;
-	frozen->rows = NULL;
-	frozen->n_rows = 0;
-	if (live->n_rows) {
-		void *less = reallocarray(live->rows, live->n_rows, sizeof(*live->rows));
-
-		live->rows = less ? less : live->rows;
-	}
-}
-
 /* Windows are whole seconds and never empty, whatever the clock did. */
 static void straighten(struct tally_frozen *frozen)
 {
@@ -80,8 +31,7 @@ static int seal(struct tally_agent *agent, uint64_t number)
 		tally_log_debug("sealed", "epoch=%" PRIu64 " rows=%zu seconds=%" PRIu64, number,
 				frozen.n_rows,
 				(uint64_t)((frozen.end_ns - frozen.start_ns) / TALLY_NS_PER_S));
-		count(agent, &frozen);
-		keep_live(agent, &frozen);
+		tally_agent_usage_sealed(agent, &frozen);
 	}
 	tally_ledger_frozen_done(&frozen);
 	return err;

@@ -1,140 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Answers are made from the last closed window and the open one together, read without freezing it:
- * rates over [begin of the last window, now]. Names come from the same resolver as in records.
- */
+/* Answers of the control socket. Names come from the same resolver as in records. */
 #include <arpa/inet.h>
 #include <inttypes.h>
+#include <sys/statvfs.h>
 
 #include "agent_parts.h"
-
-/* Sums under one identity; which fields of the key count is the caller's choice. */
-struct sum {
-	struct tally_row_key key;
-	struct tally_row row;
-	uint64_t by_class[6]; /* requests with status 0, 1xx .. 5xx */
-	uint32_t keys;	      /* of a connection: how many it used */
-};
-
-struct sums {
-	struct sum *items;
-	size_t n;
-	uint64_t start_ns, end_ns;
-};
-
-static void sums_done(struct sums *sums)
-{
-	free(sums->items);
-}
-
-static void add_row(struct sum *into, const struct sum *from)
-{
-	into->row.requests += from->row.requests;
-	into->row.incomplete += from->row.incomplete;
-	into->row.request_bytes += from->row.request_bytes;
-	into->row.response_bytes += from->row.response_bytes;
-	into->row.duration_ns += from->row.duration_ns;
-	for (int i = 0; i < 6; i++)
-		into->by_class[i] += from->by_class[i];
-	into->keys += into->key.key != from->key.key;
-}
-
-/* By key, route and method, whatever the connection, hour and status. */
-static int compare_usage(const void *a, const void *b)
-{
-	const struct tally_row_key *x = &((const struct sum *)a)->key;
-	const struct tally_row_key *y = &((const struct sum *)b)->key;
-
-	if (x->key != y->key)
-		return x->key < y->key ? -1 : 1;
-	if (x->service != y->service)
-		return x->service < y->service ? -1 : 1;
-	if (x->ruleset != y->ruleset)
-		return x->ruleset < y->ruleset ? -1 : 1;
-	if (x->route != y->route)
-		return x->route < y->route ? -1 : 1;
-	if (x->method != y->method)
-		return x->method < y->method ? -1 : 1;
-	return (x->attribution > y->attribution) - (x->attribution < y->attribution);
-}
-
-static int compare_connection(const void *a, const void *b)
-{
-	const struct tally_row_key *x = &((const struct sum *)a)->key;
-	const struct tally_row_key *y = &((const struct sum *)b)->key;
-
-	if (x->conn != y->conn)
-		return x->conn < y->conn ? -1 : 1;
-	return (x->service > y->service) - (x->service < y->service);
-}
-
-static int compare_requests(const void *a, const void *b)
-{
-	uint64_t x = ((const struct sum *)a)->row.requests;
-	uint64_t y = ((const struct sum *)b)->row.requests;
-
-	return (x < y) - (x > y);
-}
-
-static void copy_rows(struct sums *sums, const struct tally_frozen_row *rows, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		struct sum *sum = &sums->items[sums->n++];
-		unsigned int class = rows[i].key.status / 100;
-
-		memset(sum, 0, sizeof(*sum));
-		sum->key = rows[i].key;
-		sum->row = rows[i].row;
-		sum->by_class[class > 5 ? 0 : class] = rows[i].row.requests;
-	}
-}
-
-static void merge(struct sums *sums, int (*compare)(const void *, const void *))
-{
-	size_t kept = 0;
-
-	qsort(sums->items, sums->n, sizeof(*sums->items), compare);
-	for (size_t i = 0; i < sums->n; i++) {
-		if (kept && !compare(&sums->items[kept - 1], &sums->items[i]))
-			add_row(&sums->items[kept - 1], &sums->items[i]);
-		else
-			sums->items[kept++] = sums->items[i];
-	}
-	sums->n = kept;
-	qsort(sums->items, sums->n, sizeof(*sums->items), compare_requests);
-}
-
-static int collect(struct tally_agent *agent, int (*compare)(const void *, const void *),
-		   struct sums *ret_sums)
-{
-	const struct tally_agent_live *live = &agent->live;
-	struct tally_frozen open = {};
-	int err = tally_ledger_peek(agent->ledger, &open);
-
-	if (err)
-		return err;
-	(void)!tally_keys_poll(agent->keys); /* names of the newest keys; the tick says errors */
-	memset(ret_sums, 0, sizeof(*ret_sums));
-	ret_sums->items = calloc(live->n_rows + open.n_rows + 1, sizeof(*ret_sums->items));
-	if (!ret_sums->items) {
-		tally_ledger_frozen_done(&open);
-		return -ENOMEM;
-	}
-	copy_rows(ret_sums, live->rows, live->n_rows);
-	copy_rows(ret_sums, open.rows, open.n_rows);
-	ret_sums->start_ns = live->end_ns ? live->start_ns : open.start_ns;
-	ret_sums->end_ns = tally_clock_now_ns(agent->clock);
-	tally_ledger_frozen_done(&open);
-	merge(ret_sums, compare);
-	return 0;
-}
 
 static double seconds(uint64_t start_ns, uint64_t end_ns)
 {
 	return end_ns > start_ns ? (double)(end_ns - start_ns) / (double)TALLY_NS_PER_S : 0;
 }
 
-static void put_who(struct tally_agent *agent, const struct tally_row_key *key, json_t *out)
+static void put_who(struct tally_agent *agent, const struct tally_agent_sum *sum, json_t *out)
 {
 	static const char *const attributions[] = {
 #define TEXT(symbol, value, text) [value] = text,
@@ -145,19 +22,19 @@ static void put_who(struct tally_agent *agent, const struct tally_row_key *key, 
 	uint64_t now_s = tally_clock_now_ns(agent->clock) / TALLY_NS_PER_S;
 
 	tally_agent_rules_resolver(agent, &resolver);
-	if (key->key && resolver.owner(agent, key->key, now_s, &owner))
+	if (sum->who && resolver.owner(agent, sum->who, now_s, &owner))
 		memset(&owner, 0, sizeof(owner));
 	json_object_set_new(out, "customer_id",
 			    owner.customer ? json_string(owner.customer) : json_null());
 	json_object_set_new(out, "api_key_id",
 			    owner.api_key ? json_string(owner.api_key) : json_null());
 	json_object_set_new(out, "attribution",
-			    json_string(key->attribution < TALLY_ATTR_COUNT
-						? attributions[key->attribution]
+			    json_string(sum->attribution < TALLY_ATTR_COUNT
+						? attributions[sum->attribution]
 						: "_unknown"));
 }
 
-static void put_sums(const struct sum *sum, double period, json_t *out)
+static void put_sums(const struct tally_agent_sum *sum, double period, json_t *out)
 {
 	static const char *const classes[] = { "none", "1xx", "2xx", "3xx", "4xx", "5xx" };
 	json_t *by_class = json_object();
@@ -178,7 +55,8 @@ static void put_sums(const struct sum *sum, double period, json_t *out)
 			    json_real(period > 0 ? (double)sum->row.requests / period : 0));
 }
 
-static json_t *usage_row(struct tally_agent *agent, const struct sum *sum, double period)
+static json_t *usage_row(struct tally_agent *agent, const struct tally_agent_sum *sum,
+			 double period)
 {
 	struct tally_resolver resolver;
 	struct tally_terms terms = {};
@@ -191,28 +69,29 @@ static json_t *usage_row(struct tally_agent *agent, const struct sum *sum, doubl
 			    json_string(terms.service ? terms.service : "_unknown"));
 	json_object_set_new(out, "method", json_string(terms.method ? terms.method : "_unknown"));
 	json_object_set_new(out, "route", json_string(terms.route ? terms.route : "_unknown"));
-	put_who(agent, &sum->key, out);
+	put_who(agent, sum, out);
 	put_sums(sum, period, out);
 	return out;
 }
 
 static json_t *answer_top(struct tally_agent *agent)
 {
-	_cleanup_(sums_done) struct sums sums = {};
+	const struct tally_agent_sums *sums;
 	json_t *out, *rows;
 	double period;
 
-	if (collect(agent, compare_usage, &sums))
+	if (tally_agent_usage_now(agent, &sums))
 		return NULL;
-	period = seconds(sums.start_ns, sums.end_ns);
+	period = seconds(sums->start_ns, sums->end_ns);
 	out = json_object();
 	rows = json_array();
-	for (size_t i = 0; i < sums.n && i < 1000; i++)
-		json_array_append_new(rows, usage_row(agent, &sums.items[i], period));
+	for (size_t i = 0; i < sums->n && i < 1000; i++)
+		json_array_append_new(rows, usage_row(agent, &sums->items[i], period));
 	json_object_set_new(out, "seconds", json_real(period));
 	json_object_set_new(out, "epoch",
 			    json_integer((json_int_t)tally_ledger_number(agent->ledger)));
-	json_object_set_new(out, "rows_total", json_integer((json_int_t)sums.n));
+	json_object_set_new(out, "rows_total", json_integer((json_int_t)sums->n));
+	json_object_set_new(out, "requests_not_listed", json_integer((json_int_t)sums->left_out));
 	json_object_set_new(out, "rows", rows);
 	return out;
 }
@@ -228,7 +107,8 @@ static void peer_text(const struct tally_row *row, char out[INET6_ADDRSTRLEN])
 		strcpy(out, "?");
 }
 
-static json_t *connection_row(struct tally_agent *agent, const struct sum *sum, double period)
+static json_t *connection_row(struct tally_agent *agent, const struct tally_agent_sum *sum,
+			      double period)
 {
 	const char *name =
 		sum->key.service < TALLY_SERVICES ? agent->rules.names[sum->key.service] : NULL;
@@ -241,18 +121,18 @@ static json_t *connection_row(struct tally_agent *agent, const struct sum *sum, 
 	json_object_set_new(out, "peer_port", json_integer(sum->row.peer_port));
 	json_object_set_new(out, "service", json_string(name ? name : "_unknown"));
 	json_object_set_new(out, "keys", json_integer(sum->keys + 1));
-	put_who(agent, &sum->key, out);
+	put_who(agent, sum, out);
 	put_sums(sum, period, out);
 	return out;
 }
 
 static json_t *answer_connections(struct tally_agent *agent)
 {
-	_cleanup_(sums_done) struct sums sums = {};
+	_cleanup_(tally_agent_sums_done) struct tally_agent_sums sums = {};
 	json_t *out, *rows;
 	double period;
 
-	if (collect(agent, compare_connection, &sums))
+	if (tally_agent_usage_connections(agent, &sums))
 		return NULL;
 	period = seconds(sums.start_ns, sums.end_ns);
 	out = json_object();
@@ -308,12 +188,29 @@ static json_t *cgroups_of(const struct tally_agent *agent, const struct tally_co
 	return out;
 }
 
+static bool is_attached(const struct tally_agent *agent, const struct tally_config_service *service)
+{
+	json_t *cgroups = cgroups_of(agent, &service->match);
+	bool attached = json_array_size(cgroups) && !agent->tags.failed;
+
+	json_decref(cgroups);
+	return attached;
+}
+
+uint32_t tally_agent_services_attached(const struct tally_agent *agent)
+{
+	uint32_t n = 0;
+
+	for (size_t i = 0; i < agent->config->n_services; i++)
+		n += is_attached(agent, &agent->config->services[i]);
+	return n;
+}
+
 static json_t *service_row(struct tally_agent *agent, const struct tally_config_service *service,
 			   const struct tally_frozen *open)
 {
 	struct tally_totals totals = {};
-	json_t *out = json_object(), *cgroups = cgroups_of(agent, &service->match);
-	bool attached = json_array_size(cgroups) && !agent->tags.failed;
+	json_t *out = json_object();
 	uint16_t index;
 
 	if (!tally_agent_rules_index(agent, service->name, &index)) {
@@ -327,9 +224,9 @@ static json_t *service_row(struct tally_agent *agent, const struct tally_config_
 		totals.bytes[1] = a->bytes[1] + b->bytes[1];
 	}
 	json_object_set_new(out, "service", json_string(service->name));
-	json_object_set_new(out, "attached", json_boolean(attached));
+	json_object_set_new(out, "attached", json_boolean(is_attached(agent, service)));
 	json_object_set_new(out, "ports", ports_of(&service->match.ports));
-	json_object_set_new(out, "cgroups", cgroups);
+	json_object_set_new(out, "cgroups", cgroups_of(agent, &service->match));
 	json_object_set_new(out, "routes", json_integer((json_int_t)service->n_routes));
 	json_object_set_new(out, "connections", json_integer((json_int_t)totals.connections));
 	json_object_set_new(out, "responses", json_integer((json_int_t)totals.seen));
@@ -344,7 +241,7 @@ static json_t *answer_services(struct tally_agent *agent)
 	struct tally_frozen open = {};
 	json_t *out, *rows;
 
-	if (tally_ledger_peek(agent->ledger, &open))
+	if (tally_ledger_peek_totals(agent->ledger, &open))
 		return NULL;
 	out = json_object();
 	rows = json_array();
@@ -427,6 +324,13 @@ static json_t *answer_status(struct tally_agent *agent)
 	json_object_set_new(out, "spool", spool_of(&ship));
 	json_object_set_new(out, "sinks", sinks_of(agent));
 	return out;
+}
+
+uint64_t tally_agent_disk_free(const struct tally_agent *agent)
+{
+	struct statvfs fs;
+
+	return statvfs(agent->config->agent.state_dir, &fs) ? 0 : fs.f_bavail * fs.f_frsize;
 }
 
 char *tally_agent_live_answer(void *ctx, const char *request)

@@ -3,10 +3,8 @@
  * Counters come from closed windows, gauges from now. Every counter of a loss is there from the
  * start, at 0. No series per key, customer or route.
  */
-#include <malloc.h>
-#include <sys/resource.h>
-
 #include "agent_parts.h"
+#include "observe/process.h"
 #include "observe/prom.h"
 
 #define TEXT_ITEM(symbol, value, text) [value] = text,
@@ -29,29 +27,59 @@ static void counter(FILE *out, const char *name, const char *help, uint64_t valu
 	tally_prom_count(out, name, NULL, value);
 }
 
+/* name{service, LABEL = texts[i]} for all services of now and before. */
+static void per_service(const struct tally_agent *agent, FILE *out, const char *name,
+			const char *label, const char *const *texts, size_t n,
+			uint64_t (*value)(const struct tally_agent *agent, int service, size_t i))
+{
+	for (int service = 0; service < TALLY_SERVICES; service++) {
+		const char *text = agent->rules.names[service];
+
+		for (size_t i = 0; text && i < n; i++)
+			tally_prom_count(out, name,
+					 LABELS({ "service", text }, { label, texts[i] }),
+					 value(agent, service, i));
+	}
+}
+
+static uint64_t requests_of(const struct tally_agent *agent, int service, size_t protocol)
+{
+	return agent->counters.requests[service][protocol];
+}
+
+static uint64_t class_of(const struct tally_agent *agent, int service, size_t class)
+{
+	return agent->counters.classes[service][class];
+}
+
+static uint64_t bytes_of(const struct tally_agent *agent, int service, size_t direction)
+{
+	return agent->counters.totals[service].bytes[direction];
+}
+
 static void put_requests(const struct tally_agent *agent, FILE *out)
 {
-	tally_prom_family(out, "requests_total", "counter", "Exchanges booked in closed windows.");
-	for (int i = 0; i < TALLY_SERVICES; i++) {
-		const char *name = agent->rules.names[i];
+	static const char *const classes[] = { "none", "1xx", "2xx", "3xx", "4xx", "5xx" };
+	static const char *const directions[] = { "in", "out" };
 
-		for (int p = 0; name && p < TALLY_PROTO_COUNT; p++)
-			if (agent->counters.requests[i][p] || p == TALLY_PROTO_HTTP11)
-				tally_prom_count(out, "requests_total",
-						 LABELS({ "service", name },
-							{ "protocol", protocol_texts[p] }),
-						 agent->counters.requests[i][p]);
-	}
+	tally_prom_family(out, "requests_total", "counter",
+			  "Requests booked in closed windows, by service and protocol.");
+	per_service(agent, out, "requests_total", "protocol", protocol_texts,
+		    TALLY_ARRAY_SIZE(protocol_texts), requests_of);
+	tally_prom_family(out, "responses_total", "counter",
+			  "The same by class of status; none: no final response left the server.");
+	per_service(agent, out, "responses_total", "class", classes, TALLY_ARRAY_SIZE(classes),
+		    class_of);
 	tally_prom_family(out, "bytes_total", "counter", "Stream bytes of metered connections.");
-	for (int i = 0; i < TALLY_SERVICES; i++) {
-		const char *name = agent->rules.names[i];
-
-		for (int d = 0; name && d < 2; d++)
-			tally_prom_count(
-				out, "bytes_total",
-				LABELS({ "service", name }, { "direction", d ? "out" : "in" }),
-				agent->counters.totals[i].bytes[d]);
-	}
+	per_service(agent, out, "bytes_total", "direction", directions,
+		    TALLY_ARRAY_SIZE(directions), bytes_of);
+	tally_prom_family(out, "exchange_seconds_total", "counter",
+			  "Time from the first byte of requests to the last of their responses.");
+	for (int i = 0; i < TALLY_SERVICES; i++)
+		if (agent->rules.names[i])
+			tally_prom_sample(out, "exchange_seconds_total",
+					  LABELS({ "service", agent->rules.names[i] }),
+					  (double)agent->counters.duration_ns[i] / 1e9);
 }
 
 static void sum_totals(const struct tally_agent *agent, struct tally_totals *ret_sum)
@@ -98,6 +126,9 @@ static void put_reasons(const struct tally_agent *agent, FILE *out)
 			 sum.gaps[TALLY_GAP_CANDIDATE_FULL]);
 	counter(out, "aborted_requests_total", "Requests that got no final response.", sum.aborted);
 	counter(out, "connections_total", "Connections of metered services.", sum.connections);
+	counter(out, "uncatalogued_requests_total",
+		"Requests attributed to a key that is not in the catalog.",
+		agent->counters.uncatalogued);
 }
 
 static void put_maps(const struct tally_agent *agent, FILE *out)
@@ -127,6 +158,8 @@ static void put_books(const struct tally_agent *agent, FILE *out)
 	gauge(out, "epochs_frozen", "Closed windows still in the kernel.",
 	      tally_ledger_frozen_count(agent->ledger));
 	counter(out, "windows_total", "Windows sealed.", c->windows);
+	gauge(out, "window_end_timestamp_seconds", "End of the last window sealed; 0: none yet.",
+	      agent->live.end_ns / TALLY_NS_PER_S);
 	tally_prom_family(out, "book_errors_total", "counter", "Windows that could not be closed.");
 	tally_prom_count(out, "book_errors_total", LABELS({ "step", "swap" }), c->swap_errors);
 	tally_prom_count(out, "book_errors_total", LABELS({ "step", "seal" }), c->seal_errors);
@@ -138,14 +171,29 @@ static void put_books(const struct tally_agent *agent, FILE *out)
 			  (double)c->drain_ns / 1e9);
 	tally_prom_sample(out, "book_seconds_total", LABELS({ "step", "seal" }),
 			  (double)c->seal_ns / 1e9);
+}
+
+static void put_config(const struct tally_agent *agent, FILE *out)
+{
+	const struct tally_agent_counters *c = &agent->counters;
+
 	gauge(out, "services_configured", "Services in the config.", agent->config->n_services);
-	gauge(out, "services_attached", "Cgroups with our programs.", agent->tags.attached);
+	gauge(out, "services_attached", "Of these, metered now.",
+	      tally_agent_services_attached(agent));
+	gauge(out, "cgroups_attached", "Cgroups with our programs.", agent->tags.attached);
 	tally_prom_family(out, "attach_errors_total", "counter", "Cgroups not attached.");
 	tally_prom_count(out, "attach_errors_total", LABELS({ "reason", "cgroup" }),
 			 agent->tags.errors);
 	gauge(out, "config_last_reload_successful", "1: the config file is the one in force.",
 	      c->reload_ok);
 	counter(out, "config_reloads_total", "Attempts to reload the config.", c->reloads);
+	counter(out, "config_reload_errors_total", "Of these, refused.", c->reload_errors);
+	gauge(out, "catalog_last_reload_successful", "1: the key catalog is the one in force.",
+	      c->catalog_ok);
+	gauge(out, "catalog_keys", "Keys in the catalog.", tally_catalog_count(agent->catalog));
+	gauge(out, "programs_old",
+	      "1: the kernel refused this version's programs; older ones count.",
+	      agent->load->stale);
 }
 
 static void put_spool(const struct tally_agent *agent, FILE *out)
@@ -156,14 +204,20 @@ static void put_spool(const struct tally_agent *agent, FILE *out)
 	tally_ship_status(agent->ship, &s);
 	counter(out, "records_sealed_total", "Records made durable.", s.records_sealed);
 	counter(out, "records_acked_total", "Records every required sink has.", s.records_acked);
-	gauge(out, "ledger_imbalance_records", "Must be 0: the control identity's difference.",
+	gauge(out, "ledger_imbalance_records",
+	      "Difference in held_before + seen = attributed + unattributed + held_after. Must be 0.",
 	      s.imbalance);
-	gauge(out, "held_requests", "Exchanges begun and not booked.",
+	gauge(out, "held_requests", "Answered exchanges that are not booked yet.",
 	      s.held > 0 ? (uint64_t)s.held : 0);
+	tally_prom_family(out, "holes_total", "counter", "Periods that nobody metered, by cause.");
+	tally_prom_count(out, "holes_total", LABELS({ "cause", "stopped" }), s.holes_stopped);
+	tally_prom_count(out, "holes_total", LABELS({ "cause", "lost" }), s.holes_lost);
 	gauge(out, "spool_records", "Records on disk, not yet acknowledged.", s.spool_records);
 	gauge(out, "spool_bytes", "Bytes of the spool.", s.spool_bytes);
 	gauge(out, "spool_capacity_bytes", "Bytes the spool may take; 0: the disk.",
 	      agent->config->agent.limits.spool_bytes);
+	gauge(out, "spool_disk_free_bytes", "Bytes left on the spool's file system.",
+	      tally_agent_disk_free(agent));
 	gauge(out, "spool_oldest_seconds", "Age of the oldest record on disk.",
 	      s.oldest_s && s.oldest_s < now_s ? now_s - s.oldest_s : 0);
 	gauge(out, "spool_quarantined_files", "Damaged or foreign files kept aside.",
@@ -195,21 +249,34 @@ static void put_sinks(const struct tally_agent *agent, FILE *out)
 				 LABELS({ "sink", sink.name }), sink.last_ack_s);
 }
 
-static void put_process(const struct tally_agent *agent, FILE *out)
+/* Under the names that exporters of all kinds have agreed on, without our prefix. */
+static void put_process(FILE *out)
 {
-	struct mallinfo2 heap = mallinfo2();
-	struct rusage usage = {};
+	static const struct {
+		const char *name, *type, *help;
+	} families[] = {
+		{ "process_cpu_seconds_total", "counter", "CPU time of the agent." },
+		{ "process_resident_memory_bytes", "gauge", "Resident memory of the agent." },
+		{ "process_virtual_memory_bytes", "gauge", "Address space of the agent." },
+		{ "process_open_fds", "gauge", "Open file descriptors." },
+		{ "process_max_fds", "gauge", "Limit of file descriptors." },
+		{ "process_start_time_seconds", "gauge", "Start of the agent, UTC." },
+	};
+	double values[TALLY_ARRAY_SIZE(families)];
+	struct tally_process process;
 
-	(void)getrusage(RUSAGE_SELF, &usage); /* cannot fail */
-	tally_prom_family(out, "process_cpu_seconds_total", "counter", "CPU time of the agent.");
-	tally_prom_sample(out, "process_cpu_seconds_total", NULL,
-			  (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-				  (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6);
-	gauge(out, "process_resident_max_bytes", "Largest resident memory.",
-	      (uint64_t)usage.ru_maxrss * 1024);
-	gauge(out, "process_heap_bytes", "Heap in use.", heap.uordblks);
-	gauge(out, "process_uptime_seconds", "Since start.",
-	      (tally_util_mono_ns() - agent->started_ns) / TALLY_NS_PER_S);
+	tally_process_read(&process);
+	values[0] = process.cpu_seconds;
+	values[1] = (double)process.resident_bytes;
+	values[2] = (double)process.virtual_bytes;
+	values[3] = process.open_fds;
+	values[4] = (double)process.max_fds;
+	values[5] = process.start_seconds;
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(families); i++)
+		(void)fprintf(out, "# HELP %s %s\n# TYPE %s %s\n%s %.15g\n", families[i].name,
+			      families[i].help, families[i].name, families[i].type,
+			      families[i].name, values[i]);
+	gauge(out, "heap_bytes", "Heap in use.", process.heap_bytes);
 }
 
 static void put_programs(const struct tally_agent *agent, FILE *out)
@@ -246,9 +313,10 @@ static char *metrics(const struct tally_agent *agent)
 	put_maps(agent, out);
 	put_programs(agent, out);
 	put_books(agent, out);
+	put_config(agent, out);
 	put_spool(agent, out);
 	put_sinks(agent, out);
-	put_process(agent, out);
+	put_process(out);
 	if (fclose(out)) {
 		free(text);
 		return NULL;

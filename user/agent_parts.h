@@ -8,6 +8,7 @@
  *	agent_tags.c	services -> cgroups and ports, kept up to date
  *	agent_books.c	close a window, seal what is frozen, release it
  *	agent_sinks.c	sinks of the config, the shipper in the loop
+ *	agent_usage.c	sums of the last window and of now; a short history
  *	agent_live.c	what the control socket answers
  *	agent_metrics.c	what /metrics answers
  *
@@ -41,7 +42,11 @@
 #define TALLY_AGENT_GRACE_NS (20 * TALLY_NS_PER_S) /* for shipping at the end */
 #define TALLY_AGENT_TICK_NS (TALLY_NS_PER_S / 4)
 #define TALLY_AGENT_VIEWS 16	/* rulesets read back at a time */
-#define TALLY_AGENT_LIVE 100000 /* rows of the last window kept for `top` */
+#define TALLY_AGENT_LIVE 100000 /* rows of the last window kept for `connections` */
+#define TALLY_AGENT_PEEK 20000	/* rows of the open window read for a person, at most */
+#define TALLY_AGENT_SUMS 65536	/* sums by key and route of one window */
+#define TALLY_AGENT_SECONDS 300 /* of history, one sample each */
+#define TALLY_AGENT_WINDOWS 360 /* of history */
 
 /* One ruleset of the past or of now. */
 struct tally_agent_view {
@@ -66,24 +71,66 @@ struct tally_agent_tags {
 	uint64_t errors; /* since start */
 };
 
+enum { TALLY_AGENT_CLASSES = 6 }; /* of a status: none, 1xx .. 5xx */
+
 /* Sums since start, for /metrics. */
 struct tally_agent_counters {
 	struct tally_totals totals[TALLY_SERVICES];
 	uint64_t requests[TALLY_SERVICES][TALLY_PROTO_COUNT];
+	uint64_t classes[TALLY_SERVICES][TALLY_AGENT_CLASSES];
+	uint64_t duration_ns[TALLY_SERVICES];
+	uint64_t uncatalogued; /* attributed to a key that the catalog does not have */
 	uint64_t windows, swap_errors, seal_errors;
 	uint64_t swap_ns_last, swap_ns_max;
 	uint64_t rows_last, rows;   /* read from the last epoch; from all */
 	uint64_t drain_ns, seal_ns; /* spent on reading epochs, and on making them durable */
 	uint64_t rows_overflow;	    /* exchanges that found no row */
 	uint64_t reloads, reload_errors;
-	bool reload_ok;
+	bool reload_ok, catalog_ok;
 };
 
-/* Copied rows of the last closed window, and when it was. */
-struct tally_agent_live {
-	struct tally_frozen_row *rows;
-	size_t n_rows;
+/* Rows added up that have the same key, with the members that do not count set to 0. */
+struct tally_agent_sum {
+	struct tally_row_key key;
+	struct tally_row row;
+	uint64_t by_class[TALLY_AGENT_CLASSES]; /* requests */
+	uint64_t who;				/* hash of the first key seen */
+	uint32_t keys;				/* changes of it, at least */
+	uint8_t attribution;			/* of the first */
+};
+
+struct tally_agent_sums {
+	struct tally_agent_sum *items;
+	size_t n, cap;
+	uint32_t *slots; /* hash -> index + 1 */
+	size_t n_slots;
+	uint64_t left_out; /* requests beyond the cap */
 	uint64_t start_ns, end_ns;
+};
+
+/* What is kept for people to look at: the last window, and how the last ones were. */
+struct tally_agent_window {
+	uint64_t start_s, end_s;
+	uint64_t classes[TALLY_AGENT_CLASSES];
+	uint64_t bytes[2];
+	uint64_t unattributed;
+	uint64_t rows;
+};
+
+struct tally_agent_live {
+	struct tally_frozen_row *rows; /* copied; the first TALLY_AGENT_LIVE */
+	size_t n_rows, n_left_out;
+	uint64_t start_ns, end_ns;
+	struct tally_agent_sums usage; /* of the last window, by key and route */
+	struct tally_agent_sums now;   /* and the open one; read again after a second */
+	uint64_t now_at_ns;
+
+	/* Rings: the sample or window of number i stands at i % size. */
+	float seconds[TALLY_AGENT_SECONDS][TALLY_SERVICES]; /* final response heads per second */
+	uint64_t second, second_at_ns;
+	uint64_t seen[TALLY_SERVICES];
+	struct tally_agent_window windows[TALLY_AGENT_WINDOWS];
+	uint64_t window;
 };
 
 struct tally_agent {
@@ -167,9 +214,37 @@ void tally_agent_sinks_step(struct tally_agent *agent);
 void tally_agent_sinks_flush(struct tally_agent *agent, uint64_t grace_ns);
 bool tally_agent_sinks_equal(const struct tally_config *a, const struct tally_config *b);
 
+/* agent_usage.c */
+/* Which members of a row's key count. */
+void tally_agent_by_usage(struct tally_row_key *key);
+void tally_agent_by_connection(struct tally_row_key *key);
+/* Add rows up. -ENOMEM. */
+TALLY_MUST int tally_agent_sums_add(struct tally_agent_sums *sums,
+				    const struct tally_frozen_row *rows, size_t n,
+				    void (*mask)(struct tally_row_key *key));
+/* Most requests first. Nothing can be added any more. */
+void tally_agent_sums_sort(struct tally_agent_sums *sums);
+void tally_agent_sums_done(struct tally_agent_sums *sums);
+/* A window was sealed: count it, and keep what people may ask for. Takes its rows. */
+void tally_agent_usage_sealed(struct tally_agent *agent, struct tally_frozen *frozen);
+/* Once a second: one more sample. */
+void tally_agent_usage_tick(struct tally_agent *agent);
+/* The last window and, if it is not too large, the open one, by key and route, sorted. It is ours, and
+ * stays as it is for a second. */
+TALLY_MUST int tally_agent_usage_now(struct tally_agent *agent,
+				     const struct tally_agent_sums **ret_sums);
+/* The same by connection; the caller's. */
+TALLY_MUST int tally_agent_usage_connections(struct tally_agent *agent,
+					     struct tally_agent_sums *ret_sums);
+void tally_agent_usage_close(struct tally_agent *agent);
+
 /* agent_live.c */
 /* tally_control_fn */
 char *tally_agent_live_answer(void *ctx, const char *request);
+/* Services of the config that are metered now. */
+uint32_t tally_agent_services_attached(const struct tally_agent *agent);
+/* Bytes that others than root can write below state_dir; 0: it cannot be told. */
+uint64_t tally_agent_disk_free(const struct tally_agent *agent);
 
 /* agent_metrics.c */
 /* tally_http_fn */

@@ -298,6 +298,7 @@ int tally_agent_rules_catalog(struct tally_agent *agent, const struct tally_conf
 					tally_diag_first(&diag));
 		tally_diag_done(&diag);
 	}
+	agent->counters.catalog_ok = !err;
 	if (err)
 		return err;
 	tally_catalog_free(agent->catalog);

@@ -112,7 +112,7 @@ class World:
         """{'name' or 'name{labels}': value} without the prefix."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=60) as r:
             text = r.read().decode()
-        return {m[1]: float(m[2]) for m in re.finditer(r"^tallyd_(\S+) (\S+)$", text, re.M)}
+        return {m[1]: float(m[2]) for m in re.finditer(r"^(?:tallyd_)?(\w\S*) (\S+)$", text, re.M)}
 
     def agent_cpu(self):
         return self.metrics()["process_cpu_seconds_total"]

@@ -228,9 +228,15 @@ static void test_windows(void **state)
 	assert_int_equal(frozen.cause, TALLY_CAUSE_CLOCK);
 	assert_int_equal(sum_rows(&frozen), 3);
 	tally_ledger_frozen_done(&frozen);
-	assert_int_equal(tally_ledger_peek(f->ledger, &frozen), 0);
+	assert_int_equal(tally_ledger_peek(f->ledger, 1, &frozen), 0);
 	assert_int_equal(sum_rows(&frozen), 4);
 	tally_ledger_frozen_done(&frozen);
+	assert_int_equal(tally_ledger_peek_totals(f->ledger, &frozen), 0);
+	assert_int_equal(frozen.n_rows, 0);
+	assert_int_equal(frozen.totals[0].seen, 4);
+	tally_ledger_frozen_done(&frozen);
+	run(f, 2, 1);
+	assert_int_equal(tally_ledger_peek(f->ledger, 1, &frozen), -E2BIG);
 }
 
 /* Died after the new maps were pinned, before the flip: they are made again. */

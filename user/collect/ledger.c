@@ -360,8 +360,9 @@ static int append(struct tally_frozen *frozen, const struct batch *batch, uint32
 	return 0;
 }
 
-/* Read a whole hash. ENOENT comes with the last entries, ENOSPC when one bucket is over our room. */
-static int read_rows(int fd, struct tally_frozen *frozen, size_t *cap)
+/* Read a whole hash. ENOENT comes with the last entries, ENOSPC when one bucket is over our room.
+ * -E2BIG: the epoch has more than max rows. */
+static int read_rows(int fd, struct tally_frozen *frozen, size_t max, size_t *cap)
 {
 	_cleanup_(batch_done) struct batch batch = {};
 	__u64 cursor = 0; /* the kernel writes a u32 bucket number */
@@ -381,7 +382,7 @@ static int read_rows(int fd, struct tally_frozen *frozen, size_t *cap)
 		}
 		if (last && last != ENOENT)
 			return -last;
-		err = append(frozen, &batch, n, cap);
+		err = frozen->n_rows + n > max ? -E2BIG : append(frozen, &batch, n, cap);
 		if (last)
 			return err;
 		first = false;
@@ -410,20 +411,23 @@ static int read_totals(const struct tally_ledger *ledger, int fd, struct tally_f
 	return 0;
 }
 
-static int read_epoch(const struct tally_ledger *ledger, const int *fds,
+/* max_rows 0: totals only. */
+static int read_epoch(const struct tally_ledger *ledger, const int *fds, size_t max_rows,
 		      struct tally_frozen *frozen)
 {
 	size_t cap = 0;
-	int err = read_rows(fds[TALLY_EPOCH_ROWS], frozen, &cap);
+	int err = 0;
 
-	if (!err)
-		err = read_rows(fds[TALLY_EPOCH_SPILL], frozen, &cap);
+	if (max_rows)
+		err = read_rows(fds[TALLY_EPOCH_ROWS], frozen, max_rows, &cap);
+	if (max_rows && !err)
+		err = read_rows(fds[TALLY_EPOCH_SPILL], frozen, max_rows, &cap);
 	if (!err)
 		err = read_totals(ledger, fds[TALLY_EPOCH_TOTALS], frozen);
 	return err;
 }
 
-static int copy_out(struct tally_ledger *ledger, uint64_t number, const int *fds,
+static int copy_out(struct tally_ledger *ledger, uint64_t number, const int *fds, size_t max_rows,
 		    struct tally_frozen *ret_frozen)
 {
 	struct tally_frozen frozen = { .number = number };
@@ -436,7 +440,7 @@ static int copy_out(struct tally_ledger *ledger, uint64_t number, const int *fds
 	frozen.start_ns = window.start_ns;
 	frozen.end_ns = window.end_ns;
 	frozen.cause = window.cause;
-	err = read_epoch(ledger, fds, &frozen);
+	err = read_epoch(ledger, fds, max_rows, &frozen);
 	if (err) {
 		tally_ledger_frozen_done(&frozen);
 		return err;
@@ -456,14 +460,19 @@ int tally_ledger_drain(struct tally_ledger *ledger, uint64_t number,
 	err = tally_epoch_open(ledger->load, number, fds);
 	if (err)
 		return err;
-	err = copy_out(ledger, number, fds, ret_frozen);
+	err = copy_out(ledger, number, fds, SIZE_MAX, ret_frozen);
 	tally_epoch_close(fds);
 	return err;
 }
 
-int tally_ledger_peek(struct tally_ledger *ledger, struct tally_frozen *ret_frozen)
+int tally_ledger_peek(struct tally_ledger *ledger, size_t max_rows, struct tally_frozen *ret_frozen)
 {
-	return copy_out(ledger, ledger->number, ledger->fds, ret_frozen);
+	return copy_out(ledger, ledger->number, ledger->fds, max_rows, ret_frozen);
+}
+
+int tally_ledger_peek_totals(struct tally_ledger *ledger, struct tally_frozen *ret_frozen)
+{
+	return copy_out(ledger, ledger->number, ledger->fds, 0, ret_frozen);
 }
 
 void tally_ledger_frozen_done(struct tally_frozen *frozen)

@@ -54,8 +54,13 @@ uint32_t tally_ledger_frozen_count(const struct tally_ledger *ledger);
 /* Copy a frozen epoch into memory; tally_ledger_frozen_done() frees it. */
 TALLY_MUST int tally_ledger_drain(struct tally_ledger *ledger, uint64_t number,
 				  struct tally_frozen *ret_frozen);
-/* The open epoch as it stands now: counters of different rows are of different moments. */
-TALLY_MUST int tally_ledger_peek(struct tally_ledger *ledger, struct tally_frozen *ret_frozen);
+/* The open epoch as it stands now: counters of different rows are of different moments. -E2BIG: it has
+ * more than max_rows rows, and reading them would take long. */
+TALLY_MUST int tally_ledger_peek(struct tally_ledger *ledger, size_t max_rows,
+				 struct tally_frozen *ret_frozen);
+/* The same without the rows: always cheap. */
+TALLY_MUST int tally_ledger_peek_totals(struct tally_ledger *ledger,
+					struct tally_frozen *ret_frozen);
 void tally_ledger_frozen_done(struct tally_frozen *frozen);
 
 /* Its records are durable: remove its pins and free its memory. */

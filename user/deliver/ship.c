@@ -50,6 +50,7 @@ struct tally_ship {
 	__u64 retry_ns, retry_ms; /* of the spool itself */
 	__u64 sealed_since_ns;	  /* when the oldest sealed file of now came */
 	__u64 records_sealed, records_acked, errors, imbalance;
+	__u64 holes[TALLY_HOLE_LOST + 1];
 	bool sealing_fails;
 };
 
@@ -203,6 +204,7 @@ static int seal(struct tally_ship *ship, const struct tally_frozen *frozen,
 	if (r == 0) {
 		ship->records_sealed += sealed.n_rows;
 		ship->imbalance += imbalance_of(&sealed);
+		ship->holes[sealed.hole]++;
 		if (ship->spool.sealed.n == 1)
 			ship->sealed_since_ns = mono_ns(ship);
 	}
@@ -600,6 +602,8 @@ void tally_ship_status(const struct tally_ship *ship, struct tally_ship_status *
 		.last_ack_s = last_ack_s(ship),
 		.held = state->held,
 		.imbalance = ship->imbalance,
+		.holes_stopped = ship->holes[TALLY_HOLE_STOPPED],
+		.holes_lost = ship->holes[TALLY_HOLE_LOST],
 		.sealing_fails = ship->sealing_fails,
 	};
 	memcpy(ret_status->agent, state->agent, sizeof(ret_status->agent));

@@ -62,7 +62,8 @@ struct tally_ship_status {
 	__u64 last_ack_s;
 	__s64 held;	 /* exchanges whose booking is open */
 	__u64 imbalance; /* |held_before + seen - attributed - unattributed - held_after|, summed */
-	bool sealing_fails; /* the last tally_ship_seal() did */
+	__u64 holes_stopped, holes_lost; /* since start: time that nobody metered, by its cause */
+	bool sealing_fails;		 /* the last tally_ship_seal() did */
 };
 
 struct tally_ship_sink_status {

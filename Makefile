@@ -235,6 +235,8 @@ install: all ## copy the binary, units, schema and licences under DESTDIR
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/tallyd README.md LICENSE
 	$(if $(wildcard LICENSES/*),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/tallyd/LICENSES LICENSES/*)
 	$(if $(wildcard deploy/schema/*),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/tallyd/schema deploy/schema/*)
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/tallyd/prometheus deploy/prometheus/*
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/tallyd/grafana deploy/grafana/*.json
 	$(if $(wildcard deploy/systemd/*.service),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system deploy/systemd/*.service)
 	install -d -m 0755 $(DESTDIR)/etc/tallyd $(DESTDIR)/var/lib/tallyd
 

@@ -45,13 +45,19 @@ static int on_window(void *ctx, uint32_t events, uint64_t value)
 
 /* ---- reload ---- */
 
+static bool same_limits(const struct tally_config_limits *a, const struct tally_config_limits *b)
+{
+	return a->connection_rows == b->connection_rows && a->rows == b->rows &&
+	       a->keys == b->keys && a->spool_bytes == b->spool_bytes;
+}
+
 static bool needs_restart(const struct tally_config *a, const struct tally_config *b)
 {
 	return strcmp(a->agent.state_dir, b->agent.state_dir) ||
 	       strcmp(a->agent.pin_dir, b->agent.pin_dir) ||
 	       strcmp(a->agent.runtime_dir, b->agent.runtime_dir) ||
 	       strcmp(a->agent.metrics.listen, b->agent.metrics.listen) ||
-	       a->agent.limits.keys != b->agent.limits.keys || !tally_agent_sinks_equal(a, b);
+	       !same_limits(&a->agent.limits, &b->agent.limits) || !tally_agent_sinks_equal(a, b);
 }
 
 static void swap_texts(char **a, char **b)

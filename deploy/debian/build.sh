@@ -50,6 +50,8 @@ install_files() {
 	install -D -m 0640 -t "$root/etc/tallyd" "$here/tallyd.yaml" "$here/keys.yaml"
 	chmod 0750 "$root/etc/tallyd"
 	install -D -m 0644 -t "$root/usr/share/tallyd/schema" deploy/schema/*.json
+	install -D -m 0644 -t "$root/usr/share/tallyd/prometheus" deploy/prometheus/*
+	install -D -m 0644 -t "$root/usr/share/tallyd/grafana" deploy/grafana/*.json
 	install -D -m 0644 -t "$doc" README.md "$here/copyright"
 	install -D -m 0644 -t "$doc/LICENSES" LICENSES/BSD-2-Clause.txt
 	install -D -m 0644 -t "$doc/examples" deploy/examples/*.yaml

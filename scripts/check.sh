@@ -40,6 +40,7 @@ prometheus  | check | 150  | $pytest tests/prometheus                  | metrics
 vm          | check | 400  | tests/vm/matrix.sh                        | other kernels, counting right
 e2e-long    | long  | 600  | $pytest -m long tests/e2e                 | load, many connections, long bodies
 kafka       | long  | 240  | $pytest tests/kafka                       | a real Kafka: transactions, kills, doubt
+k8s         | long  | 700  | $pytest tests/k8s                         | a real kube-apiserver: pods come, change, go
 sim-long    | long  | 300  | $sim --histories 20000 --mutants          | more histories; planted bugs are found
 vm-long     | long  | 300  | tests/vm/matrix.sh --long                 | power cuts, full disks
 faults      | own   | 1600 | tests/faults/run.py --ci                  | a real Kafka, 200 faults, books that close

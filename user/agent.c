@@ -109,6 +109,7 @@ static int reload(struct tally_agent *agent)
 {
 	_cleanup_(tally_config_freep) struct tally_config *config = NULL;
 	uint32_t generation = agent->rules.generation;
+	bool watched_others;
 	int err;
 
 	remember_file(agent);
@@ -119,6 +120,7 @@ static int reload(struct tally_agent *agent)
 		err = tally_agent_rules_apply(agent, config);
 	if (err)
 		return err;
+	watched_others = !tally_agent_pods_equal(agent->config, config);
 	if (needs_restart(agent->config, config))
 		tally_log_warning("reload", "reason=%s",
 				  "sinks, folders, metrics address and limits need a restart");
@@ -126,6 +128,8 @@ static int reload(struct tally_agent *agent)
 	keep_folders(&agent->config->agent, &config->agent);
 	tally_config_free(agent->config);
 	agent->config = TAKE_PTR(config);
+	if (watched_others)
+		tally_agent_pods_reopen(agent);
 	err = tally_agent_tags_apply(agent);
 	if (!err && generation != agent->rules.generation)
 		err = tally_agent_books_close_now(agent, TALLY_CAUSE_RELOAD);
@@ -207,6 +211,7 @@ static void slow_tick(struct tally_agent *agent)
 		tally_agent_sinks_step(agent);
 	else if (tally_ledger_prepare(agent->ledger))
 		tally_log_warning("prepare", "reason=%s", "no maps for the next window yet");
+	tally_agent_pods_settle(agent);
 	if (agent->tags.failed || !(agent->slow_at_ns / TALLY_NS_PER_S % 10))
 		(void)!tally_agent_tags_apply(agent); /* said there */
 	tally_agent_usage_tick(agent);
@@ -306,6 +311,8 @@ static int start_state(struct tally_agent *agent)
 	}
 	if (!err)
 		err = tally_agent_rules_open(agent);
+	if (!err)
+		err = tally_agent_pods_load(agent);
 	return err ? fail(TALLY_EXIT_IO, state_dir, err) : TALLY_EXIT_OK;
 }
 
@@ -342,7 +349,10 @@ static int start_service(struct tally_agent *agent)
 		tally_log_error("metrics_off", "listen=%s error=%s", config->metrics.listen,
 				strerror(-err));
 	err = add_timers(agent);
-	return err ? fail(TALLY_EXIT_BUG, "timers", err) : TALLY_EXIT_OK;
+	if (err)
+		return fail(TALLY_EXIT_BUG, "timers", err);
+	err = tally_agent_pods_open(agent);
+	return err ? fail(TALLY_EXIT_CONFIG, "kubernetes", err) : TALLY_EXIT_OK;
 }
 
 static int start_sinks(struct tally_agent *agent)
@@ -385,6 +395,7 @@ static void close_all(struct tally_agent *agent)
 	tally_http_close(agent->http);
 	tally_control_close(agent->control);
 	tally_agent_tags_close(agent);
+	tally_agent_pods_close(agent);
 	tally_agent_sinks_close(agent);
 	tally_agent_kernel_close(agent);
 	tally_agent_rules_close(agent);

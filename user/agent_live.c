@@ -151,6 +151,10 @@ static json_t *ports_of(const struct tally_option_ports *ports)
 {
 	json_t *out = json_array();
 
+	if (!ports->set) {
+		json_decref(out);
+		return json_string("of pods");
+	}
 	if (ports->all) {
 		json_decref(out);
 		return json_string("all");
@@ -173,12 +177,18 @@ static bool in_pattern(const struct tally_agent *agent, const struct tally_confi
 	return tally_cgroup_matches(unit, path + strlen(agent->tags.mount));
 }
 
-static json_t *cgroups_of(const struct tally_agent *agent, const struct tally_config_match *match)
+static json_t *cgroups_of(const struct tally_agent *agent,
+			  const struct tally_config_service *service)
 {
+	const struct tally_config_match *match = &service->match;
 	json_t *out = json_array();
 
 	if (match->executable)
 		return out;
+	if (match->pods.place.line) {
+		json_decref(out);
+		return tally_agent_pods_cgroups(agent, service->name);
+	}
 	for (size_t i = 0; i < agent->tags.cgroups.n; i++) {
 		const char *path = agent->tags.cgroups.items[i].path;
 
@@ -190,7 +200,7 @@ static json_t *cgroups_of(const struct tally_agent *agent, const struct tally_co
 
 static bool is_attached(const struct tally_agent *agent, const struct tally_config_service *service)
 {
-	json_t *cgroups = cgroups_of(agent, &service->match);
+	json_t *cgroups = cgroups_of(agent, service);
 	bool attached = json_array_size(cgroups) && !agent->tags.failed;
 
 	json_decref(cgroups);
@@ -201,8 +211,8 @@ uint32_t tally_agent_services_attached(const struct tally_agent *agent)
 {
 	uint32_t n = 0;
 
-	for (size_t i = 0; i < agent->config->n_services; i++)
-		n += is_attached(agent, &agent->config->services[i]);
+	for (size_t i = 0; i < agent->view.n_services; i++)
+		n += is_attached(agent, &agent->view.services[i]);
 	return n;
 }
 
@@ -226,7 +236,7 @@ static json_t *service_row(struct tally_agent *agent, const struct tally_config_
 	json_object_set_new(out, "service", json_string(service->name));
 	json_object_set_new(out, "attached", json_boolean(is_attached(agent, service)));
 	json_object_set_new(out, "ports", ports_of(&service->match.ports));
-	json_object_set_new(out, "cgroups", cgroups_of(agent, &service->match));
+	json_object_set_new(out, "cgroups", cgroups_of(agent, service));
 	json_object_set_new(out, "routes", json_integer((json_int_t)service->n_routes));
 	json_object_set_new(out, "connections", json_integer((json_int_t)totals.connections));
 	json_object_set_new(out, "responses", json_integer((json_int_t)totals.seen));
@@ -245,9 +255,10 @@ static json_t *answer_services(struct tally_agent *agent)
 		return NULL;
 	out = json_object();
 	rows = json_array();
-	for (size_t i = 0; i < agent->config->n_services; i++)
-		json_array_append_new(rows, service_row(agent, &agent->config->services[i], &open));
+	for (size_t i = 0; i < agent->view.n_services; i++)
+		json_array_append_new(rows, service_row(agent, &agent->view.services[i], &open));
 	json_object_set_new(out, "rows", rows);
+	json_object_set_new(out, "pods", tally_agent_pods_json(agent));
 	tally_ledger_frozen_done(&open);
 	return out;
 }

@@ -6,6 +6,7 @@
  *	agent_kernel.c	open and close the kernel's side; capabilities
  *	agent_rules.c	generations of rules, indices of services; who owns a key (the resolver)
  *	agent_tags.c	services -> cgroups and ports, kept up to date
+ *	agent_pods.c	pods of the API server -> services, and where their cgroups are
  *	agent_books.c	close a window, seal what is frozen, release it
  *	agent_sinks.c	sinks of the config, the shipper in the loop
  *	agent_usage.c	sums of the last window and of now; a short history
@@ -34,6 +35,8 @@
 #include "collect/scopes.h"
 #include "deliver/ship.h"
 #include "identify/catalog.h"
+#include "identify/kubernetes_cgroup.h"
+#include "identify/kubernetes_watch.h"
 #include "identify/rules.h"
 #include "observe/control.h"
 #include "observe/http.h"
@@ -65,13 +68,36 @@ struct tally_agent_rules {
 struct tally_agent_tags {
 	char mount[256];
 	int watch_fd;
-	struct tally_loop_source *watch;
+	struct tally_loop_source *watch, *again;
+	uint64_t looked_ns;
 	struct tally_cgroups cgroups; /* matched, before covered ones are left out */
 	uint32_t attached, failed, scopes;
 	uint64_t errors; /* since start */
 };
 
 enum { TALLY_AGENT_CLASSES = 6 }; /* of a status: none, 1xx .. 5xx */
+
+#define TALLY_AGENT_PODS 4096 /* known at a time */
+#define TALLY_AGENT_CLAIMS 8  /* services of one pod */
+
+struct tally_agent_claim {
+	const char *service;
+	const struct tally_option_ports *ports;
+};
+
+struct tally_agent_pod; /* agent_pods.c */
+
+struct tally_agent_pods {
+	struct tally_kubernetes_watch *watch; /* NULL: none */
+	struct tally_loop_source *timer;
+	uint64_t timer_ns; /* when it is set for; 0: it is not */
+	struct tally_agent_pod *by_uid, *by_folder;
+	size_t n;
+	uint64_t refused; /* beyond TALLY_AGENT_PODS */
+	bool changed;
+	char node[256];
+	uint32_t verdicts[TALLY_KUBERNETES_VERDICT_COUNT];
+};
 
 /* Sums since start, for /metrics. */
 struct tally_agent_counters {
@@ -149,6 +175,10 @@ struct tally_agent {
 	char *fleet_secret;
 	struct tally_agent_rules rules;
 	struct tally_agent_tags tags;
+	struct tally_agent_pods pods;
+	/* The config with services of pods added: what is in force. Only services and kubernetes. */
+	struct tally_config view;
+	size_t view_own; /* where they begin */
 
 	struct tally_ship *ship;
 	struct tally_loop_source *ship_source, *ship_timer;
@@ -192,6 +222,34 @@ TALLY_MUST int tally_agent_tags_open(struct tally_agent *agent);
 void tally_agent_tags_close(struct tally_agent *agent);
 /* Look for the cgroups again; write scopes; attach and detach. */
 TALLY_MUST int tally_agent_tags_apply(struct tally_agent *agent);
+
+/* Look soon, once for many calls. */
+void tally_agent_tags_soon(struct tally_agent *agent);
+
+/* agent_pods.c */
+/* What was known before; later the watch. Without the section `kubernetes` both do nothing. */
+TALLY_MUST int tally_agent_pods_load(struct tally_agent *agent);
+TALLY_MUST int tally_agent_pods_open(struct tally_agent *agent);
+void tally_agent_pods_reopen(struct tally_agent *agent);
+void tally_agent_pods_close(struct tally_agent *agent);
+/* Do the two configs watch the same pods? */
+bool tally_agent_pods_equal(const struct tally_config *a, const struct tally_config *b);
+/* What is to be done by now: save, rules, cgroups. */
+void tally_agent_pods_settle(struct tally_agent *agent);
+/* A config with the services of pods added; then either of the two below. */
+TALLY_MUST int tally_agent_pods_view(struct tally_agent *agent, const struct tally_config *config,
+				     struct tally_config *ret_view);
+/* It is in force, and takes the place of agent->view. */
+void tally_agent_pods_install(struct tally_agent *agent, const struct tally_config *config,
+			      struct tally_config *view);
+void tally_agent_pods_view_done(const struct tally_config *config, struct tally_config *view);
+/* Call back for each cgroup of a metered pod and each of its services; -E2BIG leaves it out. */
+typedef int (*tally_agent_pods_fn)(void *ctx, const char *path,
+				   const struct tally_agent_claim *claim);
+TALLY_MUST int tally_agent_pods_look(struct tally_agent *agent, tally_agent_pods_fn fn, void *ctx);
+/* All pods and their states; the cgroups of a service's pods. */
+json_t *tally_agent_pods_json(const struct tally_agent *agent);
+json_t *tally_agent_pods_cgroups(const struct tally_agent *agent, const char *service);
 
 /* agent_books.c */
 /* Seal and release every frozen epoch. 0: none is left. */

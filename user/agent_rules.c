@@ -264,7 +264,7 @@ static int put_all(struct tally_agent *agent, const struct tally_config *config,
 	return 0;
 }
 
-int tally_agent_rules_apply(struct tally_agent *agent, const struct tally_config *config)
+static int apply(struct tally_agent *agent, const struct tally_config *config)
 {
 	_cleanup_free_ char *json = NULL;
 	uint16_t indices[TALLY_SERVICES];
@@ -279,6 +279,21 @@ int tally_agent_rules_apply(struct tally_agent *agent, const struct tally_config
 		err = put_all(agent, config, indices, json);
 	if (!err)
 		err = drop_gone(agent, config);
+	return err;
+}
+
+int tally_agent_rules_apply(struct tally_agent *agent, const struct tally_config *config)
+{
+	struct tally_config view;
+	int err = tally_agent_pods_view(agent, config, &view);
+
+	if (err)
+		return err;
+	err = apply(agent, &view);
+	if (err)
+		tally_agent_pods_view_done(config, &view);
+	else
+		tally_agent_pods_install(agent, config, &view);
 	return err;
 }
 

@@ -2,8 +2,11 @@
 #include <limits.h>
 #include <sys/epoll.h>
 #include <sys/inotify.h>
+#include <time.h>
 
 #include "agent_parts.h"
+
+#define LOOK_NS (TALLY_NS_PER_S / 20) /* from one look to the next, at least */
 
 /* What is to be written to the maps and attached. */
 struct plan {
@@ -69,6 +72,8 @@ static int add_service(struct tally_agent *agent, const struct tally_config_serv
 	uint16_t index;
 	int err;
 
+	if (match->pods.place.line)
+		return 0; /* add_pods() */
 	if (match->executable) {
 		tally_log_once(TALLY_LOG_WARNING, "service_not_attached", "service=%s reason=%s",
 			       service->name, "matching by executable is not supported");
@@ -100,6 +105,44 @@ static int add_service(struct tally_agent *agent, const struct tally_config_serv
 	return err;
 }
 
+struct pods {
+	struct tally_agent *agent;
+	struct plan *plan;
+};
+
+/* tally_agent_pods_fn. A pod's folder may be of several services, and stands in the plan once. */
+static int add_pod(void *ctx, const char *path, const struct tally_agent_claim *claim)
+{
+	const struct pods *pods = ctx;
+	struct tally_agent *agent = pods->agent;
+	struct tally_cgroups *cgroups = &pods->plan->cgroups;
+	const struct tally_cgroup *cgroup;
+	struct tally_scope_want want = {};
+	uint16_t index;
+	int err;
+
+	if (pods->plan->n + TALLY_MAX(claim->ports->n, (size_t)1) > TALLY_SCOPES_MAX)
+		return -E2BIG;
+	err = tally_agent_rules_index(agent, claim->service, &index);
+	if (err)
+		return err;
+	if (!cgroups->n ||
+	    strcmp(cgroups->items[cgroups->n - 1].path + strlen(agent->tags.mount), path) != 0) {
+		size_t before = cgroups->n;
+
+		err = tally_cgroup_add(agent->tags.mount, path, cgroups);
+		if (err || cgroups->n == before)
+			return err;
+	}
+	cgroup = &cgroups->items[cgroups->n - 1];
+	if (cgroup->level >= TALLY_SCOPE_LEVELS)
+		return -E2BIG;
+	want.cgroup = cgroup->id;
+	want.level = cgroup->level;
+	want.service = index;
+	return add_ports(pods->plan, claim->ports, want);
+}
+
 static int carry_out(struct tally_agent *agent, struct plan *plan)
 {
 	struct tally_agent_tags *tags = &agent->tags;
@@ -120,11 +163,15 @@ static int carry_out(struct tally_agent *agent, struct plan *plan)
 int tally_agent_tags_apply(struct tally_agent *agent)
 {
 	_cleanup_(plan_done) struct plan plan = {};
+	struct pods pods = { agent, &plan };
 	uint32_t before = agent->tags.attached;
 	int err = 0;
 
-	for (size_t i = 0; i < agent->config->n_services && !err; i++)
-		err = add_service(agent, &agent->config->services[i], &plan);
+	agent->tags.looked_ns = tally_util_mono_ns();
+	for (size_t i = 0; i < agent->view.n_services && !err; i++)
+		err = add_service(agent, &agent->view.services[i], &plan);
+	if (!err)
+		err = tally_agent_pods_look(agent, add_pod, &pods);
 	if (!err)
 		err = carry_out(agent, &plan);
 	if (err) {
@@ -138,6 +185,24 @@ int tally_agent_tags_apply(struct tally_agent *agent)
 	return 0;
 }
 
+static int on_again(void *ctx, uint32_t events, uint64_t value)
+{
+	(void)!tally_agent_tags_apply(ctx); /* said there; the slow tick tries again */
+	return 0;
+}
+
+/* The first folder is looked for at once, since its service may be about to answer; those that
+ * follow it closely are looked for together. */
+void tally_agent_tags_soon(struct tally_agent *agent)
+{
+	uint64_t at_ns = agent->tags.looked_ns + LOOK_NS;
+
+	if (tally_util_mono_ns() >= at_ns)
+		(void)!tally_agent_tags_apply(agent); /* likewise */
+	else
+		(void)!tally_loop_set_timer(agent->tags.again, at_ns, 0); /* likewise */
+}
+
 /* A folder came or went. What exactly does not matter: we look again. */
 static int on_watch(void *ctx, uint32_t events, uint64_t value)
 {
@@ -146,7 +211,7 @@ static int on_watch(void *ctx, uint32_t events, uint64_t value)
 
 	while (read(agent->tags.watch_fd, buffer, sizeof(buffer)) > 0)
 		;
-	(void)!tally_agent_tags_apply(agent); /* said there; the slow tick tries again */
+	tally_agent_tags_soon(agent);
 	return 0;
 }
 
@@ -160,6 +225,9 @@ int tally_agent_tags_open(struct tally_agent *agent)
 	tags->watch_fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
 	if (tags->watch_fd < 0)
 		return -errno;
+	err = tally_loop_add_timer(agent->loop, CLOCK_MONOTONIC, on_again, agent, &tags->again);
+	if (err)
+		return err;
 	return tally_loop_add_fd(agent->loop, tags->watch_fd, EPOLLIN, on_watch, agent,
 				 &tags->watch);
 }
@@ -167,6 +235,7 @@ int tally_agent_tags_open(struct tally_agent *agent)
 void tally_agent_tags_close(struct tally_agent *agent)
 {
 	tally_loop_remove(agent->tags.watch);
+	tally_loop_remove(agent->tags.again);
 	if (agent->tags.watch_fd > 0)
 		tally_util_close(agent->tags.watch_fd);
 	tally_cgroups_done(&agent->tags.cgroups);

@@ -98,17 +98,26 @@ static void check_key(const struct tally_config_key *key, const char *path, stru
 		tally_diag_error(diag, key->place, path, "scheme needs header");
 }
 
+static bool by_pods(const struct tally_config_match *match)
+{
+	return match->pods.place.line != 0;
+}
+
 static void check_match(const struct tally_config_match *match, const char *path,
 			struct tally_diag *diag)
 {
-	int narrow = !!match->cgroup + !!match->unit + !!match->executable;
+	int narrow = !!match->cgroup + !!match->unit + !!match->executable + by_pods(match);
+	char ports[PATH_TEXT];
 
 	if (narrow > 1)
 		tally_diag_error(diag, match->place, path,
-				 "must have at most one of cgroup, unit, executable");
+				 "must have at most one of cgroup, unit, executable, pods");
 	if (match->ports.all && narrow == 0)
 		tally_diag_error(diag, match->place, path,
-				 "ports: all needs cgroup, unit or executable beside it");
+				 "ports: all needs cgroup, unit, executable or pods beside it");
+	snprintf(ports, sizeof(ports), "%.*s.ports", (int)sizeof(ports) - 7, path);
+	if (!match->ports.set && !by_pods(match))
+		tally_diag_error(diag, match->place, ports, "missing");
 	check_absolute(diag, match->place, path, match->cgroup);
 	check_absolute(diag, match->place, path, match->executable);
 	if (match->unit && (strchr(match->unit, '/') || !strchr(match->unit, '.')))
@@ -227,11 +236,12 @@ static bool patterns_meet(const struct pattern *a, const struct pattern *b)
 	return rows[0][0];
 }
 
+/* Ports left to the pods can be any. */
 static bool ports_meet(const struct tally_option_ports *a, const struct tally_option_ports *b)
 {
 	size_t i = 0, j = 0;
 
-	if (a->all || b->all)
+	if (a->all || b->all || !a->set || !b->set)
 		return true;
 	while (i < a->n && j < b->n) {
 		if (a->list[i] == b->list[j])
@@ -244,10 +254,37 @@ static bool ports_meet(const struct tally_option_ports *a, const struct tally_op
 	return false;
 }
 
-enum precedence { BY_PORT, BY_EXECUTABLE, BY_CGROUP };
+static const char *label_of(const struct tally_config_pods *pods, const char *name)
+{
+	for (size_t i = 0; i < pods->n_labels; i++)
+		if (strcmp(pods->labels[i].name, name) == 0)
+			return pods->labels[i].value;
+	return NULL;
+}
+
+/* Can one pod be of both? Services without labels are told apart by their names, and labels win
+ * over names. */
+static bool pods_meet(const struct tally_config_pods *a, const struct tally_config_pods *b)
+{
+	if (!a->n_labels || !b->n_labels)
+		return false;
+	if (a->namespace && b->namespace && strcmp(a->namespace, b->namespace) != 0)
+		return false;
+	for (size_t i = 0; i < a->n_labels; i++) {
+		const char *other = label_of(b, a->labels[i].name);
+
+		if (other && strcmp(other, a->labels[i].value) != 0)
+			return false;
+	}
+	return true;
+}
+
+enum precedence { BY_PORT, BY_EXECUTABLE, BY_CGROUP, BY_PODS };
 
 static enum precedence precedence_of(const struct tally_config_match *match)
 {
+	if (by_pods(match))
+		return BY_PODS; /* of the same rank as BY_CGROUP; a pod's folder is its own */
 	if (match->cgroup || match->unit)
 		return BY_CGROUP;
 	return match->executable ? BY_EXECUTABLE : BY_PORT;
@@ -268,6 +305,8 @@ static bool tie(const struct tally_config_match *a, const struct tally_config_ma
 		split(a, &pattern_a);
 		split(b, &pattern_b);
 		return patterns_meet(&pattern_a, &pattern_b);
+	case BY_PODS:
+		return pods_meet(&a->pods, &b->pods);
 	}
 	return false;
 }
@@ -286,6 +325,40 @@ static void check_ties(const struct tally_config *config, struct tally_diag *dia
 				"can match the same sockets as services[%zu] (line %u), with equal precedence",
 				j, config->services[j].match.place.line);
 		}
+	}
+}
+
+/* Kubernetes ------------------------------------------------------------------------------------ */
+
+static bool is_url(const char *text)
+{
+	return strncmp(text, "https://", 8) == 0 || strncmp(text, "http://", 7) == 0;
+}
+
+static void check_kubernetes(const struct tally_config *config, struct tally_diag *diag)
+{
+	const struct tally_config_kubernetes *kubernetes = &config->kubernetes;
+	struct tally_place place = kubernetes->place;
+	char path[PATH_TEXT];
+
+	for (size_t i = 0; i < config->n_services; i++) {
+		const struct tally_config_match *match = &config->services[i].match;
+
+		snprintf(path, sizeof(path), "services[%zu].match.pods", i);
+		if (by_pods(match) && !place.line)
+			tally_diag_error(diag, match->pods.place, path,
+					 "needs the section kubernetes, which looks for pods");
+	}
+	if (!place.line)
+		return;
+	if (kubernetes->api && *kubernetes->api && !is_url(kubernetes->api))
+		tally_diag_error(diag, place, "kubernetes.api", "must begin with https://");
+	check_absolute(diag, place, "kubernetes.token_file", kubernetes->token_file);
+	check_absolute(diag, place, "kubernetes.ca_file", kubernetes->ca_file);
+	check_absolute(diag, place, "kubernetes.cgroup_root", kubernetes->cgroup_root);
+	for (size_t i = 0; i < kubernetes->unlisted.n_key; i++) {
+		snprintf(path, sizeof(path), "kubernetes.unlisted.key[%zu]", i);
+		check_key(&kubernetes->unlisted.key[i], path, diag);
 	}
 }
 
@@ -351,7 +424,8 @@ static int check(struct tally_config *config, const struct tally_yaml *root,
 	for (size_t i = 0; i < config->n_sinks; i++)
 		check_sink(config, i, diag);
 	check_ties(config, diag);
-	if (config->n_services == 0)
+	check_kubernetes(config, diag);
+	if (config->n_services == 0 && !config->kubernetes.unlisted.place.line)
 		tally_diag_warning(diag, config->place, "services", "none: nothing is metered");
 	return diag->out_of_memory ? -ENOMEM : 0;
 }

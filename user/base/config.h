@@ -4,8 +4,9 @@
  *
  * Invariants of a config that loaded: C1 names of services and of sinks are unique; C2 no two
  * services have the same precedence and can match the same socket; C3 every service names its ports
- * (or `all`) and at most one of cgroup, unit, executable; C4 the window divides an hour; C5 secrets
- * are expanded. Routes are checked by identify/rules.h, which also compiles them.
+ * (or `all`; one matched by pods may leave them to the pods) and at most one of cgroup, unit,
+ * executable, pods; C4 the window divides an hour; C5 secrets are expanded. Routes are checked by
+ * identify/rules.h, which also compiles them.
  */
 #ifndef TALLY_BASE_CONFIG_H
 #define TALLY_BASE_CONFIG_H
@@ -39,12 +40,21 @@ struct tally_config_route {
 	unsigned int truncated; /* enum tally_config_truncated */
 };
 
+/* Which pods of this node, of those that opted in. */
+struct tally_config_pods {
+	struct tally_place place; /* line 0: not matched by pods */
+	char *namespace;
+	struct tally_option_pair *labels; /* all of them */
+	size_t n_labels;
+};
+
 struct tally_config_match {
 	struct tally_place place;
 	struct tally_option_ports ports;
 	char *cgroup; /* glob over the path below the cgroup root: /system.slice/geo*.service */
 	char *unit;   /* systemd unit */
 	char *executable;
+	struct tally_config_pods pods;
 };
 
 enum tally_config_tainted { TALLY_CONFIG_TAINTED_UNATTRIBUTED, TALLY_CONFIG_TAINTED_OWNER };
@@ -136,6 +146,36 @@ struct tally_config_agent {
 	struct tally_config_metrics metrics;
 };
 
+/* Of pods that no service matches. */
+struct tally_config_unlisted {
+	struct tally_place place; /* line 0: they are not metered */
+	struct tally_option_ports ports;
+	struct tally_config_key *key;
+	size_t n_key;
+	struct tally_config_route *routes;
+	size_t n_routes;
+	unsigned int tainted; /* enum tally_config_tainted */
+	struct tally_config_anonymous anonymous;
+};
+
+/* What of a pod stands in records. */
+struct tally_config_dimensions {
+	struct tally_place place;
+	bool namespace, workload, pod, node;
+};
+
+struct tally_config_kubernetes {
+	struct tally_place place; /* line 0: no pods are looked for */
+	char *api;		  /* NULL: as the kubelet says in the environment */
+	char *token_file, *ca_file;
+	char *node; /* NULL: NODE_NAME of the environment, else the host's name */
+	char *selector;
+	char *cgroup_root;
+	uint64_t linger_ns;
+	struct tally_config_unlisted unlisted;
+	struct tally_config_dimensions dimensions;
+};
+
 struct tally_config_keys {
 	struct tally_place place;
 	char *file; /* catalog; NULL: none */
@@ -147,6 +187,7 @@ struct tally_config {
 	struct tally_config_agent agent;
 	struct tally_config_service *services;
 	size_t n_services;
+	struct tally_config_kubernetes kubernetes;
 	struct tally_config_keys keys;
 	struct tally_config_sink *sinks;
 	size_t n_sinks;

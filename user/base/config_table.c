@@ -63,16 +63,26 @@ static const struct tally_option route_options[] = {
 };
 TABLE(route, "Route", tally_config_route);
 
+static const struct tally_option pods_options[] = {
+	{ "namespace", TALLY_OPTION_TEXT, AT(tally_config_pods, namespace), .max = 63,
+	  .help = "Only pods of this namespace. Without it, whoever may make pods anywhere can call theirs by the service's name." },
+	{ "labels", TALLY_OPTION_TEXTS, AT_LIST(tally_config_pods, labels), .max = 16,
+	  .help = "Only pods that carry all of these labels. Without any, those that name the service by the annotation `tallyd.io/service`, else by the label `app.kubernetes.io/name`." },
+};
+TABLE(pods, "Pods", tally_config_pods);
+
 static const struct tally_option match_options[] = {
-	{ "ports", TALLY_OPTION_PORTS, AT(tally_config_match, ports), TALLY_OPTION_REQUIRED,
-	  .max = PORTS_MAX,
-	  .help = "Local TCP ports, a list or one; or `all`, together with `cgroup`, `unit` or `executable`." },
+	{ "ports", TALLY_OPTION_PORTS, AT(tally_config_match, ports), .max = PORTS_MAX,
+	  .help = "Local TCP ports, a list or one; or `all`, together with `cgroup`, `unit`, `executable` or `pods`. Required; only with `pods` they may be left to the pod's annotation `tallyd.io/ports`." },
 	{ "cgroup", TALLY_OPTION_TEXT, AT(tally_config_match, cgroup), .max = TALLY_CONFIG_GLOB,
 	  .help = "Only sockets of cgroups whose path matches, component by component: `/system.slice/geo*.service`; `**` stands for any number of components." },
 	{ "unit", TALLY_OPTION_TEXT, AT(tally_config_match, unit), .max = TALLY_CONFIG_GLOB,
 	  .help = "Only sockets of this systemd unit." },
 	{ "executable", TALLY_OPTION_TEXT, AT(tally_config_match, executable), .max = 1024,
 	  .help = "Only sockets of processes that run this file. Needs CAP_SYS_PTRACE." },
+	{ "pods", TALLY_OPTION_SECTION, AT(tally_config_match, pods), TALLY_OPTION_OPTIONAL,
+	  .table = &pods_table,
+	  .help = "Only sockets of these Kubernetes pods, of those that opted in; see `kubernetes`." },
 };
 TABLE(match, "Match", tally_config_match);
 
@@ -90,7 +100,7 @@ static const struct tally_option service_options[] = {
 	  .help = "Unique; letters, digits, `.`, `-` and `_`. It stands in every record." },
 	{ "match", TALLY_OPTION_SECTION, AT(tally_config_service, match), TALLY_OPTION_REQUIRED,
 	  .table = &match_table,
-	  .help = "Whose connections are metered: those accepted on these ports. Where services overlap, cgroup or unit wins over executable, and executable over port alone; a tie is an error." },
+	  .help = "Whose connections are metered: those accepted on these ports. Where services overlap, cgroup, unit or pods win over executable, and executable over port alone; a tie is an error." },
 	{ "key", TALLY_OPTION_LIST, AT_LIST(tally_config_service, key), .max = 10,
 	  .table = &key_table,
 	  .help = "Where the API key stands, in this order; the first that is there wins. Each entry is `header` (perhaps with `scheme`), `query` or `response_header`. Without any, all requests are anonymous." },
@@ -240,6 +250,63 @@ static const struct tally_option agent_options[] = {
 };
 TABLE(agent, "Agent", tally_config_agent);
 
+static const struct tally_option unlisted_options[] = {
+	{ "ports", TALLY_OPTION_PORTS, AT(tally_config_unlisted, ports), .max = PORTS_MAX,
+	  .help = "Ports of pods without the annotation `tallyd.io/ports`." },
+	{ "key", TALLY_OPTION_LIST, AT_LIST(tally_config_unlisted, key), .max = 10,
+	  .table = &key_table,
+	  .help = "Key sources of pods without the annotation `tallyd.io/key`." },
+	{ "routes", TALLY_OPTION_LIST, AT_LIST(tally_config_unlisted, routes),
+	  .max = TALLY_ROUTES - 1, .table = &route_table, .help = "As of a service." },
+	{ "tainted", TALLY_OPTION_ENUM, AT(tally_config_unlisted, tainted),
+	  .fallback = "unattributed", .words = tainted_words, .help = "As of a service." },
+	{ "anonymous", TALLY_OPTION_SECTION, AT(tally_config_unlisted, anonymous),
+	  .table = &anonymous_table, .help = "As of a service." },
+};
+TABLE(unlisted, "Unlisted pods", tally_config_unlisted);
+
+static const struct tally_option dimensions_options[] = {
+	{ "namespace", TALLY_OPTION_BOOL, AT(tally_config_dimensions, namespace),
+	  .fallback = "false", .help = "The pod's namespace." },
+	{ "workload", TALLY_OPTION_BOOL, AT(tally_config_dimensions, workload), .fallback = "false",
+	  .help = "What made the pod, like `Deployment/geo-api`." },
+	{ "pod", TALLY_OPTION_BOOL, AT(tally_config_dimensions, pod), .fallback = "false",
+	  .help = "The pod's name: as many more records as there are pods." },
+	{ "node", TALLY_OPTION_BOOL, AT(tally_config_dimensions, node), .fallback = "false",
+	  .help = "The node's name." },
+};
+TABLE(dimensions, "Dimensions", tally_config_dimensions);
+
+#define SERVICE_ACCOUNT "/var/run/secrets/kubernetes.io/serviceaccount/"
+
+static const struct tally_option kubernetes_options[] = {
+	{ "api", TALLY_OPTION_TEXT, AT(tally_config_kubernetes, api), .max = 1024,
+	  .help = "URL of the API server; by default what Kubernetes tells a pod (KUBERNETES_SERVICE_HOST and _PORT)." },
+	{ "token_file", TALLY_OPTION_TEXT, AT(tally_config_kubernetes, token_file), .max = 4000,
+	  .fallback = SERVICE_ACCOUNT "token",
+	  .help = "Token of the service account; read again for each request." },
+	{ "ca_file", TALLY_OPTION_TEXT, AT(tally_config_kubernetes, ca_file), .max = 4000,
+	  .fallback = SERVICE_ACCOUNT "ca.crt", .help = "Who may vouch for the API server." },
+	{ "node", TALLY_OPTION_TEXT, AT(tally_config_kubernetes, node), .max = 253,
+	  .help = "Name of this node; by default NODE_NAME of the environment, else the host's name." },
+	{ "selector", TALLY_OPTION_TEXT, AT(tally_config_kubernetes, selector), .max = 1024,
+	  .fallback = "tallyd.io/meter=enabled",
+	  .help = "Label selector of the pods that opted in." },
+	{ "cgroup_root", TALLY_OPTION_TEXT, AT(tally_config_kubernetes, cgroup_root),
+	  .max = TALLY_CONFIG_GLOB, .fallback = "/",
+	  .help = "Below which cgroup the kubelet keeps its pods (its `cgroupRoot`)." },
+	{ "linger", TALLY_OPTION_DURATION, AT(tally_config_kubernetes, linger_ns),
+	  .fallback = "30s", .max = HOUR_NS,
+	  .help = "How long a pod that is gone from the API, or no longer selected, is metered on while its cgroup stands: what it answers while stopping counts, too." },
+	{ "unlisted", TALLY_OPTION_SECTION, AT(tally_config_kubernetes, unlisted),
+	  TALLY_OPTION_OPTIONAL, .table = &unlisted_table,
+	  .help = "Pods that opted in and that no service matches: each becomes part of a service NAMESPACE/NAME of its own, by its annotations and these rules. Without this section they are not metered." },
+	{ "dimensions", TALLY_OPTION_SECTION, AT(tally_config_kubernetes, dimensions),
+	  .table = &dimensions_table,
+	  .help = "What of a pod its records say, and are told apart by." },
+};
+TABLE(kubernetes, "Kubernetes", tally_config_kubernetes);
+
 static const struct tally_option keys_options[] = {
 	{ "file", TALLY_OPTION_TEXT, AT(tally_config_keys, file), .max = 4000,
 	  .help = "Key catalog (YAML or JSON): `keys: [ {id, customer, sha256, mode, valid_from, valid_to, billable} ]`. Read again when it changes." },
@@ -251,6 +318,9 @@ static const struct tally_option config_options[] = {
 	  .help = "The agent itself." },
 	{ "services", TALLY_OPTION_LIST, AT_LIST(tally_config, services), .max = TALLY_SERVICES,
 	  .table = &service_table, .help = "What is metered." },
+	{ "kubernetes", TALLY_OPTION_SECTION, AT(tally_config, kubernetes), TALLY_OPTION_OPTIONAL,
+	  .table = &kubernetes_table,
+	  .help = "Pods of this node, watched for at the API server. Without this section none are." },
 	{ "keys", TALLY_OPTION_SECTION, AT(tally_config, keys), .table = &keys_table,
 	  .help = "Whose keys are whose." },
 	{ "sinks", TALLY_OPTION_LIST, AT_LIST(tally_config, sinks), TALLY_OPTION_REQUIRED, .min = 1,

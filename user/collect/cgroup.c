@@ -155,7 +155,7 @@ bool tally_cgroup_matches(const char *pattern, const char *path)
 	return match(pattern, path, &below);
 }
 
-static int add(struct tally_cgroups *cgroups, const char *mount, const char *path)
+int tally_cgroup_add(const char *mount, const char *path, struct tally_cgroups *cgroups)
 {
 	struct tally_cgroup *items = cgroups->items;
 	int err;
@@ -180,9 +180,9 @@ static int add(struct tally_cgroups *cgroups, const char *mount, const char *pat
 
 struct walk {
 	const char *mount;
-	const char *pattern;
 	int watch_fd;
-	struct tally_cgroups *cgroups;
+	tally_cgroup_fn fn;
+	void *ctx;
 };
 
 static int visit(const struct walk *walk, const char *path);
@@ -224,17 +224,39 @@ static int visit_children(const struct walk *walk, const char *path)
 /* Paths are "" for the mount itself, then "/a", "/a/b". Recursion is as deep as the tree. */
 static int visit(const struct walk *walk, const char *path)
 {
+	int below = walk->fn(walk->ctx, path);
+
+	return below > 0 ? visit_children(walk, path) : below;
+}
+
+int tally_cgroup_walk(const char *mount, const char *path, int watch_fd, tally_cgroup_fn fn,
+		      void *ctx)
+{
+	struct walk walk = { mount, watch_fd, fn, ctx };
+
+	return visit(&walk, path);
+}
+
+struct find {
+	const char *mount;
+	const char *pattern;
+	struct tally_cgroups *cgroups;
+};
+
+static int on_found(void *ctx, const char *path)
+{
+	const struct find *find = ctx;
 	bool below = false;
 
-	if (match(walk->pattern, path, &below))
-		return add(walk->cgroups, walk->mount, *path ? path : "/");
-	return below ? visit_children(walk, path) : 0;
+	if (match(find->pattern, path, &below))
+		return tally_cgroup_add(find->mount, *path ? path : "/", find->cgroups);
+	return below;
 }
 
 int tally_cgroup_find(const char *mount, const char *pattern, int watch_fd,
 		      struct tally_cgroups *cgroups)
 {
-	struct walk walk = { mount, pattern, watch_fd, cgroups };
+	struct find find = { mount, pattern, cgroups };
 
-	return visit(&walk, "");
+	return tally_cgroup_walk(mount, "", watch_fd, on_found, &find);
 }

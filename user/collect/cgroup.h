@@ -47,6 +47,17 @@ TALLY_MUST int tally_cgroup_get(const char *mount, const char *path,
 bool tally_cgroup_matches(const char *pattern, const char *path);
 
 /*
+ * Call fn for the folder at path ("" is the mount itself, then "/a/b") and, while it returns more
+ * than 0, for the folders below; less than 0 ends the walk. Watched as in tally_cgroup_find().
+ */
+typedef int (*tally_cgroup_fn)(void *ctx, const char *path);
+TALLY_MUST int tally_cgroup_walk(const char *mount, const char *path, int watch_fd,
+				 tally_cgroup_fn fn, void *ctx);
+
+/* Add the folder at path. 0, too, when it is not there. -E2BIG: more than TALLY_CGROUPS_MAX. */
+TALLY_MUST int tally_cgroup_add(const char *mount, const char *path, struct tally_cgroups *cgroups);
+
+/*
  * Add all folders that match. When watch_fd (inotify) is not negative, every folder visited is
  * watched for folders that come and go. -E2BIG: more than TALLY_CGROUPS_MAX.
  */

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods that come, change and go: the right services attached, and nothing lost.
+
+What was lost is asked of the servers: each counts its own answers.
+"""
+
+from collections import Counter
+
+import pytest
+from conftest import USER
+from lib.sandbox import wait_for
+from node import METER, owner, systemd_path
+
+GEO = {**METER, "app.kubernetes.io/name": "geo"}
+KEY_NOTE = {"tallyd.io/key": "header:x-api-key"}
+SHIPPED = {"tallyd.io/ports": "all", **KEY_NOTE}
+
+
+def note(pod_port, **more):
+    return {"tallyd.io/ports": str(pod_port), **KEY_NOTE, **more}
+
+
+def counted(ledger, service=None):
+    """{(key id, status): requests}, attributed or not."""
+    return Counter({k: n for k, n in ledger.by_key_and_status(service).items() if n})
+
+
+def answered(keys, *truths):
+    """The same of the servers' own counts."""
+    result = Counter()
+    for truth in truths:
+        for row, n in truth.items():
+            key, status = row.rsplit(" ", 1)
+            result[keys.id_of(key) if status == "200" else None, int(status)] += n
+    return result
+
+
+def test_labelled(node, agent, keys, namespace):
+    """A pod that opts in is metered by its annotations; one that does not is not known."""
+    ns, key = namespace(), keys.new("a")
+    a = agent()
+    port = node.sandbox.port()
+    pod = node.run("geo-1", ns, labels=GEO, annotations=note(port), port=port)
+    other = node.run("geo-2", ns, labels={"app.kubernetes.io/name": "geo"})
+    a.wait_metered(pod)
+    assert pod.ask(key, 20) == [200] * 20
+    assert pod.ask("nobody", 3) == [401] * 3
+    other.ask(key, 5)
+    truth = node.delete(pod)
+    a.wait_states({})
+    node.delete(other)
+    ledger = a.stop()
+    assert counted(ledger) == answered(keys, truth)
+    assert {d["service"] for d in ledger.rows() if d["requests"]} == {f"{ns}/geo"}
+    assert not ledger.audit()
+
+
+def test_labelled_while_it_runs(node, agent, keys, namespace):
+    """The label comes, goes and comes back; what was counted stays."""
+    ns, key = namespace(), keys.new("a")
+    a = agent()
+    port = node.sandbox.port()
+    pod = node.run("geo-1", ns, labels={"app.kubernetes.io/name": "geo"}, annotations=note(port),
+                   port=port)
+    pod.ask(key, 7)
+    assert a.states() == {}
+    node.patch(pod, labels=METER)
+    a.wait_metered(pod)
+    pod.ask(key, 20)
+    node.patch(pod, labels={"tallyd.io/meter": None})
+    a.wait_states({})
+    pod.ask(key, 5)
+    node.patch(pod, labels=METER)
+    a.wait_metered(pod)
+    pod.ask(key, 30)
+    truth = node.delete(pod)
+    ledger = a.stop()
+    assert sum(truth.values()) == 62
+    assert counted(ledger) == {("key_a", 200): 50}
+
+
+def test_changed(node, agent, keys, namespace):
+    """Annotations change: another service, another port."""
+    ns, key = namespace(), keys.new("a")
+    a = agent()
+    port = node.sandbox.port()
+    pod = node.run("geo-1", ns, labels=GEO, annotations=note(1), port=port)
+    a.wait_metered(pod)
+    pod.ask(key, 4)     # on a port that is nobody's
+    node.patch(pod, annotations={"tallyd.io/ports": f"{port}, 1"})
+    wait_for(lambda: a.ask("services") and pod.ask(key, 1) and a.ledger().count(), 30, "a count")
+    seen = a.ledger().count()
+    node.patch(pod, annotations={"tallyd.io/service": "renamed"})
+    wait_for(lambda: a.pods()["geo-1"]["services"] == [f"{ns}/renamed"]
+             and a.states()["geo-1"] == "metered", 30, "the new name")
+    pod.ask(key, 30)
+    node.delete(pod)
+    ledger = a.stop()
+    assert ledger.count(f"{ns}/renamed") == 30
+    assert ledger.count(f"{ns}/geo") >= seen
+    assert ledger.count() == ledger.count(f"{ns}/renamed") + ledger.count(f"{ns}/geo")
+
+
+def test_recreated(node, agent, keys, namespace):
+    """The same name again is another pod, with another cgroup."""
+    ns, key = namespace(), keys.new("a")
+    a = agent()
+    port, truths = node.sandbox.port(), []
+    for _ in range(4):
+        pod = node.run("geo-1", ns, labels=GEO, annotations=note(port), port=port)
+        wait_for(lambda p=pod: a.pods().get("geo-1", {}).get("uid") == p.uid
+                 and a.states()["geo-1"] == "metered", 30, "the new one to be metered")
+        pod.ask(key, 10)
+        truths.append(node.delete(pod))
+    ledger = a.stop()
+    assert counted(ledger) == answered(keys, *truths) == {("key_a", 200): 40}
+
+
+def test_services_of_the_config(node, agent, keys, namespace):
+    """By name, by labels, only of a namespace; what the config says wins over annotations."""
+    geo, other = namespace("geo"), namespace("other")
+    key, ports = keys.new("a"), node.sandbox.ports(5)
+    sources = [{"header": "X-API-Key"}]
+    routes = [{"match": "GET /v1/pods", "credits": 10}]
+    services = [
+        {"name": "by-name", "match": {"pods": {"namespace": geo}}, "key": sources,
+         "routes": routes},
+        {"name": "by-label", "match": {"pods": {"namespace": geo, "labels": {"app": "x"}},
+                                       "ports": [ports[1], ports[2]]}, "key": sources},
+    ]
+    a = agent(services, kubernetes={"unlisted": None} and {})
+    pods = [
+        node.run("named", geo, labels=METER, port=ports[0],
+                 annotations=note(ports[0], **{"tallyd.io/service": "by-name"})),
+        node.run("labelled", geo, labels={**METER, "app": "x"}, port=ports[1],
+                 annotations={"tallyd.io/ports": "1"}),
+        node.run("both", geo, port=ports[2], labels={**METER, "app": "x",
+                                                     "app.kubernetes.io/name": "by-name"}),
+        node.run("pretender", other, labels=METER, port=ports[3],
+                 annotations=note(ports[3], **{"tallyd.io/service": "by-name"})),
+        node.run("nameless", geo, labels=METER, port=ports[4], annotations=note(ports[4])),
+    ]
+    a.wait_states({"named": "metered", "labelled": "metered", "both": "metered",
+                   "pretender": "metered", "nameless": "no_service"})
+    for n, pod in enumerate(pods):
+        pod.ask(key, 10 + n)
+    for pod in pods:
+        node.delete(pod)
+    ledger = a.stop()
+    assert ledger.count("by-name") == 10
+    assert {d["units"]["credits"] for d in ledger.rows("by-name") if d["requests"]} <= {"100"} \
+        or sum(int(d["units"]["credits"]) for d in ledger.rows("by-name")) == 100
+    assert ledger.count("by-label") == 11 + 12
+    assert ledger.count(f"{other}/by-name") == 13
+    assert ledger.count() == 10 + 11 + 12 + 13
+
+
+@pytest.mark.parametrize("annotations, state", [
+    ({}, "no_ports"), ({"tallyd.io/ports": "http"}, "bad_ports"),
+    ({"tallyd.io/ports": "80", "tallyd.io/key": "cookie:x"}, "bad_key"),
+    ({"tallyd.io/ports": "80", "tallyd.io/service": "a/b"}, "bad_service")])
+def test_what_is_wrong_is_said(node, agent, namespace, annotations, state):
+    a = agent()
+    node.create("wrong", namespace(), labels=GEO, annotations=annotations)
+    a.wait_states({"wrong": state})
+
+
+def test_not_listed(node, agent, namespace):
+    """Without the section `unlisted` only services of the config are metered."""
+    a = agent(kubernetes={"unlisted": None})
+    pod = node.create("stranger", namespace(), labels=GEO, annotations=SHIPPED)
+    a.wait_states({"stranger": "not_listed"})
+    assert pod
+
+
+def test_other_nodes(node, agent, namespace):
+    """Pods of other nodes are not even asked for."""
+    ns = namespace()
+    a = agent()
+    node.create("elsewhere", ns, labels=GEO, annotations=SHIPPED, node="another-node")
+    node.create("here", ns, labels=GEO, annotations=SHIPPED)
+    a.wait_states({"here": "waiting"})
+
+
+SHAPES = {
+    "burstable": systemd_path,
+    "besteffort": lambda uid: systemd_path(uid, "besteffort"),
+    "guaranteed": lambda uid: systemd_path(uid, None),
+    "crio": lambda uid: systemd_path(uid).replace("cri-containerd", "crio"),
+    "cgroupfs": lambda uid: f"kubepods/burstable/pod{uid}/" + "0123456789abcdef" * 4,
+    "kind": lambda uid: "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/"
+                        f"kubelet-kubepods-burstable-pod{uid.replace('-', '_')}.slice/init.scope",
+    "mixed": lambda uid: "system.slice/containerd.service/kubepods-burstable-"
+                         f"pod{uid.replace('-', '_')}.slice:cri-containerd:"
+                         + "0123456789abcdef" * 4 + "/x",
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_of_cgroups(node, agent, keys, namespace, shape):
+    """Whatever the kubelet calls the folder; here it stands before the pod is known."""
+    key, port = keys.new("a"), node.sandbox.port()
+    a = agent()
+    pod = node.run("geo-1", namespace(), labels=GEO, annotations=note(port), port=port,
+                   shape=SHAPES[shape])
+    a.wait_metered(pod)
+    pod.ask(key, 9)
+    truth = node.delete(pod)
+    assert counted(a.stop()) == answered(keys, truth) == {("key_a", 200): 9}
+
+
+def test_static_pod(node, agent, keys, namespace):
+    """The cgroup of a static pod is named by the hash that its mirror carries."""
+    key, port, digest = keys.new("a"), node.sandbox.port(), "0d3f6a526f0e4f6e9a417c1f3f0b2a11"
+    a = agent()
+    pod = node.run("static-n1", namespace(), labels=GEO, port=port, owners=owner("Node", node.name),
+                   annotations={**note(port), "kubernetes.io/config.hash": digest},
+                   shape=lambda uid: systemd_path(digest))
+    a.wait_metered(pod)
+    pod.ask(key, 9)
+    truth = node.delete(pod)
+    assert counted(a.stop()) == answered(keys, truth) == {("key_a", 200): 9}
+
+
+@pytest.mark.parametrize("sandbox", ["veth"], indirect=True)
+def test_same_port_in_two_namespaces(node, agent, keys, namespace):
+    """Every pod has its own network: the same port in two of them is two services."""
+    from node import Kubelet
+    ns, key, port = namespace(), keys.new("a"), node.sandbox.port()
+    side = Kubelet(node.sandbox.netns_client)
+    node.sandbox.undo.callback(side.close)
+    a = agent()
+    one = node.run("one-1", ns, labels={**METER, "app.kubernetes.io/name": "one"},
+                   annotations=note(port), port=port)
+    two = node.create("two-1", ns, labels={**METER, "app.kubernetes.io/name": "two"},
+                      annotations=note(port), port=port).run(side)
+    a.wait_metered(one, two)
+    one.ask(key, 11)
+    two.ask(key, 13, side=True)
+    truths = node.delete(one), node.delete(two)
+    ledger = a.stop()
+    assert [ledger.count(f"{ns}/one"), ledger.count(f"{ns}/two")] == [11, 13]
+    assert counted(ledger) == answered(keys, *truths)
+
+
+def test_rights(node, agent, keys, namespace):
+    """At most the documented verbs, by the API server's own audit log."""
+    port = node.sandbox.port()
+    a = agent()
+    pod = node.run("geo-1", namespace(), labels=GEO, annotations=note(port), port=port)
+    a.wait_metered(pod)
+    node.delete(pod)
+    a.wait_states({})
+    a.stop()
+    asked = node.cluster.asked_by(USER)
+    assert set(asked) == {("list", "pods"), ("watch", "pods")}
+    assert {code for codes in asked.values() for code in codes} <= {200, 410, 401, 504, None}
+    lines = node.cluster.audit.read_text()
+    assert "fieldSelector=spec.nodeName" in lines and "tallyd.io%2Fmeter%3Denabled" in lines
+
+
+def test_no_secrets_of_pods(node, agent, namespace):
+    """Only metadata is asked for: a pod's environment never reaches the agent, nor its disk."""
+    a = agent()
+    pod = node.create("geo-1", namespace(), labels=GEO, annotations={**SHIPPED, "note": "hunter3"})
+    a.wait_states({"geo-1": "waiting"})
+    state = (node.sandbox.dir / "state" / "pods.json").read_text()
+    assert pod.uid in state
+    assert "hunter" not in state + a.log()

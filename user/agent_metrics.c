@@ -298,6 +298,35 @@ static void put_programs(const struct tally_agent *agent, FILE *out)
 	      tally_load_memory(agent->load));
 }
 
+/* All zero where no pods are watched. */
+static void put_kubernetes(const struct tally_agent *agent, FILE *out)
+{
+	struct tally_kubernetes_status s = {};
+
+	if (agent->pods.watch)
+		tally_kubernetes_watch_status(agent->pods.watch, &s);
+	tally_prom_family(out, "kubernetes_requests_total", "counter",
+			  "Requests to the Kubernetes API server.");
+	tally_prom_count(out, "kubernetes_requests_total", LABELS({ "verb", "list" }), s.lists);
+	tally_prom_count(out, "kubernetes_requests_total", LABELS({ "verb", "watch" }), s.watches);
+	tally_prom_family(out, "kubernetes_errors_total", "counter",
+			  "Requests to it that failed, or were answered wrongly.");
+	for (int i = 0; i < TALLY_KUBERNETES_ERROR_COUNT; i++)
+		tally_prom_count(out, "kubernetes_errors_total",
+				 LABELS({ "kind", tally_kubernetes_watch_error(i) }), s.errors[i]);
+	counter(out, "kubernetes_events_total", "Pods that came, changed or went.", s.events);
+	gauge(out, "kubernetes_watching", "1: the API server tells of changes.", s.watching);
+	gauge(out, "kubernetes_last_answer_timestamp_seconds", "Its newest good answer.",
+	      s.synced_s);
+	tally_prom_family(out, "kubernetes_pods", "gauge", "Pods that opted in, by what became of it.");
+	for (int i = 0; i < TALLY_KUBERNETES_VERDICT_COUNT; i++)
+		tally_prom_count(out, "kubernetes_pods",
+				 LABELS({ "state", tally_kubernetes_pod_verdict(i) }),
+				 agent->pods.verdicts[i]);
+	counter(out, "kubernetes_pods_refused_total", "Pods beyond the agent's cap.",
+		agent->pods.refused);
+}
+
 static char *metrics(const struct tally_agent *agent)
 {
 	char *text = NULL;
@@ -316,6 +345,7 @@ static char *metrics(const struct tally_agent *agent)
 	put_config(agent, out);
 	put_spool(agent, out);
 	put_sinks(agent, out);
+	put_kubernetes(agent, out);
 	put_process(out);
 	if (fclose(out)) {
 		free(text);

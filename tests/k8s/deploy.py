@@ -30,4 +30,5 @@ def kustomize(folder):
 
 def helm(*flags):
     return objects(run(BIN / "helm", "template", "tallyd", CHART, "--namespace", "tallyd-system",
+                       "--kube-version", "1.34.0",
                        *flags))

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""deploy/kubernetes and deploy/helm: rendered by the real tools, taken by a real API server."""
+
+import copy
+import json
+import os
+import re
+import subprocess
+
+import pytest
+import yaml
+from cluster import BIN, ApiError
+from deploy import CHART, KUSTOMIZE, helm, kustomize, run
+from lib.build import REPO
+from lib.sandbox import HarnessError
+from lib.tallyd import BINARY
+
+WANTED = {"Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ConfigMap",
+          "DaemonSet"}
+
+
+def by_kind(objects):
+    return {o["kind"]: o for o in objects}
+
+
+def pod_of(objects):
+    return by_kind(objects)["DaemonSet"]["spec"]["template"]["spec"]
+
+
+RENDERED = {"kustomize": lambda: kustomize("overlays/plaintext"),
+            "helm": lambda: helm("--set", "namespace.create=true"),
+            "helm-executable": lambda: helm("--set", "namespace.create=true,tier=executable")}
+
+
+@pytest.fixture(params=RENDERED)
+def rendered(request, tools):
+    return RENDERED[request.param]()
+
+
+def test_accepted(cluster, rendered):
+    """Server-side apply, dry, with strict validation of every field."""
+    cluster.namespace("tallyd-system")
+    assert {o["kind"] for o in rendered} == WANTED
+    for manifest in rendered:
+        cluster.apply(manifest, dry_run=True)
+
+
+def test_validation_is_strict(cluster, rendered):
+    """What the test above relies on: an unknown field is refused."""
+    cluster.namespace("tallyd-system")
+    wrong = copy.deepcopy(by_kind(rendered)["DaemonSet"])
+    wrong["spec"]["template"]["spec"]["hostPids"] = True
+    with pytest.raises(ApiError, match="hostPids"):
+        cluster.apply(wrong, dry_run=True)
+
+
+def test_rights_of_the_manifests(rendered):
+    assert by_kind(rendered)["ClusterRole"]["rules"] == [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
+
+
+def test_pod_of_the_agent(rendered):
+    """What DEPLOY asks of it, whichever way it was rendered."""
+    pod = pod_of(rendered)
+    (container,) = pod["containers"]
+    security = container["securityContext"]
+    assert pod["securityContext"] == {"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert security["capabilities"]["drop"] == ["ALL"]
+    added = set(security["capabilities"]["add"])
+    assert {"BPF", "NET_ADMIN"} <= added <= {"BPF", "NET_ADMIN", "PERFMON", "SYS_PTRACE"}
+    assert ("SYS_PTRACE" in added) == pod.get("hostPID", False)
+    assert security["readOnlyRootFilesystem"] and not security["privileged"]
+    assert not security["allowPrivilegeEscalation"] and not pod.get("hostNetwork")
+    assert pod["priorityClassName"] == "system-node-critical"
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    assert pod["terminationGracePeriodSeconds"] == 60
+    update = by_kind(rendered)["DaemonSet"]["spec"]["updateStrategy"]["rollingUpdate"]
+    assert update["maxUnavailable"] == "10%"
+    paths = {v["hostPath"]["path"] for v in pod["volumes"] if "hostPath" in v}
+    assert paths == {"/var/lib/tallyd", "/sys/fs/bpf", "/sys/fs/cgroup"}
+    mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
+    assert mounts["/host/sys/fs/cgroup"]["readOnly"]
+
+
+def test_config_of_the_manifests(rendered, tmp_path):
+    """The ConfigMap's files are what check-config takes."""
+    data = by_kind(rendered)["ConfigMap"]["data"]
+    for name, text in data.items():
+        (tmp_path / name).write_text(text.replace("/etc/tallyd/", f"{tmp_path}/"))
+    (tmp_path / "fleet-secret").write_text("0123456789abcdef0123456789abcdef")
+    done = subprocess.run([BINARY, "check-config", tmp_path / "tallyd.yaml"],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_chart_mirrors_the_base(tools):
+    """The chart and the kustomize base say the same, but for names and labels of Helm's."""
+    def plain(objects):
+        pod = pod_of(objects)
+        return json.loads(re.sub(r"tallyd-[0-9a-z]{10}", "tallyd", json.dumps(
+            [pod["containers"][0] | {"image": "", "imagePullPolicy": ""}, pod["volumes"],
+             pod["securityContext"], pod["tolerations"], pod["nodeSelector"]])))
+    assert plain(helm()) == plain(kustomize("overlays/plaintext"))
+    data = [by_kind(o)["ConfigMap"]["data"] for o in (helm(), kustomize("overlays/plaintext"))]
+    assert [yaml.safe_load(d["tallyd.yaml"]) for d in data][0] == \
+        yaml.safe_load(data[1]["tallyd.yaml"])
+
+
+@pytest.mark.parametrize("flag, says", [
+    ("tier=everything", "tier"), ("config.sinks=null", "sinks"),
+    ("image.repository=", "repository"), ("unknown=1", "unknown"),
+    ("catalog.keys[0].id=a", "sha256"), ("terminationGracePeriodSeconds=soon", "want integer")])
+def test_values_schema(tools, flag, says):
+    with pytest.raises(HarnessError, match=says):
+        helm("--set", flag)
+
+
+def test_helm_lint(tools):
+    run(BIN / "helm", "lint", "--strict", "--kube-version", "1.34.0", CHART)
+
+
+def test_dockerfile_installs_what_is_linked():
+    """The image's libraries are those that the binary needs, and its build packages those of
+    scripts/install-deps.sh."""
+    text = (REPO / "deploy" / "docker" / "Dockerfile").read_text()
+    build, final = text.split("FROM debian:bookworm-slim\n")
+    wanted = run(REPO / "scripts" / "install-deps.sh", "--list", "build").split()
+    optional = {"libclang-rt-14-dev", "clang"}     # the fuzz targets'; clang is asked for there
+    assert set(wanted) - optional <= set(re.findall(r"[\w.+-]+", build))
+    needed = set()
+    for line in run("ldd", BINARY).splitlines():
+        name = line.split()[0]
+        direct = name in run("objdump", "-p", BINARY)
+        if direct and not re.match(r"(linux-vdso|/lib64/ld|libc\.|libm\.)", name):
+            path = os.path.realpath(line.split()[2])
+            owner = subprocess.run(["dpkg", "-S", path.replace("/usr/lib", "*/lib")],
+                                   capture_output=True, text=True, check=False).stdout
+            needed.add(owner.split(":")[0])
+    assert needed and needed <= set(re.findall(r"[\w.+-]+", final)), needed
+
+
+def test_kustomize_overlays_build(tools):
+    for folder in sorted((KUSTOMIZE / "overlays").iterdir()):
+        assert by_kind(kustomize(folder.relative_to(KUSTOMIZE)))["DaemonSet"]

@@ -318,7 +318,8 @@ static void put_kubernetes(const struct tally_agent *agent, FILE *out)
 	gauge(out, "kubernetes_watching", "1: the API server tells of changes.", s.watching);
 	gauge(out, "kubernetes_last_answer_timestamp_seconds", "Its newest good answer.",
 	      s.synced_s);
-	tally_prom_family(out, "kubernetes_pods", "gauge", "Pods that opted in, by what became of it.");
+	tally_prom_family(out, "kubernetes_pods", "gauge",
+			  "Pods that opted in, by what became of it.");
 	for (int i = 0; i < TALLY_KUBERNETES_VERDICT_COUNT; i++)
 		tally_prom_count(out, "kubernetes_pods",
 				 LABELS({ "state", tally_kubernetes_pod_verdict(i) }),

@@ -55,7 +55,7 @@ static int add_name(void *arg, const char *name, __u64 size)
 	struct files *files = arg;
 	struct file *items;
 
-	if (strlen(name) >= NAME_MAX_BYTES)
+	if (strlen(name) >= NAME_MAX_BYTES || tally_fs_is_tmp(name))
 		return 0;
 	items = realloc(files->items, (files->n + 1) * sizeof(*items));
 	if (!items)

@@ -8,6 +8,7 @@
 
 #include <glob.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "base/log.h"
 #include "base/util.h"
@@ -123,7 +124,7 @@ static void test_goes_on_where_it_was(void **state)
 	assert_int_equal(p->spool.state.incarnation, 1);
 	assert_int_equal(p->spool.state.next_batch, 2);
 	assert_int_equal(p->spool.state.next_seq, 2);
-	assert_int_equal(p->spool.state.epoch_last, 3);
+	assert_int_equal(p->spool.state.sealed.epoch, 3);
 	assert_int_equal(p->spool.batches.n, 1);
 	assert_int_equal(p->spool.sealed.n, 1);
 	assert_true(tally_spool_has(&p->spool, (const __u8 *)"ledger\0\0\0\0\0\0\0\0\0\0", 3));
@@ -257,7 +258,7 @@ static void test_half_a_state_raises_the_incarnation(void **state)
 		open_spool(p, "machine-a");
 		assert_int_equal(p->spool.state_origin, TALLY_STATE_DOUBTED);
 		assert_string_equal(p->spool.state.agent, agent);
-		assert_int_equal(p->spool.state.incarnation, 2 + i);
+		assert_int_equal(p->spool.state.incarnation, 3 + 2 * i);
 		assert_int_equal(p->spool.state.next_seq, 1);
 	}
 }
@@ -343,7 +344,125 @@ static void test_declared_loss_is_a_batch(void **state)
 	assert_int_equal(tally_batch_records(batch), 0);
 	tally_batch_free(batch);
 	seal(p, 2);
-	assert_int_equal(p->spool.state.epoch_last, 2);
+	assert_int_equal(p->spool.state.sealed.epoch, 2);
+}
+
+static void copy(const char *from, const char *to)
+{
+	pid_t pid = fork();
+	int status = -1;
+
+	if (pid == 0) {
+		(void)execlp("cp", "cp", "-aT", from, to, NULL);
+		_exit(127);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+/* A copy beside the folder; put back, it takes its place. */
+static char *keep(const struct place *p)
+{
+	char *kept;
+
+	assert_true(asprintf(&kept, "%s.kept", p->folder) > 0);
+	copy(p->folder, kept);
+	return kept;
+}
+
+static void put_back(struct place *p, char *kept)
+{
+	ledger_remove(p->folder);
+	p->folder = kept;
+}
+
+/* A sink's checkpoint after the newest batch, and everything trimmed. */
+static void ship_all(struct place *p, struct tally_checkpoint *ret_at)
+{
+	struct tally_batch *batch = NULL;
+	__u64 number;
+
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	number = p->spool.batches.items[p->spool.batches.n - 1].number;
+	assert_int_equal(tally_spool_load(&p->spool, tally_spool_find(&p->spool, number), &batch),
+			 0);
+	tally_checkpoint_at(batch, tally_batch_records(batch), ret_at);
+	tally_batch_free(batch);
+	assert_int_equal(tally_spool_trim(&p->spool, number), 0);
+}
+
+/*
+ * The state of yesterday is put back under a kernel that went on: what the sink holds is not sent
+ * again, nothing is called lost that was not, and no number is used twice.
+ */
+static void test_state_put_back(void **state)
+{
+	struct place *p = *state;
+	struct tally_checkpoint at;
+	struct tally_batch *batch = NULL;
+	char *kept;
+
+	seal(p, 1);
+	ship_all(p, &at);
+	seal(p, 2); /* waits in the backup, and is shipped later */
+	kept = keep(p);
+	seal(p, 3);
+	seal(p, 4);
+	ship_all(p, &at);
+	assert_int_equal(at.position.epoch, 4);
+	close_spool(p);
+	put_back(p, kept);
+	open_spool(p, "machine-a");
+	assert_int_equal(count(p, "sealed/e2-2"), 1);
+	seal(p, 5);
+	assert_int_equal(tally_spool_overtaken(&p->spool, &at), 0);
+	assert_int_equal(count(p, "sealed/*"), 1);
+	assert_int_equal(p->spool.quarantined, 0);
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	assert_int_equal(tally_spool_load(&p->spool, tally_spool_find(&p->spool, 1), &batch), 0);
+	assert_int_equal(batch->head.number, at.batch + 1);
+	assert_int_equal(batch->head.incarnation, 2);
+	assert_int_equal(batch->head.seq_first, 1);
+	assert_memory_equal(batch->head.prev_chain, at.chain, TALLY_CHAIN);
+	assert_int_equal(batch->sealed.epoch_first, 5);
+	assert_int_equal(batch->sealed.epoch_last, 5);
+	assert_int_equal(batch->sealed.hole, TALLY_HOLE_NONE);
+	assert_int_equal(batch->sealed.held_before, at.position.held);
+	tally_batch_free(batch);
+	seal(p, 6);
+	assert_int_equal(count(p, "sealed/e6-6"), 1);
+}
+
+/* The kernel lost a window: nobody knows what else was lost, so numbers begin anew. */
+static void test_hole_raises_the_incarnation(void **state)
+{
+	struct place *p = *state;
+
+	seal(p, 1);
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	seal(p, 3);
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	assert_int_equal(p->spool.batches.items[0].incarnation, 1);
+	assert_int_equal(p->spool.batches.items[1].incarnation, 2);
+	assert_int_equal(p->spool.batches.items[1].seq_first, 1);
+	assert_int_equal(p->spool.state.next_seq, 2);
+}
+
+/* A write that was cut short is nobody's file. */
+static void test_unfinished_writes_are_removed(void **state)
+{
+	struct place *p = *state;
+	_cleanup_free_ char *path = NULL;
+	_cleanup_free_ char *tmp = NULL;
+
+	seal(p, 1);
+	path = path_of(p, "sealed/e1-1");
+	assert_true(asprintf(&tmp, "%s/sealed/0123456789abcdef.tmp", p->folder) > 0);
+	copy(path, tmp);
+	close_spool(p);
+	open_spool(p, "machine-a");
+	assert_int_equal(count(p, "sealed/*"), 1);
+	assert_int_equal(count(p, "sealed/e1-1"), 1);
 }
 
 int main(void)
@@ -361,6 +480,9 @@ int main(void)
 		TEST(test_unsent_epochs_of_an_hour_become_one_batch),
 		TEST(test_reset_ledger_is_a_hole),
 		TEST(test_declared_loss_is_a_batch),
+		TEST(test_state_put_back),
+		TEST(test_hole_raises_the_incarnation),
+		TEST(test_unfinished_writes_are_removed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

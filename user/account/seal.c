@@ -336,6 +336,21 @@ void tally_sealed_settle(struct tally_sealed *sealed)
 	sealed->n_rows = out + 1;
 }
 
+bool tally_sealed_position(const struct tally_sealed *sealed, struct tally_position *ret_position)
+{
+	if (!sealed->windows)
+		return false;
+	*ret_position = (struct tally_position){
+		.epoch = sealed->epoch_last,
+		.number = sealed->number,
+		.end_s = sealed->end_s,
+		.held = sealed->held_after,
+		.cause = sealed->cause,
+	};
+	memcpy(ret_position->ledger, sealed->ledger, sizeof(ret_position->ledger));
+	return true;
+}
+
 void tally_sealed_sum(const struct tally_sealed *sealed, struct tally_sealed_sums *ret_sums)
 {
 	struct tally_sealed_sums sums = { 0 };

@@ -101,6 +101,16 @@ struct tally_sealed_totals {
 	__u64 unresolved; /* requests whose key or ruleset could not be named */
 };
 
+/* Where the books stand: the last epoch that is in them. epoch 0: not known. */
+struct tally_position {
+	__u64 epoch; /* of the agent */
+	__u8 ledger[TALLY_LEDGER_ID];
+	__u64 number; /* of the ledger */
+	__u64 end_s;
+	__s64 held;
+	__u8 cause; /* enum tally_close_cause: how it ended */
+};
+
 /* Time nobody metered between this sealed piece and the one before. */
 enum tally_hole { TALLY_HOLE_NONE, TALLY_HOLE_STOPPED, TALLY_HOLE_LOST };
 
@@ -150,6 +160,9 @@ void tally_sealed_settle(struct tally_sealed *sealed);
  * value only when 0 is returned: discard it otherwise). Settle afterwards. */
 int tally_sealed_merge(struct tally_sealed *into, const struct tally_sealed *from)
 	__attribute__((warn_unused_result));
+
+/* After its last epoch. False: it holds none. */
+bool tally_sealed_position(const struct tally_sealed *sealed, struct tally_position *ret_position);
 
 /* Sums over all rows. */
 void tally_sealed_sum(const struct tally_sealed *sealed, struct tally_sealed_sums *ret_sums);

@@ -240,6 +240,13 @@ int tally_fs_open(const char *root, struct tally_fs *ret_fs)
 	return 0;
 }
 
+bool tally_fs_is_tmp(const char *name)
+{
+	size_t len = strlen(name);
+
+	return len > 4 && strcmp(name + len - 4, ".tmp") == 0;
+}
+
 static int write_tmp(const struct tally_fs *fs, const char *dir, const char *tmp, const void *data,
 		     size_t len)
 {

@@ -11,6 +11,7 @@
 #ifndef TALLY_DELIVER_FS_H
 #define TALLY_DELIVER_FS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <linux/types.h>
 
@@ -44,6 +45,9 @@ int tally_fs_open(const char *root, struct tally_fs *ret_fs);
 /* The durable write. The target is replaced when it exists. */
 int tally_fs_put(const struct tally_fs *fs, const char *dir, const char *name, const void *data,
 		 size_t len) __attribute__((warn_unused_result));
+
+/* The name of a durable write that did not come to its end, or not yet. */
+bool tally_fs_is_tmp(const char *name);
 
 #define TALLY_QUARANTINE "quarantine"
 /* Out of the way, under a new name that ends in the old one; never deleted. Durable on 0. */

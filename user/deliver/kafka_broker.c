@@ -475,7 +475,31 @@ static int init_transactions(struct tally_kafka_broker *broker)
 	return -EIO;
 }
 
-/* {"agent":...,"incarnation":...,"batch":...,"seq":...,"whole":...,"chain":...} */
+/* "position":{...}, or nothing: then it is not known. */
+static int parse_position(json_t *object, struct tally_position *ret_position)
+{
+	struct tally_position at = { 0 };
+	json_int_t epoch = 0, number = 0, end_s = 0, held = 0;
+	const char *ledger = NULL;
+	int cause = 0;
+
+	if (!object)
+		return 0;
+	if (json_unpack(object, "{s:I,s:s,s:I,s:I,s:I,s:i}", "epoch", &epoch, "ledger", &ledger,
+			"number", &number, "end_s", &end_s, "held", &held, "cause", &cause) != 0 ||
+	    tally_util_unhex(ledger, at.ledger, sizeof(at.ledger)) < 0 || cause < 0 ||
+	    cause >= TALLY_CAUSE_COUNT)
+		return -EBADMSG;
+	at.epoch = (__u64)epoch;
+	at.number = (__u64)number;
+	at.end_s = (__u64)end_s;
+	at.held = held;
+	at.cause = (__u8)cause;
+	*ret_position = at;
+	return 0;
+}
+
+/* {"agent":...,"incarnation":...,"batch":...,"seq":...,"whole":...,"chain":...,"position":...} */
 static int parse_checkpoint(const void *value, size_t len, struct tally_checkpoint *ret_at)
 {
 	struct tally_checkpoint at = { 0 };
@@ -487,7 +511,8 @@ static int parse_checkpoint(const void *value, size_t len, struct tally_checkpoi
 	if (root &&
 	    json_unpack(root, "{s:I,s:I,s:I,s:b,s:s}", "incarnation", &incarnation, "batch", &batch,
 			"seq", &seq, "whole", &whole, "chain", &chain) == 0 &&
-	    tally_util_unhex(chain, at.chain, sizeof(at.chain)) == 0) {
+	    tally_util_unhex(chain, at.chain, sizeof(at.chain)) == 0 &&
+	    parse_position(json_object_get(root, "position"), &at.position) == 0) {
 		at.batch = (__u64)batch;
 		at.seq = (__u64)seq;
 		at.whole = whole;
@@ -749,6 +774,20 @@ static int produce_record(struct tally_kafka_broker *broker, const struct target
 	return headers ? produce(broker, to, msg, headers) : -ENOMEM;
 }
 
+static void put_position(const struct tally_position *at, struct tally_buf *buf)
+{
+	char ledger[2 * TALLY_LEDGER_ID + 1];
+
+	if (!at->epoch)
+		return;
+	tally_util_hex(at->ledger, sizeof(at->ledger), ledger);
+	tally_buf_printf(buf,
+			 ",\"position\":{\"epoch\":%llu,\"ledger\":\"%s\",\"number\":%llu,"
+			 "\"end_s\":%llu,\"held\":%lld,\"cause\":%u}",
+			 (unsigned long long)at->epoch, ledger, (unsigned long long)at->number,
+			 (unsigned long long)at->end_s, (long long)at->held, at->cause);
+}
+
 static int produce_checkpoint(struct tally_kafka_broker *broker, const struct tally_checkpoint *at)
 {
 	const struct target to = { broker->progress, -1, &broker->progress_offset };
@@ -761,9 +800,11 @@ static int produce_checkpoint(struct tally_kafka_broker *broker, const struct ta
 	tally_buf_text(&msg.key, broker->agent);
 	tally_buf_printf(&msg.value,
 			 "{\"agent\":\"%s\",\"incarnation\":%u,\"batch\":%llu,\"seq\":%llu,"
-			 "\"whole\":%s,\"chain\":\"%s\"}",
+			 "\"whole\":%s,\"chain\":\"%s\"",
 			 broker->agent, at->incarnation, (unsigned long long)at->batch,
 			 (unsigned long long)at->seq, at->whole ? "true" : "false", chain);
+	put_position(&at->position, &msg.value);
+	tally_buf_text(&msg.value, "}");
 	r = msg.key.error ? msg.key.error : msg.value.error;
 	broker->progress_offset = -1;
 	if (r == 0)

@@ -172,7 +172,7 @@ bool tally_ship_has(const struct tally_ship *ship, const __u8 ledger[TALLY_LEDGE
 
 __u64 tally_ship_end_s(const struct tally_ship *ship)
 {
-	return ship->spool.state.end_s;
+	return ship->spool.state.sealed.end_s;
 }
 
 /* |what is missing in held_before + seen = attributed + unattributed + held_after| */
@@ -283,7 +283,7 @@ static void link_opened(struct tally_ship *ship, struct link *link,
 		tally_log_error("state_is_older_than_sink", "sink=%s batch=%llu next_batch=%llu",
 				link->sink->name, (unsigned long long)at->batch,
 				(unsigned long long)ship->spool.state.next_batch);
-		r = tally_spool_overtaken(&ship->spool, at->batch, at->incarnation, at->chain);
+		r = tally_spool_overtaken(&ship->spool, at);
 	}
 	if (r < 0) {
 		fail_link(ship, link, r, false);
@@ -587,7 +587,7 @@ void tally_ship_status(const struct tally_ship *ship, struct tally_ship_status *
 
 	*ret_status = (struct tally_ship_status){
 		.incarnation = state->incarnation,
-		.epoch_last = state->epoch_last,
+		.epoch_last = state->sealed.epoch,
 		.seq_last = state->next_seq - 1,
 		.batch_last = state->next_batch - 1,
 		.sealed_files = spool->sealed.n,
@@ -600,7 +600,7 @@ void tally_ship_status(const struct tally_ship *ship, struct tally_ship_status *
 		.records_acked = ship->records_acked,
 		.errors = ship->errors,
 		.last_ack_s = last_ack_s(ship),
-		.held = state->held,
+		.held = state->sealed.held,
 		.imbalance = ship->imbalance,
 		.holes_stopped = ship->holes[TALLY_HOLE_STOPPED],
 		.holes_lost = ship->holes[TALLY_HOLE_LOST],

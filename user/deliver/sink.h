@@ -29,7 +29,8 @@ struct tally_checkpoint {
 	__u64 seq;  /* last record there */
 	bool whole; /* the batch's control record is there too */
 	__u32 incarnation;
-	__u8 chain[TALLY_CHAIN]; /* of the batch */
+	__u8 chain[TALLY_CHAIN];	/* of the batch */
+	struct tally_position position; /* after the batch */
 };
 
 enum tally_sink_event_kind {
@@ -88,6 +89,7 @@ static inline void tally_checkpoint_at(const struct tally_batch *batch, __u64 to
 		.incarnation = batch->head.incarnation,
 	};
 	memcpy(ret_checkpoint->chain, batch->chain, TALLY_CHAIN);
+	(void)tally_sealed_position(&batch->sealed, &ret_checkpoint->position); /* else not known */
 }
 
 #endif

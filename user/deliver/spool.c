@@ -76,13 +76,6 @@ static int get_names(const struct tally_fs *fs, const char *dir, struct names *r
 	return 0;
 }
 
-static bool is_tmp(const char *name)
-{
-	size_t len = strlen(name);
-
-	return len > 4 && strcmp(name + len - 4, ".tmp") == 0;
-}
-
 static void sealed_entry(const struct tally_sealed *sealed, struct tally_spool_entry *entry)
 {
 	entry->epoch_first = sealed->epoch_first;
@@ -91,6 +84,8 @@ static void sealed_entry(const struct tally_sealed *sealed, struct tally_spool_e
 	entry->end_s = sealed->end_s;
 	entry->records = sealed->n_rows;
 	entry->hole = sealed->hole != TALLY_HOLE_NONE;
+	entry->number_last = sealed->number;
+	memcpy(entry->ledger, sealed->ledger, sizeof(entry->ledger));
 }
 
 static void sealed_name(const struct tally_sealed *sealed, struct tally_spool_entry *entry)
@@ -178,24 +173,29 @@ static int quarantine(struct tally_spool *spool, const char *dir, const char *na
 	return 0;
 }
 
-/* A ledger position known from a file that is newer than the state file. */
+static bool is_later(const struct tally_position *a, const struct tally_position *b)
+{
+	if (memcmp(a->ledger, b->ledger, sizeof(a->ledger)) == 0)
+		return a->number > b->number;
+	return a->epoch > b->epoch;
+}
+
+/* A position known from a file that is newer than the state file. */
 static void learn_sealed(struct tally_state *state, const struct tally_sealed *sealed)
 {
-	if (!sealed->windows || sealed->epoch_last < state->epoch_last)
-		return;
-	state->epoch_last = sealed->epoch_last;
-	memcpy(state->ledger, sealed->ledger, sizeof(state->ledger));
-	state->number = sealed->number;
-	state->end_s = sealed->end_s;
-	state->held = sealed->held_after;
-	state->cause = sealed->cause;
+	struct tally_position at;
+
+	if (tally_sealed_position(sealed, &at) && is_later(&at, &state->sealed))
+		state->sealed = at;
 }
 
 static void learn_batch(struct tally_state *state, const struct tally_batch *batch)
 {
+	struct tally_position at;
+
 	learn_sealed(state, &batch->sealed);
-	if (batch->sealed.windows && batch->sealed.epoch_last > state->epoch_batched)
-		state->epoch_batched = batch->sealed.epoch_last;
+	if (tally_sealed_position(&batch->sealed, &at) && at.epoch > state->batched.epoch)
+		state->batched = at;
 	if (batch->head.number < state->next_batch)
 		return;
 	state->next_batch = batch->head.number + 1;
@@ -256,7 +256,7 @@ static int scan(struct tally_spool *spool, const char *dir,
 	if (r < 0)
 		return r;
 	for (size_t i = 0; r == 0 && i < names.n; i++) {
-		if (is_tmp(names.items[i]))
+		if (tally_fs_is_tmp(names.items[i]))
 			r = spool->fs->unlink(spool->fs->ctx, dir, names.items[i]);
 		else if (each)
 			r = each(spool, names.items[i]);
@@ -282,17 +282,25 @@ static int compare_numbers(const void *a, const void *b)
 	return x->number < y->number ? -1 : x->number > y->number;
 }
 
+/* Of one ledger the number decides; of another, which was before, order and time. */
+static bool is_batched(const struct tally_position *at, const struct tally_spool_entry *entry)
+{
+	if (memcmp(at->ledger, entry->ledger, sizeof(at->ledger)) == 0)
+		return entry->number_last <= at->number;
+	return entry->epoch_last <= at->epoch && entry->end_s <= at->end_s;
+}
+
 /* Sealed files whose epochs are in a batch already, or in a wider sealed file. */
 static int drop_covered(struct tally_spool *spool)
 {
 	struct tally_spool_list *list = &spool->sealed;
-	__u64 covered = spool->state.epoch_batched;
+	__u64 covered = 0;
 	int r;
 
 	for (size_t i = 0; i < list->n;) {
 		struct tally_spool_entry *entry = &list->items[i];
 
-		if (entry->epoch_last > covered) {
+		if (entry->epoch_last > covered && !is_batched(&spool->state.batched, entry)) {
 			covered = entry->epoch_last;
 			i++;
 			continue;
@@ -317,7 +325,7 @@ static int count_name(void *arg, const char *name, __u64 size)
 static bool same_state(const struct tally_state *a, const struct tally_state *b)
 {
 	return a->next_batch == b->next_batch && a->next_seq == b->next_seq &&
-	       a->epoch_batched == b->epoch_batched && a->incarnation == b->incarnation;
+	       a->batched.epoch == b->batched.epoch && a->incarnation == b->incarnation;
 }
 
 static int load_state(struct tally_spool *spool, struct tally_state *ret_stored)
@@ -421,29 +429,57 @@ int tally_spool_settle(struct tally_spool *spool)
 bool tally_spool_has(const struct tally_spool *spool, const __u8 ledger[TALLY_LEDGER_ID],
 		     __u64 number)
 {
-	return !spool->reload && spool->state.epoch_last &&
-	       memcmp(spool->state.ledger, ledger, TALLY_LEDGER_ID) == 0 &&
-	       number <= spool->state.number;
+	const struct tally_position *last = &spool->state.sealed;
+
+	return !spool->reload && last->epoch &&
+	       memcmp(last->ledger, ledger, TALLY_LEDGER_ID) == 0 && number <= last->number;
 }
 
 /* The epoch's number among all of this agent, and what lies between it and the one before. */
-static void name_epoch(const struct tally_state *state, struct tally_sealed *sealed)
+static void name_epoch(const struct tally_position *last, struct tally_sealed *sealed)
 {
-	bool same = state->epoch_last &&
-		    memcmp(state->ledger, sealed->ledger, sizeof(state->ledger)) == 0;
-	__u64 step = same ? sealed->number - state->number : 1;
+	bool same = last->epoch && memcmp(last->ledger, sealed->ledger, sizeof(last->ledger)) == 0;
+	__u64 step = same ? sealed->number - last->number : 1;
 
-	sealed->epoch_first = sealed->epoch_last = state->epoch_last + step;
-	sealed->held_before = same ? state->held : 0;
+	sealed->epoch_first = sealed->epoch_last = last->epoch + step;
+	sealed->held_before = same ? last->held : 0;
 	sealed->held_after = sealed->held_before + (__s64)sealed->totals.held_enter -
 			     (__s64)sealed->totals.held_leave;
 	sealed->hole = TALLY_HOLE_NONE;
-	if (!state->epoch_last || (same && step == 1))
+	if (!last->epoch || (same && step == 1))
 		return;
-	sealed->hole = !same && state->cause == TALLY_CAUSE_SHUTDOWN ? TALLY_HOLE_STOPPED
-								     : TALLY_HOLE_LOST;
-	sealed->hole_start_s = state->end_s;
-	sealed->hole_end_s = TALLY_MAX(sealed->start_s, state->end_s);
+	sealed->hole =
+		!same && last->cause == TALLY_CAUSE_SHUTDOWN ? TALLY_HOLE_STOPPED : TALLY_HOLE_LOST;
+	sealed->hole_start_s = last->end_s;
+	sealed->hole_end_s = TALLY_MAX(sealed->start_s, last->end_s);
+}
+
+/*
+ * Behind the last batch, whatever was believed when it was sealed: after a sink was ahead of our state,
+ * epochs may have other numbers, held begins elsewhere, and what seemed lost is there.
+ */
+static void place(const struct tally_position *last, struct tally_sealed *sealed)
+{
+	__u64 span = sealed->epoch_last - sealed->epoch_first, first = sealed->number - span;
+	bool same = memcmp(last->ledger, sealed->ledger, sizeof(last->ledger)) == 0;
+
+	if (!last->epoch || !sealed->windows)
+		return;
+	if (same && first == last->number + 1) {
+		sealed->epoch_first = last->epoch + 1;
+		sealed->hole = TALLY_HOLE_NONE;
+		sealed->hole_start_s = sealed->hole_end_s = 0;
+		sealed->held_before = last->held;
+		sealed->held_after = last->held + (__s64)sealed->totals.held_enter -
+				     (__s64)sealed->totals.held_leave;
+	} else if (sealed->epoch_first <= last->epoch) {
+		sealed->epoch_first = last->epoch + (same ? first - last->number : 1);
+	}
+	sealed->epoch_last = sealed->epoch_first + span;
+	if (sealed->hole) {
+		sealed->hole_start_s = TALLY_MAX(sealed->hole_start_s, last->end_s);
+		sealed->hole_end_s = TALLY_MAX(sealed->hole_end_s, sealed->hole_start_s);
+	}
 }
 
 /* Writes a file of the spool. A failure leaves the folders in doubt. */
@@ -487,7 +523,7 @@ int tally_spool_seal(struct tally_spool *spool, struct tally_sealed *sealed)
 		return r;
 	if (tally_spool_has(spool, sealed->ledger, sealed->number))
 		return 1;
-	name_epoch(&spool->state, sealed);
+	name_epoch(&spool->state.sealed, sealed);
 	r = put_sealed(spool, sealed, &entry);
 	if (r < 0)
 		return r;
@@ -655,6 +691,15 @@ static int put_batch(struct tally_spool *spool, const struct tally_batch *batch)
 	return r;
 }
 
+/* The epoch that was sealed last: its pins may still stand. */
+static bool is_last(const struct tally_spool *spool, const struct tally_spool_entry *entry)
+{
+	const struct tally_position *last = &spool->state.sealed;
+
+	return entry->number_last == last->number &&
+	       memcmp(entry->ledger, last->ledger, sizeof(last->ledger)) == 0;
+}
+
 int tally_spool_build(struct tally_spool *spool, __u64 now_s)
 {
 	struct tally_batch *batch = NULL;
@@ -667,13 +712,17 @@ int tally_spool_build(struct tally_spool *spool, __u64 now_s)
 	if (r < 0 || !spool->sealed.n)
 		return r;
 	n = group(spool, 0);
-	if (!spool->released && spool->sealed.items[n - 1].epoch_last == spool->state.epoch_last &&
-	    --n == 0)
+	if (!spool->released && is_last(spool, &spool->sealed.items[n - 1]) && --n == 0)
 		return 0;
 	r = merge_group(spool, 0, n, &sealed);
 	if (r < 0)
 		return r == -EAGAIN ? 1 : r;
 	fill_head(spool, now_s, &head);
+	place(&spool->state.batched, &sealed);
+	if (sealed.hole == TALLY_HOLE_LOST) { /* a power cut, or a state put back: who knows */
+		head.incarnation++;
+		head.seq_first = 1;
+	}
 	r = tally_batch_new(&head, &sealed, &batch);
 	if (r < 0)
 		return r;
@@ -687,7 +736,8 @@ int tally_spool_build(struct tally_spool *spool, __u64 now_s)
 
 int tally_spool_declare(struct tally_spool *spool, const struct tally_loss *loss, __u64 now_s)
 {
-	struct tally_sealed sealed = { .start_s = spool->state.end_s, .end_s = spool->state.end_s };
+	const struct tally_position *last = &spool->state.sealed;
+	struct tally_sealed sealed = { .start_s = last->end_s, .end_s = last->end_s };
 	struct tally_batch *batch = NULL;
 	struct tally_batch_head head;
 	int r;
@@ -698,7 +748,7 @@ int tally_spool_declare(struct tally_spool *spool, const struct tally_loss *loss
 	fill_head(spool, now_s, &head);
 	head.kind = TALLY_BATCH_LOST;
 	head.loss = *loss;
-	sealed.held_before = sealed.held_after = spool->state.held;
+	sealed.held_before = sealed.held_after = last->held;
 	r = tally_batch_new(&head, &sealed, &batch);
 	if (r < 0)
 		return r;
@@ -757,25 +807,101 @@ int tally_spool_trim(struct tally_spool *spool, __u64 number)
 	return r;
 }
 
-int tally_spool_overtaken(struct tally_spool *spool, __u64 batch, __u32 incarnation,
-			  const __u8 chain[TALLY_CHAIN])
+/* Batches the sink holds go; others under the numbers it uses step aside. */
+static int clear_batches(struct tally_spool *spool, const struct tally_position *at)
 {
-	int r = tally_spool_settle(spool);
+	int r = 0;
 
 	while (r == 0 && spool->batches.n) {
-		r = quarantine(spool, BATCHES, spool->batches.items[0].name, -ESTALE);
+		const struct tally_spool_entry *entry = &spool->batches.items[0];
+
+		if (at->epoch && is_batched(at, entry))
+			r = spool->fs->unlink(spool->fs->ctx, BATCHES, entry->name);
+		else
+			r = quarantine(spool, BATCHES, entry->name, -ESTALE);
 		if (r == 0)
 			list_cut(&spool->batches, 0, 1);
 	}
-	if (r < 0)
-		return r;
-	spool->state.incarnation = TALLY_MAX(spool->state.incarnation, incarnation);
-	tally_state_bump(&spool->state);
-	if (batch >= spool->state.next_batch) {
-		spool->state.next_batch = batch + 1;
-		memcpy(spool->state.chain, chain, sizeof(spool->state.chain));
+	return r;
+}
+
+/* Of a merged file the sink holds a part, and we cannot take it apart. */
+static int clear_halves(struct tally_spool *spool, const struct tally_position *at)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < spool->sealed.n;) {
+		const struct tally_spool_entry *entry = &spool->sealed.items[i];
+		__u64 first = entry->number_last - (entry->epoch_last - entry->epoch_first);
+
+		if (memcmp(entry->ledger, at->ledger, sizeof(at->ledger)) != 0 ||
+		    first > at->number) {
+			i++;
+			continue;
+		}
+		r = quarantine(spool, SEALED, entry->name, -ESTALE);
+		if (r == 0)
+			list_cut(&spool->sealed, i, 1);
 	}
-	r = tally_state_save(spool->fs, &spool->state);
+	return r;
+}
+
+/* Where sealing goes on: behind `at` and all that waits. */
+static int follow(struct tally_spool *spool, const struct tally_position *at)
+{
+	struct tally_position last = *at, *mine = &spool->state.sealed;
+	__u64 bytes;
+	int r;
+
+	for (size_t i = 0; i < spool->sealed.n; i++) {
+		struct tally_sealed one;
+
+		r = read_sealed(spool, spool->sealed.items[i].name, &one, &bytes);
+		if (r < 0)
+			return r; /* a damaged one, too: the next recovery sees to it */
+		place(&last, &one);
+		(void)tally_sealed_position(&one, &last); /* sealed files hold windows */
+		tally_sealed_done(&one);
+	}
+	if (memcmp(mine->ledger, last.ledger, sizeof(last.ledger)) == 0 &&
+	    mine->number > last.number) /* it was batched for another sink */
+		mine->epoch = last.epoch + mine->number - last.number;
+	else
+		*mine = last;
+	return 0;
+}
+
+static int adopt(struct tally_spool *spool, const struct tally_position *at)
+{
+	int r;
+
+	spool->state.batched = *at;
+	r = drop_covered(spool);
+	if (r == 0)
+		r = clear_halves(spool, at);
+	return r < 0 ? r : follow(spool, at);
+}
+
+int tally_spool_overtaken(struct tally_spool *spool, const struct tally_checkpoint *at)
+{
+	struct tally_state *state = &spool->state;
+	int r = tally_spool_settle(spool);
+
+	if (r == 0)
+		r = clear_batches(spool, &at->position);
+	if (r == 0 && at->position.epoch)
+		r = adopt(spool, &at->position);
+	if (r < 0) {
+		spool->reload = true;
+		return r;
+	}
+	state->incarnation = TALLY_MAX(state->incarnation, at->incarnation);
+	tally_state_bump(state);
+	if (at->batch >= state->next_batch) {
+		state->next_batch = at->batch + 1;
+		memcpy(state->chain, at->chain, sizeof(state->chain));
+	}
+	r = tally_state_save(spool->fs, state);
 	if (r < 0)
 		spool->reload = true;
 	return r;

@@ -21,6 +21,7 @@
 #include "account/batch.h"
 #include "account/frozen.h"
 #include "deliver/fs.h"
+#include "deliver/sink.h"
 #include "deliver/state.h"
 
 #define TALLY_SPOOL_MERGE 4	    /* sealed files of one hour that are merged into one */
@@ -30,6 +31,8 @@
 struct tally_spool_entry {
 	__u64 epoch_first, epoch_last;
 	__u64 start_s, end_s;
+	__u8 ledger[TALLY_LEDGER_ID]; /* of its last epoch, which is number_last of that ledger */
+	__u64 number_last;
 	__u64 records;
 	__u64 bytes;
 	bool hole; /* metering was interrupted before it: begins a batch */
@@ -90,10 +93,10 @@ int tally_spool_load(struct tally_spool *spool, const struct tally_spool_entry *
 /* Removes batches up to this number. */
 int tally_spool_trim(struct tally_spool *spool, __u64 number);
 /* A sink holds a batch we never made: our state is older than the sink's, as after the restore of a
- * backup. Numbers and chain continue behind it, in a new incarnation; every batch here is either there
- * already or another one under the same numbers, so all of them go to quarantine. */
-int tally_spool_overtaken(struct tally_spool *spool, __u64 batch, __u32 incarnation,
-			  const __u8 chain[TALLY_CHAIN]) __attribute__((warn_unused_result));
+ * backup. Numbers, chain and position continue behind it, in a new incarnation. What the sink is known to
+ * hold is removed; what else has numbers goes to quarantine, as they may be in use there. */
+int tally_spool_overtaken(struct tally_spool *spool, const struct tally_checkpoint *at)
+	__attribute__((warn_unused_result));
 
 __u64 tally_spool_records(const struct tally_spool *spool);
 __u64 tally_spool_bytes(const struct tally_spool *spool);

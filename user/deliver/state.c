@@ -8,6 +8,16 @@
 
 static const char *const names[] = { "state.0", "state.1" };
 
+/* All but its epoch. */
+static void encode_position(const struct tally_position *at, struct tally_buf *buf)
+{
+	tally_buf_put(buf, at->ledger, sizeof(at->ledger));
+	tally_buf_var(buf, at->number);
+	tally_buf_var(buf, at->end_s);
+	tally_buf_u64(buf, (__u64)at->held);
+	tally_buf_u8(buf, at->cause);
+}
+
 static void encode(const struct tally_state *state, struct tally_buf *buf)
 {
 	tally_buf_put(buf, state->machine, sizeof(state->machine));
@@ -16,13 +26,10 @@ static void encode(const struct tally_state *state, struct tally_buf *buf)
 	tally_buf_var(buf, state->next_seq);
 	tally_buf_var(buf, state->next_batch);
 	tally_buf_put(buf, state->chain, sizeof(state->chain));
-	tally_buf_var(buf, state->epoch_batched);
-	tally_buf_var(buf, state->epoch_last);
-	tally_buf_put(buf, state->ledger, sizeof(state->ledger));
-	tally_buf_var(buf, state->number);
-	tally_buf_var(buf, state->end_s);
-	tally_buf_u64(buf, (__u64)state->held);
-	tally_buf_u8(buf, state->cause);
+	tally_buf_var(buf, state->batched.epoch);
+	tally_buf_var(buf, state->sealed.epoch);
+	encode_position(&state->sealed, buf);
+	encode_position(&state->batched, buf);
 }
 
 static void get_bytes(struct tally_reader *in, __u8 *ret_bytes, size_t len)
@@ -33,6 +40,17 @@ static void get_bytes(struct tally_reader *in, __u8 *ret_bytes, size_t len)
 		memcpy(ret_bytes, p, len);
 }
 
+static void decode_position(struct tally_reader *in, struct tally_position *at)
+{
+	get_bytes(in, at->ledger, sizeof(at->ledger));
+	at->number = tally_reader_var(in);
+	at->end_s = tally_reader_var(in);
+	at->held = (__s64)tally_reader_u64(in);
+	at->cause = tally_reader_u8(in);
+	if (!in->error && at->cause >= TALLY_CAUSE_COUNT)
+		in->error = -EBADMSG;
+}
+
 static int decode(struct tally_reader *in, struct tally_state *state)
 {
 	get_bytes(in, state->machine, sizeof(state->machine));
@@ -41,15 +59,13 @@ static int decode(struct tally_reader *in, struct tally_state *state)
 	state->next_seq = tally_reader_var(in);
 	state->next_batch = tally_reader_var(in);
 	get_bytes(in, state->chain, sizeof(state->chain));
-	state->epoch_batched = tally_reader_var(in);
-	state->epoch_last = tally_reader_var(in);
-	get_bytes(in, state->ledger, sizeof(state->ledger));
-	state->number = tally_reader_var(in);
-	state->end_s = tally_reader_var(in);
-	state->held = (__s64)tally_reader_u64(in);
-	state->cause = tally_reader_u8(in);
-	if (!in->error && state->cause >= TALLY_CAUSE_COUNT)
-		in->error = -EBADMSG;
+	state->batched.epoch = tally_reader_var(in);
+	state->sealed.epoch = tally_reader_var(in);
+	decode_position(in, &state->sealed);
+	if (!in->error && in->pos < in->len) /* else of a version that did not write it */
+		decode_position(in, &state->batched);
+	else if (state->batched.epoch == state->sealed.epoch)
+		state->batched = state->sealed;
 	return in->error;
 }
 
@@ -140,6 +156,7 @@ int tally_state_load(const struct tally_fs *fs, const char *machine_id,
 	/* Only a first generation stands alone: a new agent saves twice before it numbers. */
 	if ((a < 0 || b < 0) && best->generation != 1) {
 		*ret_origin = TALLY_STATE_DOUBTED;
+		best->incarnation++; /* the step that is missing may have raised it */
 		tally_state_bump(best);
 		best->next_batch += SKIP;
 	}

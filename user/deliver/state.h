@@ -19,14 +19,8 @@ struct tally_state {
 	__u32 incarnation;
 	__u64 next_seq, next_batch;
 	__u8 chain[TALLY_CHAIN];
-	__u64 epoch_batched; /* epochs up to here are in a batch, or were */
-	/* of the last epoch known: */
-	__u64 epoch_last;
-	__u8 ledger[TALLY_LEDGER_ID];
-	__u64 number;
-	__u64 end_s;
-	__s64 held;
-	__u8 cause; /* enum tally_close_cause */
+	struct tally_position batched; /* up to here epochs are in a batch, or were */
+	struct tally_position sealed;  /* the last epoch known */
 };
 
 enum tally_state_origin {

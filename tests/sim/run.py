@@ -8,9 +8,9 @@ Planted bugs are exact replacements in a copy of user/; one that no longer match
 The last line is `N passed, N failed, N skipped`.
 """
 import argparse
+import concurrent.futures
 import glob
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +19,9 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 SOURCES = ["user/account/*.c", "user/deliver/fs.c", "user/deliver/state.c", "user/deliver/spool.c",
            "user/deliver/ship.c", "user/base/util.c", "user/base/log.c"]
 
-# stage, file, what stands there, what is planted
+DAMAGED = ("--seed", "70009", "--every", "10")       # histories with damaged files only
+
+# stage, file, what stands there, what is planted, and where to begin if not at seed 1
 MUTANTS = [
     ("account: a row is forgotten", "user/account/account.c",
      "for (size_t i = 0; r == 0 && i < pile.n_rows; i++)",
@@ -33,17 +35,18 @@ MUTANTS = [
      "	return fs->sync_dir(fs->ctx, dir);\n}\n\nint tally_fs_quarantine",
      "	return 0;\n}\n\nint tally_fs_quarantine"),
     ("seal: an epoch found again is sealed again", "user/deliver/spool.c",
-     "number <= spool->state.number;", "number < spool->state.number;"),
+     "number <= last->number;", "number < last->number;"),
     ("seal: held is not carried on", "user/deliver/spool.c",
-     "sealed->held_before = same ? state->held : 0;", "sealed->held_before = 0;"),
+     "sealed->held_before = same ? last->held : 0;", "sealed->held_before = 0;"),
     ("merge: inputs are removed first", "user/deliver/spool.c",
      "	r = put_sealed(spool, &sealed, &entry);\n	tally_sealed_done(&sealed);",
      "	remove_group(spool, at, n - 1);\n	r = put_sealed(spool, &sealed, &entry);\n"
      "	tally_sealed_done(&sealed);\n	n = 1;"),
     ("batch: sealed files are removed before the batch is durable", "user/deliver/spool.c",
-     "	fill_head(spool, now_s, &head);\n	r = tally_batch_new(&head, &sealed, &batch);",
-     "	remove_group(spool, 0, n);\n	n = 0;\n	fill_head(spool, now_s, &head);\n"
-     "	r = tally_batch_new(&head, &sealed, &batch);"),
+     "	fill_head(spool, now_s, &head);\n	place(",
+     "	remove_group(spool, 0, n);\n	n = 0;\n	fill_head(spool, now_s, &head);\n	place("),
+    ("batch: an epoch whose pins still stand is batched", "user/deliver/spool.c",
+     "	if (!spool->released && is_last(", "	if (false && is_last(", DAMAGED),
     ("batch: numbers are not remembered", "user/deliver/spool.c",
      "	learn_batch(&spool->state, batch);\n	r = tally_state_save(spool->fs, &spool->state);",
      "	learn_batch(&spool->state, batch);\n	r = 0;"),
@@ -66,6 +69,10 @@ MUTANTS = [
      "		least = TALLY_MIN(least, link->acked.batch ? have : 0);",
      "		least = any && least != ~0ULL ? TALLY_MAX(least, link->acked.batch ? have : 0) :\n"
      "						link->acked.batch ? have : 0;"),
+    ("restore: what the sink holds is not adopted", "user/deliver/spool.c",
+     "	if (r == 0 && at->position.epoch)\n", "	if (false)\n"),
+    ("restore: numbers go on as if nothing were there", "user/deliver/ship.c",
+     "	if (overtaken(&ship->spool, at)) {", "	if (false) {"),
     ("recover: covered files stay", "user/deliver/spool.c",
      "		r = drop_covered(spool);", "		r = 0;"),
     ("recover: half a list is used", "user/deliver/spool.c",
@@ -79,47 +86,76 @@ MUTANTS = [
 ]
 
 
-def compile_sim(tree, out, sanitize):
-    sources = [path for pattern in SOURCES for path in sorted(glob.glob(os.path.join(tree, pattern)))]
-    sources += sorted(glob.glob(os.path.join(TOP, "tests/sim/*.c")))
+def sources_of(tree):
+    return [path for pattern in SOURCES for path in sorted(glob.glob(os.path.join(tree, pattern)))] \
+        + sorted(glob.glob(os.path.join(TOP, "tests/sim/*.c")))
+
+
+def compile_one(source, tree, out, sanitize):
     flags = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if sanitize else ["-O2"]
-    subprocess.run(["gcc", "-std=gnu11", "-g", "-D_GNU_SOURCE", *flags, "-w",
-                    f"-I{TOP}/include", f"-I{tree}/user", f"-I{TOP}", "-o", out, *sources,
-                    "-ljansson", "-lcrypto", "-lpthread"], check=True)
+    subprocess.run(["gcc", "-std=gnu11", "-g", "-D_GNU_SOURCE", *flags, "-w", "-c",
+                    f"-I{TOP}/include", f"-I{tree}/user", f"-I{TOP}", "-o", out, source], check=True)
 
 
-def run_sim(sim, seed, histories):
-    return subprocess.run([sim, "--seed", str(seed), "--histories", str(histories)], check=False,
+def link(objects, out, sanitize):
+    flags = ["-fsanitize=address,undefined"] if sanitize else []
+    subprocess.run(["gcc", *flags, "-o", out, *objects, "-ljansson", "-lcrypto", "-lpthread"],
+                   check=True)
+
+
+def compile_sim(folder, out, sanitize):
+    """Everything; returns {source: object}, of which a mutant replaces one."""
+    os.makedirs(folder)
+    objects = {s: os.path.join(folder, f"{i}.o") for i, s in enumerate(sources_of(TOP))}
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda s: compile_one(s, TOP, objects[s], sanitize), objects))
+    link(objects.values(), out, sanitize)
+    return objects
+
+
+def run_sim(sim, histories, *where):
+    return subprocess.run([sim, "--histories", str(histories), *where], check=False,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=3600)
 
 
 def plant(work, file, old, new):
-    tree = os.path.join(work, "tree")
-    shutil.rmtree(tree, ignore_errors=True)
-    shutil.copytree(os.path.join(TOP, "user"), os.path.join(tree, "user"))
-    path = os.path.join(tree, file)
-    with open(path, encoding="utf-8") as source:
+    """The file with the bug in it, in a folder whose path ends as the original's."""
+    with open(os.path.join(TOP, file), encoding="utf-8") as source:
         text = source.read()
     if text.count(old) != 1:
         raise LookupError(f"{text.count(old)} places match")
+    path = os.path.join(work, file)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as out:
         out.write(text.replace(old, new))
-    return tree
+    return path
 
 
-def try_mutant(work, mutant, histories):
+def try_mutant(work, mutant, objects, histories):
     """Why it was not found, or None; and what the simulator said."""
-    stage, file, old, new = mutant
-    sim = os.path.join(work, "mutant")
-    try:
-        compile_sim(plant(work, file, old, new), sim, True)
-    except (LookupError, subprocess.CalledProcessError) as error:
-        return f"cannot be planted: {error}", ""
-    done = run_sim(sim, 1, histories)
+    stage, file, old, new, *where = mutant
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        sim, other = os.path.join(folder, "sim"), os.path.join(folder, "mutant.o")
+        try:
+            compile_one(plant(folder, file, old, new), TOP, other, True)
+            mixed = {**objects, os.path.join(TOP, file): other}
+            link(mixed.values(), sim, True)
+        except (LookupError, subprocess.CalledProcessError) as error:
+            return f"cannot be planted: {error}", ""
+        done = run_sim(sim, histories, *(where[0] if where else ()))
     last = [line for line in done.stdout.splitlines() if line.startswith(("FAIL", "==", "SUMMARY"))]
     if done.returncode == 0:
         return f"{histories} histories saw nothing", ""
     return None, last[0] if last else f"exit {done.returncode} ({stage})"
+
+
+def try_mutants(work, histories):
+    """(mutant, why, said) of each, two at a time."""
+    objects = compile_sim(os.path.join(work, "san"), os.path.join(work, "sim-san"), True)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda m: try_mutant(work, m, objects, histories), MUTANTS)
+        for mutant, (why, said) in zip(MUTANTS, found):
+            yield mutant, why, said
 
 
 def main():
@@ -133,12 +169,11 @@ def main():
     passed = failed = 0
     with tempfile.TemporaryDirectory() as work:
         if not args.only_mutants:
-            compile_sim(TOP, os.path.join(work, "sim"), args.sanitize)
-            done = run_sim(os.path.join(work, "sim"), args.seed, args.histories)
+            compile_sim(os.path.join(work, "plain"), os.path.join(work, "sim"), args.sanitize)
+            done = run_sim(os.path.join(work, "sim"), args.histories, "--seed", str(args.seed))
             print(done.stdout, end="", flush=True)
             passed, failed = passed + (done.returncode == 0), failed + (done.returncode != 0)
-        for mutant in MUTANTS if args.mutants or args.only_mutants else []:
-            why, said = try_mutant(work, mutant, 5000)
+        for mutant, why, said in try_mutants(work, 5000) if args.mutants or args.only_mutants else []:
             print(f"{'NOT FOUND' if why else 'found'}: {mutant[0]}: {why or said}", flush=True)
             passed, failed = passed + (why is None), failed + (why is not None)
     print(f"{passed} passed, {failed} failed, 0 skipped")

@@ -6,7 +6,7 @@
  *
  *	what consumers hold (deduplicated) + quarantine = what the kernel counted - power cuts
  *
- *	sim [--seed N] [--histories N] [--verbose]
+ *	sim [--seed N] [--histories N] [--every N] [--verbose]		each N-th seed
  *	sim --outage HOURS	a cluster down so long, 10,000 keys with 6 rows each
  *
  * Exit 1 and the seed on the first broken invariant.
@@ -375,7 +375,8 @@ static void event(struct sim *sim)
 		step(sim);
 	else if (what < 90)
 		weather(sim);
-	else if (what < 92)
+	else if (what < 92 &&
+		 sim->mode != ROLLBACK) /* there, of two boots the earlier has the lesser time */
 		clock_step(sim);
 	else if (what < 95)
 		sim_disk_fuse(sim->disk, (int)sim_roll(&sim->dice, 40));
@@ -420,6 +421,7 @@ static void heal(struct sim *sim)
 		fault(sim, "it does not drain");
 }
 
+/* A sink without transactions cannot tell a state that was put back how far it got. */
 static void check_sums(struct sim *sim, const struct sim_cluster *cluster)
 {
 	struct sim_sums sums, want = sim->truth;
@@ -439,7 +441,7 @@ static void check_sums(struct sim *sim, const struct sim_cluster *cluster)
 			       (unsigned long long)sim->perhaps.requests[i]);
 		more |= sums.requests[i] > want.requests[i] || sums.bytes[i] > want.bytes[i];
 	}
-	if (more && sim->mode != ROLLBACK)
+	if (more && (sim->mode != ROLLBACK || cluster == sim->clusters[0]))
 		fault(sim, "counted twice");
 	if (less && !sim->damaged)
 		fault(sim, "lost");
@@ -525,12 +527,12 @@ static const char *history(__u64 seed, struct sim *sim)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = { { "seed", 1, NULL, 's' },
-						 { "histories", 1, NULL, 'n' },
-						 { "verbose", 0, NULL, 'v' },
-						 { "outage", 1, NULL, 'o' },
-						 { NULL, 0, NULL, 0 } };
-	__u64 seed = 1, n = 1000, crashes = 0, cuts = 0, epochs = 0;
+	static const struct option options[] = {
+		{ "seed", 1, NULL, 's' },   { "histories", 1, NULL, 'n' },
+		{ "every", 1, NULL, 'e' },  { "verbose", 0, NULL, 'v' },
+		{ "outage", 1, NULL, 'o' }, { NULL, 0, NULL, 0 }
+	};
+	__u64 seed = 1, n = 1000, every = 1, crashes = 0, cuts = 0, epochs = 0;
 	static struct sim sim;
 	const char *text;
 	int c;
@@ -540,6 +542,8 @@ int main(int argc, char **argv)
 			seed = strtoull(optarg, NULL, 10);
 		else if (c == 'n')
 			n = strtoull(optarg, NULL, 10);
+		else if (c == 'e')
+			every = strtoull(optarg, NULL, 10);
 		else if (c == 'v')
 			verbose = true;
 		else if (c == 'o')
@@ -549,7 +553,7 @@ int main(int argc, char **argv)
 	}
 	if (!verbose)
 		tally_log_setup((enum tally_log_level)0, TALLY_LOG_TEXT);
-	for (__u64 i = seed; i < seed + n; i++) {
+	for (__u64 i = seed; i < seed + n * every; i += every) {
 		text = history(i, &sim);
 		crashes += sim.crashes;
 		cuts += sim.cuts;
@@ -562,7 +566,8 @@ int main(int argc, char **argv)
 	}
 	printf("%llu histories (seeds %llu to %llu): %llu epochs, %llu crashes, of these %llu power cuts; "
 	       "no invariant broken\n",
-	       (unsigned long long)n, (unsigned long long)seed, (unsigned long long)(seed + n - 1),
-	       (unsigned long long)epochs, (unsigned long long)crashes, (unsigned long long)cuts);
+	       (unsigned long long)n, (unsigned long long)seed,
+	       (unsigned long long)(seed + (n - 1) * every), (unsigned long long)epochs,
+	       (unsigned long long)crashes, (unsigned long long)cuts);
 	return 0;
 }

@@ -5,6 +5,7 @@ A *call* is (name, n): the n-th call of that name in one thread since the trace 
 """
 
 import collections
+import json
 import re
 import subprocess
 import time
@@ -50,14 +51,16 @@ def strace(out, *options):
 
 
 class Trace:
-    """strace attached to a running agent; with *inject*, as `fsync:error=EIO:when=2`."""
+    """strace attached to a running agent; with *inject*, as `fsync:error=EIO:when=2`; *path*: only
+    calls that have to do with it."""
 
-    def __init__(self, agent, inject=None):
+    def __init__(self, agent, inject=None, path=None):
         self.agent = agent
         self.pid = agent.process.pid
         self.out = agent.sandbox.dir / f"strace.{time.monotonic_ns()}"
         self.err = open(str(self.out) + ".err", "wb")       # pylint: disable=consider-using-with
         options = ["-e", f"inject={inject}"] if inject else []
+        options += ["-P", str(path)] if path else []
         self.proc = subprocess.Popen(       # pylint: disable=consider-using-with
             [*strace(self.out, *options), "-p", str(self.pid)],
             stdin=subprocess.DEVNULL, stdout=self.err, stderr=self.err)
@@ -96,13 +99,44 @@ def record_close(world, seconds=4):
     return listed
 
 
+def kill_frozen(world):
+    """SIGKILL between freezing and sealing: the next start finds an epoch to drain."""
+    world.agent.ensure()
+    trace = Trace(world.agent, "renameat:signal=KILL", world.state / "sealed")
+    try:
+        wait_for(lambda: not world.agent.alive(), 10, "a window to be sealed")
+    finally:
+        trace.stop()
+
+
 def record_start(world):
-    """The calls of a start, up to readiness, after a SIGKILL."""
+    """The calls of a start, up to readiness, after a SIGKILL that left a frozen epoch."""
+    kill_frozen(world)
     out = world.agent.sandbox.dir / "strace.start"
     if not world.agent.try_start(*strace(out), "-D"):
         raise HarnessError(f"the agent did not start under strace: {world.agent.log()[-800:]}")
     pid = world.agent.process.pid
     return parse(out, pid)
+
+
+def record(world, say):
+    lists = {"close": record_close(world), "start": record_start(world)}
+    world.agent.kill()
+    world.agent.start()
+    for name, listed in lists.items():
+        print_list(f"calls of a {name}", listed, say)
+    return lists
+
+
+def save(path, lists):
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(lists), encoding="utf-8")
+    fresh.rename(path)
+
+
+def load(path):
+    return {name: [Call(*c) for c in listed] for name, listed in
+            json.loads(path.read_text(encoding="utf-8")).items()}
 
 
 def operation(call):

@@ -187,7 +187,7 @@ def start_injected(world, call, what):
 @kind("start-kill", 12)
 def start_kill(world, dice):
     """SIGKILL at the n-th call of a start that recovers."""
-    end(world.agent)
+    calls.kill_frozen(world)
     call, _ = pick(world, dice, "start")
     _, hit = start_injected(world, call, "signal=KILL")
     end(world.agent)
@@ -200,7 +200,7 @@ def start_kill(world, dice):
 @kind("start-error", 12)
 def start_error(world, dice):
     """An error from the n-th call of a start that recovers."""
-    end(world.agent)
+    calls.kill_frozen(world)
     call, error = pick(world, dice, "start")
     ran, hit = start_injected(world, call, f"error={error}")
     end(world.agent)    # strace stays attached otherwise
@@ -286,7 +286,7 @@ def fenced(world, dice):
     """Another producer takes the agent's transactional id."""
     world.agent.ensure()
     pause(dice, 0, 1)
-    found = {e["data"]["agent"]["id"] for e in world.events[-1:]} or set(agent_ids(world))
+    found = agent_ids(world)
     for agent in found:
         other = Producer(world.kafka.address, f"tallyd-{agent}-kafka")
         other.fence()
@@ -296,11 +296,10 @@ def fenced(world, dice):
 
 
 def agent_ids(world):
-    world.consume()
-    ids = {e["data"]["agent"]["id"] for e in world.events[-1:]}
-    if not ids:
-        raise HarnessError("nothing was shipped yet")
-    return ids
+    def shipped():
+        world.consume()
+        return {e["data"]["agent"]["id"] for e in world.events[-1:]}
+    return wait_for(shipped, 30, "something to be shipped")
 
 
 @kind("too-large", 5)
@@ -308,9 +307,9 @@ def too_large(world, dice):
     """The topic refuses messages for a while."""
     topic = f"{world.topics}.records"
     world.agent.ensure()
-    world.kafka.config(topic, ["--add-config", "max.message.bytes=300"])
+    world.kafka.config(topic, max_message_bytes="300")
     text = pause(dice, 0.5, 2)
-    world.kafka.config(topic, ["--delete-config", "max.message.bytes"])
+    world.kafka.config(topic)
     return f"for {text}"
 
 
@@ -401,7 +400,6 @@ def state_old(world, _):
     shutil.rmtree(world.state)
     shutil.copytree(kept, world.state)
     sh("sync", "-f", world.state)
-    world.audit_codes = {0, 3}      # what the old state did not know of, it calls not metered
     world.agent.start()
     world.traffic.start()
     return "restored"
@@ -505,7 +503,7 @@ def topic_deleted(world, _):
     quiesce(world)
     world.agent.start()
     for topic in ("records", "control"):
-        world.kafka.topic("--delete", "--topic", f"{world.topics}.{topic}")
+        world.kafka.delete(f"{world.topics}.{topic}")
     world.records.next = dict.fromkeys(world.records.next, 0)
     world.audit_codes = {0, 3}
     world.traffic.start()

@@ -9,27 +9,33 @@
     run.py --list                                   the kinds
 
 A round is up to 15 faults under traffic; then the books close. `--seed N --round R` makes the same
-round again. Needs root, Java and Maven; without Kafka it is a SKIP, which CI does not accept.
+round again. `--jobs J` shares the rounds among J processes, each with a Kafka of its own: faults wait
+more than they compute. Needs root, Java and Maven; without Kafka it is a SKIP, which CI does not accept.
 """
 
 import argparse
 import collections
+import contextlib
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
+from pathlib import Path
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 # pylint: disable=wrong-import-position
-from world import BUILD, TOP, Broken, Consumer, HarnessError, World  # noqa: E402
-from cluster import Cluster, check_consumer  # noqa: E402
+from world import BUILD, TOP, Broken, Consumer, HarnessError, World, wait_for  # noqa: E402
+from cluster import PORT, Cluster, check_consumer  # noqa: E402
 import calls  # noqa: E402
+from lib import build  # noqa: E402
 from kinds import KINDS  # noqa: E402
 
 ROUND = 15
@@ -51,52 +57,93 @@ def fetch():
     return (done.stdout.strip(), "") if done.returncode == 0 else (None, done.stderr.strip()[-300:])
 
 
-class Run:
+class Result:
+    """What was made of it, of one process or of several."""
+
+    def __init__(self):
+        self.made, self.not_made = collections.Counter(), collections.Counter()
+        self.figures = collections.Counter()    # stops, requests, bytes, records
+        self.failed, self.seeds = [], []
+
+    def add(self, text):
+        other = json.loads(text)
+        for name in ("made", "not_made", "figures"):
+            getattr(self, name).update(other[name])
+        self.failed += other["failed"]
+        self.seeds = sorted({*self.seeds, *other["seeds"]})
+
+    def text(self):
+        return json.dumps({k: v for k, v in vars(self).items() if k[0] != "_"})
+
+    def check_counts(self):
+        """What CI promises to have made."""
+        few = [f"{name} {self.made[name]}" for name in KINDS if self.made[name] < CI_EACH]
+        if few:
+            self.failed.append(f"fewer than {CI_EACH}: {', '.join(few)}")
+        if sum(self.made.values()) < CI_ALL:
+            self.failed.append(f"fewer than {CI_ALL} faults")
+
+    def table(self):
+        say("faults made, by kind:")
+        for name in KINDS:
+            print(f"  {name:16} {self.made[name]:6} made {self.not_made[name]:4} not made")
+        for line in self.failed:
+            print(f"FAIL {line}")
+        figures = self.figures
+        print(f"seeds {self.seeds[0]} to {self.seeds[-1]}: {sum(self.made.values())} faults, "
+              f"{figures['stops']} stops with closed books, {figures['requests']} requests, "
+              f"{figures['bytes']} bytes, {figures['records']} records: "
+              + ("see FAIL above" if self.failed else "0 lost, 0 double"))
+        print("left out: clock steps, as the machine's clock is everybody's; "
+              "the simulator (tests/sim) steps its own")
+        print(f"{figures['stops']} passed, {len(self.failed)} failed, 0 skipped", flush=True)
+
+
+class Run(Result):
+    """The rounds of this process."""
+
     def __init__(self, options, kafka):
-        self.options, self.kafka = options, kafka
-        self.made, self.failed = collections.Counter(), []
-        self.not_made = collections.Counter()
-        self.figures = collections.Counter()
-        self.lists, self.stops = None, 0
+        super().__init__()
+        self._options, self._kafka, self._lists = options, kafka, None
 
     def world(self, name, flavour):
         """A world with traffic, and the lists of calls."""
-        world = World(self.kafka, name, **FLAVOURS[flavour])
-        world.calls, world.forced = self.lists, {}
+        world = World(self._kafka, name, **FLAVOURS[flavour])
+        world.forced = {}
         try:
             world.agent.start()
             world.traffic.start()
-            if self.lists is None and flavour == "plain":
-                self.lists = world.calls = self.record(world)
+            world.calls = self.lists(world) if flavour == "plain" else None
         except BaseException:
             world.close()
             raise
         return world
 
-    def record(self, world):
-        lists = {"close": calls.record_close(world)}
-        world.agent.kill()
-        lists["start"] = calls.record_start(world)
-        world.agent.kill()
-        world.agent.start()
-        for name, listed in lists.items():
-            calls.print_list(f"calls of a {name}", listed, say)
-        return lists
+    def lists(self, world=None):
+        """What the kinds for single calls draw from: recorded once, by the first process."""
+        shared = Path(self._options.lists) if self._options.lists else None
+        if self._lists is None and self._options.share[0] == 0:
+            self._lists = calls.record(world, say)
+            if shared:
+                calls.save(shared, self._lists)
+        elif self._lists is None:
+            wait_for(shared.exists, 300, "the first process to record the calls")
+            self._lists = calls.load(shared)
+        return self._lists
 
     def round(self, number, names, forced=None):
         """One world, these faults, the books. True: they closed."""
-        dice = random.Random(f"{self.options.seed}/{number}")
+        dice = random.Random(f"{self._options.seed}/{number}")
         say(f"round {number}: {' '.join(names)}")
         done, world = [], None
         try:
-            world = self.world(f"f{self.options.seed}-{number}",
+            world = self.world(f"f{self._options.seed}-{number}",
                                KINDS[names[0]].flavour if names else "plain")
             world.forced = forced or {}
             for name in names:
                 self.fault(world, dice, name, done)
             figures = world.close_books()
-            self.figures.update(figures)
-            self.stops += 1
+            self.figures.update(figures, stops=1)
             say(f"round {number}: books closed: {figures}")
             return True
         except Exception as error:     # pylint: disable=broad-except
@@ -105,7 +152,7 @@ class Run:
         finally:
             if world:
                 world.close()
-            self.kafka.proxy.set("pass")
+            self._kafka.proxy.set("pass")
 
     def fault(self, world, dice, name, done):
         began = time.monotonic()
@@ -121,40 +168,26 @@ class Run:
         say(f"  {name} {text} ({time.monotonic() - began:.1f} s)")
 
     def report(self, number, done, world, error):
-        self.failed.append(f"round {number}: {str(error)[:3000]}")
-        say(f"FAIL round {number} (again: --seed {self.options.seed} --round {number}): {error}")
+        self.failed.append(f"seed {self._options.seed} round {number}: {str(error)[:3000]}")
+        say(f"FAIL round {number} (again: --seed {self._options.seed} --round {number}): {error}")
         if not isinstance(error, Broken):
             traceback.print_exc()
         for line in done:
             say(f"  did {line}")
-        keep = BUILD / "faults"
-        keep.mkdir(exist_ok=True)
         if world:
+            self.keep(number, world)
+
+    def keep(self, number, world):
+        """What may tell more: the spool, and what the last agents said."""
+        folder = BUILD / "faults"
+        folder.mkdir(exist_ok=True)
+        with contextlib.suppress(Broken, HarnessError):
             for file in world.spool() if world.disk.mount.is_mount() else []:
                 say(f"  spool: {file}")
-            for path in sorted(world.sandbox.dir.glob("tallyd.*.out"))[-12:]:
-                (keep / f"round{number}.{path.name}").write_bytes(path.read_bytes()[-200000:])
-
-    def table(self):
-        say("faults made, by kind:")
-        for name in KINDS:
-            print(f"  {name:16} {self.made[name]:6} made {self.not_made[name]:4} not made")
-        for line in self.failed:
-            print(f"FAIL {line}")
-        print(f"seed {self.options.seed}: {sum(self.made.values())} faults, {self.stops} stops "
-              f"with closed books, {self.figures['requests']} requests, {self.figures['bytes']} "
-              f"bytes, {self.figures['records']} records")
-        print("left out: clock steps, as the machine's clock is everybody's; "
-              "the simulator (tests/sim) steps its own")
-        print(f"{self.stops} passed, {len(self.failed)} failed, 0 skipped", flush=True)
-
-    def check_counts(self):
-        """What CI promises to have made."""
-        few = [f"{name} {self.made[name]}" for name in KINDS if self.made[name] < CI_EACH]
-        if few:
-            self.failed.append(f"fewer than {CI_EACH}: {', '.join(few)}")
-        if sum(self.made.values()) < CI_ALL:
-            self.failed.append(f"fewer than {CI_ALL} faults")
+        logs = world.sandbox.dir.glob("tallyd.*.out")
+        for path in sorted(logs, key=lambda p: int(p.name.split(".")[1]))[-12:]:
+            name = f"seed{self._options.seed}.round{number}.{path.name}"
+            (folder / name).write_bytes(path.read_bytes()[-200000:])
 
 
 def draw(options):
@@ -179,7 +212,7 @@ def draw(options):
     return rounds
 
 
-def every_call(run):
+def every_call(run, options):
     """The calls of both lists, with SIGKILL and each error they can return; of a row of equal
     ones the first and the last."""
     if not run.round(0, []):
@@ -188,19 +221,27 @@ def every_call(run):
     for where, kinds in (("close", ("call-kill", "call-error")),
                          ("start", ("start-kill", "start-error"))):
         for name in kinds:
-            listed = calls.every(run.lists[where], name.endswith("error"))
+            listed = calls.every(run.lists()[where], name.endswith("error"))
             say(f"{name}: {len(listed)} to make")
             for i in range(0, len(listed), ROUND):
                 number += 1
                 part = listed[i:i + ROUND]
-                run.round(number, [name] * len(part), {where: part})
+                if mine(options, number):
+                    run.round(number, [name] * len(part), {where: part})
+
+
+def mine(options, number):
+    """Is this round for this process?"""
+    share, jobs = options.share
+    return options.round in (None, number) and number % jobs == share
 
 
 def all_rounds(run, options):
     """Once, or seed after seed until the minutes are over."""
     while True:
+        run.seeds.append(options.seed)
         for number, names in enumerate(draw(options)):
-            if options.round in (None, number):
+            if mine(options, number):
                 run.round(number, names)
             if options.minutes and time.monotonic() - START > 60 * options.minutes:
                 return
@@ -211,17 +252,61 @@ def all_rounds(run, options):
 
 
 def work(options, kafka):
+    """One process: its rounds."""
     run = Run(options, kafka)
     say(f"seed {options.seed}")
     say(check_consumer(kafka, Consumer))
     if options.every_call:
-        every_call(run)
+        run.seeds.append(options.seed)
+        every_call(run, options)
     else:
         all_rounds(run, options)
-    if options.ci:
-        run.check_counts()
-    run.table()
-    return 1 if run.failed or not run.stops else 0
+    return run
+
+
+def alone(options, jars):
+    with tempfile.TemporaryDirectory(prefix="tally-faults-") as folder:
+        kafka = Cluster(jars, folder)
+        try:
+            return work(options, kafka)
+        finally:
+            kafka.close()
+
+
+def relay(child, letter, result):
+    """Its lines, marked; the last one is its result."""
+    for line in child.stdout:
+        if line.startswith("RESULT "):
+            result.add(line[7:])
+        else:
+            print(f"{letter} {line}", end="", flush=True)
+
+
+def together(options):
+    """As many processes as asked for; ended with them."""
+    result, children, threads = Result(), [], []
+    folder = tempfile.TemporaryDirectory(prefix="tally-faults-")  # pylint: disable=consider-using-with
+    try:
+        for i in range(options.jobs):
+            child = subprocess.Popen(       # pylint: disable=consider-using-with
+                [sys.executable, __file__, *sys.argv[1:], "--share", str(i), "--lists",
+                 folder.name + "/calls"],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                env={**os.environ, "FAULTS_PORT": str(PORT + 10 * i)})
+            children.append(child)
+            threads.append(threading.Thread(target=relay, args=(child, "abcdefgh"[i], result)))
+            threads[-1].start()
+        for child, thread in zip(children, threads):
+            thread.join()
+            if child.wait() > 1:
+                result.failed.append(f"a process of the harness ended with {child.returncode}")
+    finally:
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.wait()
+        folder.cleanup()
+    return result
 
 
 def options_of(argv):
@@ -234,8 +319,14 @@ def options_of(argv):
     parser.add_argument("--ci", action="store_true")
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--every-call", action="store_true")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--lists", help=argparse.SUPPRESS)
     parser.add_argument("--list", action="store_true")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    options.share = (options.share or 0, options.jobs)
+    options.child = "--share" in argv
+    return options
 
 
 def main():
@@ -253,12 +344,18 @@ def main():
         print("0 passed, 0 failed, 1 skipped")
         return 1 if os.environ.get("CI") == "true" else 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # nothing is left behind
-    with tempfile.TemporaryDirectory(prefix="tally-faults-") as folder:
-        kafka = Cluster(jars, folder)
-        try:
-            return work(options, kafka)
-        finally:
-            kafka.close()
+    build.load()
+    if options.jobs > 1 and not options.child:
+        result = together(options)
+    else:
+        result = alone(options, jars)
+    if options.child:
+        print("RESULT " + result.text(), flush=True)
+        return 0
+    if options.ci:
+        result.check_counts()
+    result.table()
+    return 1 if result.failed or not result.figures["stops"] else 0
 
 
 if __name__ == "__main__":

@@ -113,7 +113,8 @@ class Traffic:
 
     def __init__(self, world):
         self.world, self.truth, self.lost = world, api.new_tally(), 0
-        self.over, self.lock, self.error, self.threads = False, threading.Lock(), None, []
+        self.over, self.lock, self.error = False, threading.Lock(), None
+        self.threads, self.loads = [], set()
 
     def start(self):
         self.over = False
@@ -124,6 +125,9 @@ class Traffic:
 
     def stop(self):
         self.over = True
+        with self.lock:
+            for load in self.loads:
+                load.stop()
         for thread in self.threads:
             thread.join(60)
         self.threads = []
@@ -142,9 +146,15 @@ class Traffic:
     def _run(self, seconds, templates, seed):
         w = self.world
         with self.lock:
+            if self.over:
+                return
             load = Load(w.sandbox, w.keys, w.nginx.port, templates, 3, seconds=seconds, seed=seed)
+            self.loads.add(load)
+        if load.process.popen.wait(120) == -signal.SIGTERM:
+            return      # stop() came before it could begin
         tally = load.result()
         with self.lock:
+            self.loads.remove(load)
             for row, sums in tally.items():
                 api.add(self.truth, row, sums)
             self.lost += load.lost

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A single-node Apache Kafka (KRaft) on loopback, for tests: start, kill, stop, start again.
 
-The folder keeps its log between starts. Ports: broker `port`, controller `port + 1`.
+The folder keeps its log between starts. A killed node is let in again when its session is over:
+hence a short one. Ports: broker `port`, controller `port + 1`.
 Also usable by hand: broker.py JARS FOLDER PORT runs one until it is interrupted.
 """
 import os
@@ -36,6 +37,8 @@ auto.create.topics.enable=false
 default.replication.factor=1
 transaction.max.timeout.ms=60000
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 {extra}
 """
 

@@ -30,7 +30,8 @@ MAKEFLAGS += --no-builtin-rules
 CC	:= gcc
 CLANG	?= clang
 BPFTOOL ?= $(firstword $(wildcard /usr/sbin/bpftool /usr/local/sbin/bpftool) bpftool)
-PKGS	:= libbpf libelf zlib rdkafka yaml-0.1 jansson libcrypto libpcap libmicrohttpd libcurl
+PKGS	:= libbpf libelf zlib rdkafka yaml-0.1 jansson libcrypto libpcap libmicrohttpd libcurl \
+	   libseccomp
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 

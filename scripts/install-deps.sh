@@ -22,7 +22,7 @@ build=(
 	bpftool libbpf-dev libelf-dev zlib1g-dev
 	gcc libc6-dev make pkg-config
 	librdkafka-dev libyaml-dev libjansson-dev libssl-dev uthash-dev
-	libpcap-dev libmicrohttpd-dev libcurl4-openssl-dev
+	libpcap-dev libmicrohttpd-dev libcurl4-openssl-dev libseccomp-dev
 	libcmocka-dev # `make tests` builds without the test purpose
 )
 # shellcheck disable=SC2034

@@ -7,6 +7,7 @@
 
 #include "agent_parts.h"
 #include "base/exit.h"
+#include "base/privileges.h"
 #include "observe/notify.h"
 
 /* ---- windows ---- */
@@ -114,6 +115,8 @@ static int reload(struct tally_agent *agent)
 
 	remember_file(agent);
 	err = load_config(agent->config_path, &config);
+	if (!err)
+		err = tally_agent_kernel_enough(config);
 	if (!err)
 		err = tally_agent_rules_catalog(agent, config);
 	if (!err)
@@ -283,6 +286,9 @@ static int start_config(struct tally_agent *agent)
 	agent->started_ns = tally_util_mono_ns();
 	agent->counters.reload_ok = true;
 	agent->tags.watch_fd = -1;
+	err = tally_privileges_hide();
+	if (err)
+		return fail(TALLY_EXIT_BUG, "hiding memory", err);
 	remember_file(agent);
 	err = load_config(agent->config_path, &agent->config);
 	if (err)
@@ -352,12 +358,15 @@ static int start_service(struct tally_agent *agent)
 	if (err)
 		return fail(TALLY_EXIT_BUG, "timers", err);
 	err = tally_agent_pods_open(agent);
-	return err ? fail(TALLY_EXIT_CONFIG, "kubernetes", err) : TALLY_EXIT_OK;
+	if (err)
+		return fail(TALLY_EXIT_CONFIG, "kubernetes", err);
+	err = tally_agent_kernel_confine();
+	return err ? fail(TALLY_EXIT_CAPABILITY, "system call filter", err) : TALLY_EXIT_OK;
 }
 
 static int start_sinks(struct tally_agent *agent)
 {
-	int err = tally_agent_kernel_drop();
+	int err = tally_agent_kernel_drop(agent);
 
 	if (err)
 		return fail(TALLY_EXIT_CAPABILITY, "dropping capabilities", err);

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <linux/capability.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 
 #include "agent_parts.h"
 #include "base/exit.h"
+#include "base/privileges.h"
 #include "collect/probe.h"
 
 /* Pinned programs would go on without them, and the agent would be half of one. */
@@ -113,31 +112,46 @@ int tally_agent_kernel_explain(const struct tally_agent *agent, int err)
 	return code;
 }
 
-#define KEEP(bit) (1ULL << (bit))
-
-/* A capability that is not there anyway is not asked for. */
-static int set_capabilities(uint64_t keep)
+/* What the loop still does: make maps, pin them, attach to cgroups; look at processes of others. The
+ * verifier alone wants CAP_PERFMON, and has seen the programs. */
+static uint64_t capabilities_for(const struct tally_config *config)
 {
-	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {};
+	uint64_t mask = TALLY_CAPABILITY(CAP_BPF) | TALLY_CAPABILITY(CAP_NET_ADMIN);
 
-	if (syscall(SYS_capget, &header, data))
-		return -errno;
-	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
-		data[i].permitted &= (uint32_t)(keep >> (32 * i));
-		data[i].effective = data[i].permitted;
-		data[i].inheritable = 0;
-	}
-	return syscall(SYS_capset, &header, data) ? -errno : 0;
+	for (size_t i = 0; i < config->n_services; i++)
+		if (config->services[i].match.executable)
+			mask |= TALLY_CAPABILITY(CAP_SYS_PTRACE) |
+				TALLY_CAPABILITY(CAP_DAC_READ_SEARCH);
+	return mask;
 }
 
-int tally_agent_kernel_drop(void)
+int tally_agent_kernel_drop(const struct tally_agent *agent)
 {
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-		return -errno;
-	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
-		return -errno;
-	/* SYS_ADMIN stays where BPF does not exist by itself; no kernel of ours is so old. */
-	return set_capabilities(KEEP(CAP_BPF) | KEEP(CAP_NET_ADMIN) | KEEP(CAP_PERFMON) |
-				KEEP(CAP_SYS_PTRACE) | KEEP(CAP_DAC_READ_SEARCH));
+	return tally_privileges_keep(capabilities_for(agent->config));
+}
+
+int tally_agent_kernel_confine(void)
+{
+	char have[128];
+	int err = tally_privileges_confine();
+
+	tally_privileges_text(tally_privileges_have(), have, sizeof(have));
+	tally_log_at(err ? TALLY_LOG_WARNING : TALLY_LOG_INFO, "privileges",
+		     "capabilities=%s system_calls=%s", have, err ? strerror(-err) : "filtered");
+	return err == -ENOSYS ? 0 : err;
+}
+
+int tally_agent_kernel_enough(const struct tally_config *config)
+{
+	uint64_t have = tally_privileges_have();
+	uint64_t missing =
+		capabilities_for(config) & ~(have | TALLY_CAPABILITY(CAP_DAC_READ_SEARCH));
+	char text[128];
+
+	if (!missing)
+		return 0;
+	tally_privileges_text(missing, text, sizeof(text));
+	tally_log_error("reload", "reason=%s missing=%s",
+			"capabilities were given up at the start; restart the agent", text);
+	return -EPERM;
 }

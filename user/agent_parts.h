@@ -201,7 +201,11 @@ void tally_agent_kernel_close(struct tally_agent *agent);
 /* Why it failed, said to the operator; the exit code. */
 int tally_agent_kernel_explain(const struct tally_agent *agent, int err);
 /* Keep only the capabilities that the loop needs, for this thread and those it starts. */
-TALLY_MUST int tally_agent_kernel_drop(void);
+TALLY_MUST int tally_agent_kernel_drop(const struct tally_agent *agent);
+/* All is set up: only the system calls of the loop from here on. */
+TALLY_MUST int tally_agent_kernel_confine(void);
+/* -EPERM: this config needs a capability that was given up; said in the log. */
+TALLY_MUST int tally_agent_kernel_enough(const struct tally_config *config);
 
 /* agent_rules.c */
 TALLY_MUST int tally_agent_rules_open(struct tally_agent *agent);

@@ -33,7 +33,17 @@ def go_api():
                        "GOTOOLCHAIN": "local"})
 
 
+def _program(name):
+    source, target = E2E / name / f"{name}.c", OUT / name
+    return _build(target, [source],
+                  [os.environ.get("CC", "cc"), "-O2", "-g", "-Wall", "-Wextra", "-Werror",
+                   "-Wno-missing-field-initializers", "-D_GNU_SOURCE", "-std=gnu11", "-o", target,
+                   source])
+
+
 def load():
-    source, target = E2E / "load" / "load.c", OUT / "load"
-    return _build(target, [source], [os.environ.get("CC", "cc"), "-O2", "-g", "-Wall", "-Wextra",
-                                     "-Werror", "-std=gnu11", "-o", target, source])
+    return _program("load")
+
+
+def inject():
+    return _program("inject")

@@ -43,13 +43,16 @@ def service(name, ports=None, cgroup=None, **more):
 
 
 class Tallyd:
-    def __init__(self, sandbox, keys, services, window="1s", agent=None, **sections):
+    """wrap: a command that runs the agent, like setpriv with its options."""
+
+    def __init__(self, sandbox, keys, services, window="1s", agent=None, wrap=(), **sections):
         self.sandbox, self.keys, self.services = sandbox, keys, services
         self.pin_dir = Path("/sys/fs/bpf", sandbox.name)
         self.usage = sandbox.dir / "usage.ndjson"
         self.config_path = sandbox.dir / "tallyd.yaml"
         self.catalog = sandbox.dir / "keys.yaml"
         self.process, self.runs, self.sections = None, 0, sections
+        self.wrap = list(wrap)
         self.agent = {"window": window, "state_dir": str(sandbox.dir / "state"),
                       "runtime_dir": str(sandbox.dir / "run"), "pin_dir": str(self.pin_dir),
                       "metrics": {"listen": "off"}, **(agent or {})}
@@ -81,7 +84,7 @@ class Tallyd:
             notify.bind(path)
             notify.settimeout(0.05)
             self.process = self.sandbox.spawn(
-                f"tallyd.{self.runs}", [BINARY, "run", "--config", self.config_path],
+                f"tallyd.{self.runs}", self.wrap + [BINARY, "run", "--config", self.config_path],
                 cgroup=False, netns=False, env={"NOTIFY_SOCKET": path})
             wait_for(lambda: self._is_ready(notify), READY_S,
                      lambda: f"tallyd to be ready: {self.log()[-3000:]}")

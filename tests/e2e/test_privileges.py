@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent keeps of root's rights, and what it does without the rest: it meters."""
+
+import errno
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lib import api, build
+from lib.client import Conn
+from lib.sandbox import run, wait_for
+from lib.tallyd import BINARY, differences, service
+
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_PTRACE": 19, "CAP_PERFMON": 38, "CAP_BPF": 39}
+TIER = "CAP_BPF", "CAP_NET_ADMIN"                   # of plaintext, once all is set up
+
+
+def needed_to_start():
+    """What `tallyd probe` says the plaintext tier wants."""
+    probe = json.loads(subprocess.run([BINARY, "probe", "-o", "json"], capture_output=True,
+                                      text=True, check=False).stdout)
+    return [i["name"] for i in probe["items"]
+            if i["capability"] and i["needed_for"] == "plaintext"]
+
+
+def bounded_by(names):
+    """A command that runs another with at most these capabilities."""
+    words = ",".join("+" + n.removeprefix("CAP_").lower() for n in names)
+    return ["setpriv", "--inh-caps=-all", f"--bounding-set=-all{',' if words else ''}{words}"]
+
+
+def status(pid, task=None):
+    path = f"/proc/{pid}/task/{task}/status" if task else f"/proc/{pid}/status"
+    return dict(re.findall(r"^(\w+):\s*(.*)$", Path(path).read_text(encoding="ascii"), re.M))
+
+
+def mask(names):
+    return sum(1 << CAPABILITIES[n] for n in names)
+
+
+def threads(pid):
+    return [p.name for p in Path(f"/proc/{pid}/task").iterdir()]
+
+
+@pytest.fixture
+def nginx(start):
+    return start("nginx", proxied=False)
+
+
+def ask(sandbox, port, key, n, truth):
+    """n answers on one connection, added to the truth."""
+    data = api.request("GET", "/v1/x", key)
+    with Conn(sandbox, port) as c:
+        for _ in range(n):
+            response = c.ask(data)
+            api.add(truth, ("key_a", "GET", "/v1/**", 200),
+                    api.Sums(1, len(data), response.size))
+
+
+def test_keeps_what_its_tier_needs(nginx, meter, sandbox):
+    """In every thread, also those of the Kafka client: two capabilities, none to come, a filter."""
+    kafka = {"kafka": {"brokers": "127.0.0.1:9", "required": False}}
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)],
+                  sinks=[{"file": {"path": str(sandbox.dir / "usage.ndjson")}}, kafka])
+    pid = agent.process.pid
+    wait_for(lambda: len(threads(pid)) > 2, 10, "the threads of the Kafka client")
+    for task in threads(pid):
+        s = status(pid, task)
+        for kind in ("CapPrm", "CapEff", "CapBnd"):
+            assert int(s[kind], 16) == mask(TIER), (task, kind, s[kind])
+        assert int(s["CapInh"], 16) == int(s["CapAmb"], 16) == 0
+        assert s["NoNewPrivs"] == "1" and s["Seccomp"] == "2", (task, s)
+    assert "capabilities=CAP_NET_ADMIN,CAP_BPF system_calls=filtered" in agent.log()
+    assert not agent.stop().audit()
+
+
+def test_tries_what_it_may_not(nginx, meter, sandbox, keys):
+    """
+    The agent itself is made to call what it never would: each is refused, what it needs is not, and
+    it goes on counting.
+    """
+    key, truth = keys.new("a"), api.new_tally()
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    ask(sandbox, nginx.port, key, 5, truth)
+    out = run([str(build.inject()), str(agent.process.pid)])
+    results = {name: int(value) for name, value in map(str.split, out.splitlines())}
+    print(out)
+    assert results.pop("may_getpid") == agent.process.pid
+    for name in [n for n in results if n.startswith("may_")]:
+        assert results.pop(name) > 0, name
+    assert results.pop("clone3") == -errno.ENOSYS, "the C library would not fall back to clone"
+    assert len(results) > 40
+    allowed = {n: r for n, r in results.items() if r != -errno.EPERM}
+    assert not allowed
+    ask(sandbox, nginx.port, key, 5, truth)
+    ledger = agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert not ledger.audit()
+
+
+def test_meters_with_exactly_the_capabilities_of_the_tier(nginx, meter, sandbox, keys):
+    """Started with what probe names and nothing else; a restart finds its pins again."""
+    key, truth = keys.new("a"), api.new_tally()
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)],
+                  wrap=bounded_by(needed_to_start()))
+    assert int(status(agent.process.pid)["CapEff"], 16) == mask(TIER)
+    ask(sandbox, nginx.port, key, 20, truth)
+    agent.stop()
+    agent.start()
+    ask(sandbox, nginx.port, key, 20, truth)
+    ledger = agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert not ledger.audit()
+
+
+@pytest.mark.parametrize("missing", needed_to_start())
+def test_one_capability_less(meter, sandbox, missing):
+    """Exit code 77, and the name of what is missing."""
+    agent = meter([service("api", [1], sandbox.cgroup_path)])
+    agent.stop()
+    agent.detach()
+    for extra in ([], ["CAP_SYS_PTRACE"]):          # others do not make up for it
+        have = [n for n in needed_to_start() if n != missing] + extra
+        done = subprocess.run(bounded_by(have) + [str(BINARY), "run", "--config",
+                                                  str(agent.config_path)],
+                              capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 77, done.stderr
+        assert f"capability={missing}" in done.stderr
+
+
+def test_nobody_else_reads_its_memory(nginx, meter, sandbox):
+    """Not even root without CAP_SYS_PTRACE; and no core is ever written."""
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    less = ["setpriv", "--inh-caps=-all", "--bounding-set=-sys_ptrace"]
+    own = sandbox.spawn("sleep", less + ["sleep", "60"], cgroup=False, netns=False)
+    wait_for(lambda: Path(f"/proc/{own.pid}/comm").read_text().strip() == "sleep", 5, "sleep")
+    codes = [subprocess.run(less + ["dd", "count=0", f"if=/proc/{pid}/mem"], capture_output=True,
+                            check=False).returncode for pid in (own.pid, agent.process.pid)]
+    assert codes == [0, 1], "the first may be opened, the agent's not"
+    limits = Path(f"/proc/{agent.process.pid}/limits").read_text(encoding="ascii")
+    assert re.search(r"Max core file size +0 +0 ", limits)
+
+
+def memory_of(pid):
+    """All that can be read of a process, one mapping at a time."""
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as maps, open(f"/proc/{pid}/mem", "rb") as mem:
+        for line in maps:
+            first, last = (int(x, 16) for x in line.split()[0].split("-"))
+            if "r" not in line.split()[1] or "[v" in line:
+                continue
+            mem.seek(first)
+            try:
+                yield line.split()[-1], mem.read(last - first)
+            except OSError:
+                continue
+
+
+def test_keys_are_wiped(nginx, meter, sandbox, keys):
+    """Once a key has become an id its text is nowhere in the agent's memory; its customer is."""
+    key, truth = keys.new("a"), api.new_tally()
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    ask(sandbox, nginx.port, key, 3, truth)
+    agent.wait_for_records(lambda l: l.count("api", api_key_id="key_a") == 3, what="the key's id")
+    places = list(memory_of(agent.process.pid))
+    assert any(b"cus_a" in data for _, data in places), "this looks at the wrong memory"
+    found = [name for name, data in places if key.encode() in data]
+    assert not found
+    assert key not in agent.log()
+
+
+def test_modes_of_files(nginx, meter, sandbox, keys):
+    """Secrets are the owner's; nothing is anybody's to write."""
+    shutil.rmtree(sandbox.dir / "state", ignore_errors=True)
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)], agent={
+        "state_dir": str(sandbox.dir / "fresh" / "state")})
+    ask(sandbox, nginx.port, keys.new("a"), 3, api.new_tally())
+    agent.stop()
+    state = sandbox.dir / "fresh" / "state"
+    assert state.stat().st_mode & 0o7777 == 0o750
+    secrets = [p for p in state.rglob("*secret*")]
+    assert secrets and all(p.stat().st_mode & 0o077 == 0 for p in secrets)
+    assert not [p for p in state.rglob("*") if p.stat().st_mode & 0o022]
+    assert agent.pin_dir.stat().st_mode & 0o077 == 0

@@ -133,6 +133,7 @@ static int reload(struct tally_agent *agent)
 	agent->config = TAKE_PTR(config);
 	if (watched_others)
 		tally_agent_pods_reopen(agent);
+	tally_agent_exe_open(agent);
 	err = tally_agent_tags_apply(agent);
 	if (!err && generation != agent->rules.generation)
 		err = tally_agent_books_close_now(agent, TALLY_CAUSE_RELOAD);
@@ -357,6 +358,7 @@ static int start_service(struct tally_agent *agent)
 	err = add_timers(agent);
 	if (err)
 		return fail(TALLY_EXIT_BUG, "timers", err);
+	tally_agent_exe_open(agent);
 	err = tally_agent_pods_open(agent);
 	if (err)
 		return fail(TALLY_EXIT_CONFIG, "kubernetes", err);
@@ -405,6 +407,7 @@ static void close_all(struct tally_agent *agent)
 	tally_control_close(agent->control);
 	tally_agent_tags_close(agent);
 	tally_agent_pods_close(agent);
+	tally_agent_exe_close(agent);
 	tally_agent_sinks_close(agent);
 	tally_agent_kernel_close(agent);
 	tally_agent_rules_close(agent);

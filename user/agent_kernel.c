@@ -7,14 +7,19 @@
 #include "collect/probe.h"
 
 /* Pinned programs would go on without them, and the agent would be half of one. */
-static int check_capabilities(void)
+static enum tally_tier tier_of(const struct tally_config *config)
+{
+	return tally_agent_exe_wanted(config) ? TALLY_TIER_EXECUTABLE : TALLY_TIER_PLAINTEXT;
+}
+
+static int check_capabilities(const struct tally_config *config)
 {
 	_cleanup_free_ struct tally_probe *probe = calloc(1, sizeof(*probe));
 
 	if (!probe)
 		return -ENOMEM;
 	tally_probe_capabilities(probe);
-	return tally_probe_missing(probe, TALLY_TIER_PLAINTEXT) ? -EPERM : 0;
+	return tally_probe_missing(probe, tier_of(config)) ? -EPERM : 0;
 }
 
 static int open_load(struct tally_agent *agent, bool adopt)
@@ -26,7 +31,7 @@ static int open_load(struct tally_agent *agent, bool adopt)
 		.rows = config->limits.rows,
 		.keys = config->limits.keys,
 	};
-	int err = check_capabilities();
+	int err = check_capabilities(agent->config);
 
 	if (err)
 		return err;
@@ -105,7 +110,7 @@ int tally_agent_kernel_explain(const struct tally_agent *agent, int err)
 	if (!probe)
 		return code;
 	tally_probe_run(probe);
-	item = tally_probe_missing(probe, TALLY_TIER_PLAINTEXT);
+	item = tally_probe_missing(probe, tier_of(agent->config));
 	if (item)
 		code = explain_missing(item);
 	free(probe);

@@ -183,8 +183,10 @@ static json_t *cgroups_of(const struct tally_agent *agent,
 	const struct tally_config_match *match = &service->match;
 	json_t *out = json_array();
 
-	if (match->executable)
-		return out;
+	if (match->executable) {
+		json_decref(out);
+		return tally_agent_exe_cgroups(agent, service->name);
+	}
 	if (match->pods.place.line) {
 		json_decref(out);
 		return tally_agent_pods_cgroups(agent, service->name);

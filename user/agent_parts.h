@@ -6,6 +6,7 @@
  *	agent_kernel.c	open and close the kernel's side; capabilities
  *	agent_rules.c	generations of rules, indices of services; who owns a key (the resolver)
  *	agent_tags.c	services -> cgroups and ports, kept up to date
+ *	agent_executables.c	processes that run a service's file -> their cgroups and ports
  *	agent_pods.c	pods of the API server -> services, and where their cgroups are
  *	agent_books.c	close a window, seal what is frozen, release it
  *	agent_sinks.c	sinks of the config, the shipper in the loop
@@ -83,6 +84,19 @@ enum { TALLY_AGENT_CLASSES = 6 }; /* of a status: none, 1xx .. 5xx */
 struct tally_agent_claim {
 	const char *service;
 	const struct tally_option_ports *ports;
+};
+
+#define TALLY_AGENT_RUNNERS 4096 /* processes of services matched by executable */
+
+struct tally_agent_exe {
+	int fd; /* tells of processes; only with source */
+	struct tally_loop_source *source;
+	pid_t *pids; /* that ran a service's file at the last look */
+	size_t n_pids;
+	bool unresolved; /* one of them does not listen yet */
+	uint32_t tries;
+	uint64_t events, lost, refused;
+	json_t *cgroups; /* {service: [path, ...]} */
 };
 
 struct tally_agent_pod; /* agent_pods.c */
@@ -176,6 +190,7 @@ struct tally_agent {
 	struct tally_agent_rules rules;
 	struct tally_agent_tags tags;
 	struct tally_agent_pods pods;
+	struct tally_agent_exe exe;
 	/* The config with services of pods added: what is in force. Only services and kubernetes. */
 	struct tally_config view;
 	size_t view_own; /* where they begin */
@@ -229,6 +244,18 @@ TALLY_MUST int tally_agent_tags_apply(struct tally_agent *agent);
 
 /* Look soon, once for many calls. */
 void tally_agent_tags_soon(struct tally_agent *agent);
+
+/* agent_executables.c */
+bool tally_agent_exe_wanted(const struct tally_config *config);
+/* Hear of processes, if a service asks for it. */
+void tally_agent_exe_open(struct tally_agent *agent);
+void tally_agent_exe_close(struct tally_agent *agent);
+/* Call back for each cgroup and port (0: any) of each service. -EEXIST to any: port by port, then. */
+typedef int (*tally_agent_exe_fn)(void *ctx, const char *path, const char *service, uint16_t port);
+TALLY_MUST int tally_agent_exe_look(struct tally_agent *agent, tally_agent_exe_fn fn, void *ctx);
+/* Is another look worth while, though nothing was told? */
+bool tally_agent_exe_again(struct tally_agent *agent);
+json_t *tally_agent_exe_cgroups(const struct tally_agent *agent, const char *service);
 
 /* agent_pods.c */
 /* What was known before; later the watch. Without the section `kubernetes` both do nothing. */

@@ -6,6 +6,7 @@
 
 #include "agent_parts.h"
 
+#define AGAIN_NS (TALLY_NS_PER_S / 4) /* for what does not listen yet */
 #define LOOK_NS (TALLY_NS_PER_S / 20) /* from one look to the next, at least */
 
 /* What is to be written to the maps and attached. */
@@ -72,13 +73,8 @@ static int add_service(struct tally_agent *agent, const struct tally_config_serv
 	uint16_t index;
 	int err;
 
-	if (match->pods.place.line)
-		return 0; /* add_pods() */
-	if (match->executable) {
-		tally_log_once(TALLY_LOG_WARNING, "service_not_attached", "service=%s reason=%s",
-			       service->name, "matching by executable is not supported");
-		return 0;
-	}
+	if (match->pods.place.line || match->executable)
+		return 0; /* add_pod(), add_executable() */
 	err = tally_agent_rules_index(agent, service->name, &index);
 	if (!err)
 		err = pattern_of(match, pattern, sizeof(pattern));
@@ -105,42 +101,104 @@ static int add_service(struct tally_agent *agent, const struct tally_config_serv
 	return err;
 }
 
-struct pods {
+/* What the callbacks below add to. */
+struct addition {
 	struct tally_agent *agent;
 	struct plan *plan;
 };
 
-/* tally_agent_pods_fn. A pod's folder may be of several services, and stands in the plan once. */
+/* A folder may be of several scopes, and stands in the plan once. NULL: it is gone. */
+static int add_cgroup(const struct addition *to, const char *path, struct tally_scope_want *want)
+{
+	struct tally_cgroups *cgroups = &to->plan->cgroups;
+	const char *mount = to->agent->tags.mount;
+	const struct tally_cgroup *cgroup;
+	size_t at = cgroups->n;
+	int err = 0;
+
+	while (at && strcmp(cgroups->items[at - 1].path + strlen(mount),
+			    strcmp(path, "/") ? path : "") != 0)
+		at--;
+	if (!at) {
+		err = tally_cgroup_add(mount, path, cgroups);
+		at = cgroups->n;
+	}
+	if (err || !at)
+		return err ? err : -ENOENT;
+	cgroup = &cgroups->items[at - 1];
+	if (cgroup->level >= TALLY_SCOPE_LEVELS)
+		return -E2BIG;
+	want->cgroup = cgroup->id;
+	want->level = cgroup->level;
+	return 0;
+}
+
+/* tally_agent_pods_fn */
 static int add_pod(void *ctx, const char *path, const struct tally_agent_claim *claim)
 {
-	const struct pods *pods = ctx;
-	struct tally_agent *agent = pods->agent;
-	struct tally_cgroups *cgroups = &pods->plan->cgroups;
-	const struct tally_cgroup *cgroup;
+	const struct addition *to = ctx;
 	struct tally_scope_want want = {};
 	uint16_t index;
 	int err;
 
-	if (pods->plan->n + TALLY_MAX(claim->ports->n, (size_t)1) > TALLY_SCOPES_MAX)
+	if (to->plan->n + TALLY_MAX(claim->ports->n, (size_t)1) > TALLY_SCOPES_MAX)
 		return -E2BIG;
-	err = tally_agent_rules_index(agent, claim->service, &index);
+	err = tally_agent_rules_index(to->agent, claim->service, &index);
+	if (!err)
+		err = add_cgroup(to, path, &want);
 	if (err)
-		return err;
-	if (!cgroups->n ||
-	    strcmp(cgroups->items[cgroups->n - 1].path + strlen(agent->tags.mount), path) != 0) {
-		size_t before = cgroups->n;
-
-		err = tally_cgroup_add(agent->tags.mount, path, cgroups);
-		if (err || cgroups->n == before)
-			return err;
-	}
-	cgroup = &cgroups->items[cgroups->n - 1];
-	if (cgroup->level >= TALLY_SCOPE_LEVELS)
-		return -E2BIG;
-	want.cgroup = cgroup->id;
-	want.level = cgroup->level;
+		return err == -ENOENT ? 0 : err;
 	want.service = index;
-	return add_ports(pods->plan, claim->ports, want);
+	return add_ports(to->plan, claim->ports, want);
+}
+
+static const char *path_of(const struct plan *plan, uint64_t cgroup)
+{
+	for (size_t i = 0; i < plan->cgroups.n; i++)
+		if (plan->cgroups.items[i].id == cgroup)
+			return plan->cgroups.items[i].path;
+	return NULL;
+}
+
+/* Does a scope by cgroup, unit or pod have this port of the folder? Or has another executable? */
+static bool is_taken(const struct addition *to, const char *path, uint16_t port)
+{
+	const char *mount = to->agent->tags.mount;
+
+	for (size_t i = 0; i < to->plan->n; i++) {
+		const struct tally_scope_want *scope = &to->plan->scopes[i];
+		const char *above = scope->cgroup ? path_of(to->plan, scope->cgroup) : NULL;
+		size_t len;
+
+		if (!above || (scope->port && port && scope->port != port))
+			continue;
+		above += strlen(mount);
+		len = strlen(above);
+		if (!strncmp(above, path, len) && (!path[len] || path[len] == '/'))
+			return true;
+	}
+	return false;
+}
+
+/* tally_agent_exe_fn. By executable is weaker than by cgroup, though its cgroup may be deeper. */
+static int add_executable(void *ctx, const char *path, const char *service, uint16_t port)
+{
+	const struct addition *to = ctx;
+	struct tally_scope_want want = { .port = port };
+	uint16_t index;
+	int err;
+
+	if (is_taken(to, path, port))
+		return port ? 0 : -EEXIST;
+	if (to->plan->n == TALLY_SCOPES_MAX)
+		return -E2BIG;
+	err = tally_agent_rules_index(to->agent, service, &index);
+	if (!err)
+		err = add_cgroup(to, path, &want);
+	if (err)
+		return err == -ENOENT ? 0 : err;
+	want.service = index;
+	return add_scope(to->plan, &want);
 }
 
 static int carry_out(struct tally_agent *agent, struct plan *plan)
@@ -163,7 +221,7 @@ static int carry_out(struct tally_agent *agent, struct plan *plan)
 int tally_agent_tags_apply(struct tally_agent *agent)
 {
 	_cleanup_(plan_done) struct plan plan = {};
-	struct pods pods = { agent, &plan };
+	struct addition to = { agent, &plan };
 	uint32_t before = agent->tags.attached;
 	int err = 0;
 
@@ -171,7 +229,9 @@ int tally_agent_tags_apply(struct tally_agent *agent)
 	for (size_t i = 0; i < agent->view.n_services && !err; i++)
 		err = add_service(agent, &agent->view.services[i], &plan);
 	if (!err)
-		err = tally_agent_pods_look(agent, add_pod, &pods);
+		err = tally_agent_pods_look(agent, add_pod, &to);
+	if (!err)
+		err = tally_agent_exe_look(agent, add_executable, &to);
 	if (!err)
 		err = carry_out(agent, &plan);
 	if (err) {
@@ -179,6 +239,9 @@ int tally_agent_tags_apply(struct tally_agent *agent)
 		tally_log_error("attach", "error=%s", strerror(-err));
 		return err;
 	}
+	if (tally_agent_exe_again(agent))
+		(void)!tally_loop_set_timer(agent->tags.again, tally_util_mono_ns() + AGAIN_NS,
+					    0); /* likewise */
 	if (before != agent->tags.attached)
 		tally_log_info("attach", "cgroups=%u scopes=%u failed=%u", agent->tags.attached,
 			       agent->tags.scopes, agent->tags.failed);

@@ -79,7 +79,7 @@ static const struct tally_option match_options[] = {
 	{ "unit", TALLY_OPTION_TEXT, AT(tally_config_match, unit), .max = TALLY_CONFIG_GLOB,
 	  .help = "Only sockets of this systemd unit." },
 	{ "executable", TALLY_OPTION_TEXT, AT(tally_config_match, executable), .max = 1024,
-	  .help = "Only sockets of processes that run this file. Needs CAP_SYS_PTRACE." },
+	  .help = "Only sockets of processes that run this file: those of their cgroups, on the ports. With `ports: all` in a cgroup shared with other programs, the ports that such a process listens on. Needs CAP_SYS_PTRACE." },
 	{ "pods", TALLY_OPTION_SECTION, AT(tally_config_match, pods), TALLY_OPTION_OPTIONAL,
 	  .table = &pods_table,
 	  .help = "Only sockets of these Kubernetes pods, of those that opted in; see `kubernetes`." },

@@ -82,6 +82,7 @@ void tally_load_close(struct tally_load *load)
 	}
 	if (load->dir_fd >= 0)
 		(void)close(load->dir_fd); /* and with it the lock */
+	free(load->ports);
 	free(load);
 }
 

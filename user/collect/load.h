@@ -68,8 +68,9 @@ struct tally_load {
 	uint32_t connection_rows;
 	uint32_t rows;
 	uint32_t keys;
-	bool reused; /* the maps of an earlier start */
-	bool stale;  /* the object did not load: the programs of an earlier start count on */
+	uint8_t *ports; /* what scopes.c knows to stand in map `ports`; NULL: nothing */
+	bool reused;	/* the maps of an earlier start */
+	bool stale;	/* the object did not load: the programs of an earlier start count on */
 };
 
 /*

@@ -46,11 +46,12 @@ static const struct {
 	/* Without it the verifier masks pointer arithmetic, and refuses what it cannot mask. */
 	{ CAP_PERFMON, "CAP_PERFMON", "have the verifier accept our pointer arithmetic",
 	  TALLY_TIER_PLAINTEXT },
-	{ CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "see what other users' processes run", TALLY_TIER_TLS },
+	{ CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "see what other users' processes run",
+	  TALLY_TIER_EXECUTABLE },
 	{ CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "uprobes by perf events, where links of many are missing",
 	  TALLY_TIER_NONE },
-	{ CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH", "libraries in unreadable folders",
-	  TALLY_TIER_NONE },
+	{ CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH",
+	  "libraries and descriptors that only others may read", TALLY_TIER_NONE },
 };
 
 /* CAP_SYS_ADMIN stands for the capabilities that were split from it. */
@@ -184,7 +185,9 @@ static enum tally_tier tier_of(const struct tally_probe *probe)
 {
 	if (tally_probe_missing(probe, TALLY_TIER_PLAINTEXT))
 		return TALLY_TIER_NONE;
-	return tally_probe_missing(probe, TALLY_TIER_TLS) ? TALLY_TIER_PLAINTEXT : TALLY_TIER_TLS;
+	if (tally_probe_missing(probe, TALLY_TIER_EXECUTABLE))
+		return TALLY_TIER_PLAINTEXT;
+	return tally_probe_missing(probe, TALLY_TIER_TLS) ? TALLY_TIER_EXECUTABLE : TALLY_TIER_TLS;
 }
 
 void tally_probe_run(struct tally_probe *ret_probe)
@@ -223,7 +226,7 @@ const struct tally_probe_item *tally_probe_missing(const struct tally_probe *pro
 
 const char *tally_probe_tier_name(enum tally_tier tier)
 {
-	static const char *const names[] = { "none", "plaintext", "tls" };
+	static const char *const names[] = { "none", "plaintext", "executable", "tls" };
 
 	return names[tier];
 }

@@ -3,7 +3,8 @@
  * What this kernel and these capabilities allow. Features are tried, never derived from a version.
  *
  *	tier plaintext	CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, and the features marked so
- *	tier tls	more: CAP_SYS_PTRACE, and uprobes
+ *	tier executable	more: CAP_SYS_PTRACE, for services matched by executable
+ *	tier tls	more: uprobes
  *
  * Nothing is attached, and nothing stays loaded.
  */
@@ -15,7 +16,7 @@
 
 #include "base/util.h"
 
-enum tally_tier { TALLY_TIER_NONE, TALLY_TIER_PLAINTEXT, TALLY_TIER_TLS };
+enum tally_tier { TALLY_TIER_NONE, TALLY_TIER_PLAINTEXT, TALLY_TIER_EXECUTABLE, TALLY_TIER_TLS };
 enum tally_verdict { TALLY_PROBE_YES, TALLY_PROBE_NO, TALLY_PROBE_UNKNOWN };
 
 struct tally_probe_item {

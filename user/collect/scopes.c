@@ -6,6 +6,7 @@
 #include "tally/ledger.h"
 
 #define PORTS 65536U
+#define CHANGES_MAX 2048 /* written one by one */
 
 static struct tally_scope_key key_of(const struct tally_scope_want *want)
 {
@@ -97,7 +98,7 @@ static void mark_ports(const struct tally_scope_want *wanted, size_t n, uint8_t 
 	}
 }
 
-static int write_ports(struct tally_load *load, const uint8_t *ports)
+static int write_all_ports(struct tally_load *load, const uint8_t *ports)
 {
 	_cleanup_free_ __u32 *keys = calloc(PORTS, sizeof(*keys));
 	__u32 n = PORTS;
@@ -108,6 +109,38 @@ static int write_ports(struct tally_load *load, const uint8_t *ports)
 		keys[i] = i;
 	return bpf_map_update_batch(load->maps[TALLY_MAP_PORTS], keys, ports, &n, NULL) ? -errno
 											: 0;
+}
+
+static size_t count_changes(const uint8_t *old, const uint8_t *fresh)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < PORTS; i++)
+		n += old[i] != fresh[i];
+	return n;
+}
+
+static int write_changes(struct tally_load *load, const uint8_t *ports)
+{
+	for (__u32 i = 0; i < PORTS; i++)
+		if (load->ports[i] != ports[i] &&
+		    bpf_map_update_elem(load->maps[TALLY_MAP_PORTS], &i, &ports[i], BPF_ANY))
+			return -errno;
+	return 0;
+}
+
+/* All ports at once take tens of milliseconds, in which a new service would not be metered yet. */
+static int write_ports(struct tally_load *load, uint8_t **ports)
+{
+	int err;
+
+	if (load->ports && count_changes(load->ports, *ports) < CHANGES_MAX)
+		err = write_changes(load, *ports);
+	else
+		err = write_all_ports(load, *ports);
+	free(load->ports);
+	load->ports = err ? NULL : TAKE_PTR(*ports);
+	return err;
 }
 
 int tally_scopes_set(struct tally_load *load, const struct tally_scope_want *wanted, size_t n)
@@ -129,7 +162,7 @@ int tally_scopes_set(struct tally_load *load, const struct tally_scope_want *wan
 	if (!err)
 		err = drop_scopes(load, wanted, n);
 	if (!err)
-		err = write_ports(load, ports);
+		err = write_ports(load, &ports);
 	if (!err)
 		err = set_levels(load, after);
 	return err;

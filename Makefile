@@ -103,11 +103,11 @@ check-long: deps ## what needs longer: another 40 minutes (root)
 bench: deps ## nanoseconds per exchange, throughput with and without the meter (root)
 	scripts/check.sh bench
 
-soak: deps ## hours of load with faults: memory, descriptors, differences (root)
+soak: deps ## load and faults for as long as TALLY_SOAK_S and MINUTES say, an hour each (root)
 	scripts/check.sh soak soak-faults
 
-faults: deps ## a real Kafka: kills, errors at every call, full disk, broker away (root)
-	scripts/check.sh faults
+faults: deps ## a real Kafka: kills, errors at every call, full disk, broker away, 1,000 upgrades (root)
+	scripts/check.sh faults calls calls-agent upgrades
 
 lint: ## format, layers, headers, shellcheck, licences
 	tests/lint/run.sh

@@ -39,14 +39,17 @@ package     | check | 240  | $pytest tests/package                     | unit, D
 prometheus  | check | 150  | $pytest tests/prometheus                  | metrics, alerts, dashboards, runbook
 vm          | check | 400  | tests/vm/matrix.sh                        | other kernels, counting right
 e2e-long    | long  | 600  | $pytest -m long tests/e2e                 | load, many connections, long bodies
-kafka       | long  | 240  | $pytest tests/kafka                       | a real Kafka: transactions, kills, doubt
+kafka       | long  | 300  | $pytest -s tests/kafka                    | a real Kafka: transactions, kills, doubt, readers
 k8s         | long  | 700  | $pytest tests/k8s                         | a real kube-apiserver: pods come, change, go
-sim-long    | long  | 300  | $sim --histories 20000 --mutants          | more histories; planted bugs are found
+sim-long    | long  | 240  | $sim --histories 20000 --outage 72 --mutants | more histories, days of outage; planted bugs are found
 vm-long     | long  | 300  | tests/vm/matrix.sh --long                 | power cuts, full disks
-faults      | own   | 1600 | tests/faults/run.py --ci                  | a real Kafka, 200 faults, books that close
+faults      | long  | 900  | tests/faults/run.py --ci --jobs 2         | a real Kafka, 200 faults, books that close
 bench       | own   | 900  | /usr/bin/python3 tests/bench/run.py       | nanoseconds, throughput, memory
-soak        | own   | 4000 | $pytest -m soak tests/e2e                 | an hour of load (TALLY_SOAK_S)
-soak-faults | own   | 4000 | tests/faults/run.py --minutes 60          | an hour of faults
+soak        | own   | $((${TALLY_SOAK_S:-3600} + 600)) | $pytest -m soak tests/e2e                 | an hour of load (TALLY_SOAK_S)
+calls       | own   | 1800 | tests/kafka/inject.py                     | each call of sealing and shipping, each error
+calls-agent | own   | 7200 | tests/faults/run.py --every-call --jobs 2 | each call of a close and of a start, each error
+upgrades    | own   | 5400 | tests/faults/upgrades.py --count 1000     | upgrades under load
+soak-faults | own   | $((${MINUTES:-60} * 60 + 600)) | tests/faults/run.py --minutes ${MINUTES:-60} --jobs 2 | faults, seed after seed (MINUTES)
 "
 
 die() {

@@ -4,7 +4,7 @@
 
     run.py [--seed N] [--count M] [--only KIND[,KIND]] [--round R]   M faults; one round again
     run.py --ci                                     at least 5 of each kind, 200 in all
-    run.py --minutes M                              such runs, seed after seed, for so long
+    run.py --minutes M | --total N                  such runs, seed after seed, for so long, for so many
     run.py --every-call                             the listed calls, with SIGKILL and every error
     run.py --list                                   the kinds
 
@@ -237,15 +237,19 @@ def mine(options, number):
 
 
 def all_rounds(run, options):
-    """Once, or seed after seed until the minutes are over."""
+    """Once, or seed after seed until it is enough."""
+    def enough():
+        return options.minutes and time.monotonic() - START > 60 * options.minutes \
+            or options.total and sum(run.made.values()) * options.jobs >= options.total
+
     while True:
         run.seeds.append(options.seed)
         for number, names in enumerate(draw(options)):
             if mine(options, number):
                 run.round(number, names)
-            if options.minutes and time.monotonic() - START > 60 * options.minutes:
+            if enough():
                 return
-        if not options.minutes:
+        if not options.minutes and not options.total:
             return
         options.seed += 1
         say(f"seed {options.seed}")
@@ -318,6 +322,7 @@ def options_of(argv):
     parser.add_argument("--round", type=int)
     parser.add_argument("--ci", action="store_true")
     parser.add_argument("--minutes", type=float)
+    parser.add_argument("--total", type=int)
     parser.add_argument("--every-call", action="store_true")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--share", type=int, help=argparse.SUPPRESS)

@@ -251,6 +251,8 @@ class World:
         self.logged, self.log_offset = api.new_tally(), 0
         self.events, self.ids, self.consumed = [], set(), api.new_tally()
         self.declared = 0
+        for topic in ("records", "control", "progress"):
+            kafka.create(f"{self.topics}.{topic}", 2)
         self.records = Consumer(kafka.address, f"{self.topics}.records", 2)
         self.audit_codes = {0}
         self.exact_rows = not limits

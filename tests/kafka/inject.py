@@ -86,6 +86,28 @@ def try_case(case):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def all_cases():
+    """Every call of the trace with every fault; prints how often each call is made."""
+    calls = trace()
+    for call, n in sorted(calls.items()):
+        print(f"{call} {n}")
+    return [(call, number, fault) for call, n in sorted(calls.items())
+            for number in range(1, n + 1) for fault in FAULTS]
+
+
+def failures(cases):
+    """Texts of those after which the books did not close; tells them as they come."""
+    failed = []
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for number, (what, wrong) in enumerate(pool.map(try_case, cases), 1):
+            if wrong:
+                failed.append(f"{what}: {wrong}")
+                print(f"FAIL {failed[-1]}", flush=True)
+            if number % 100 == 0:
+                print(f"{number} cases", flush=True)
+    return failed
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--every", type=int, default=1)
@@ -93,23 +115,14 @@ def main():
     parser.add_argument("--list", action="store_true", help="print the calls and stop")
     args = parser.parse_args()
     harness.prepare()
-    calls = trace()
-    for call, n in sorted(calls.items()):
-        print(f"{call} {n}")
-    cases = [(call, number, fault) for call, n in sorted(calls.items())
-             for number in range(1, n + 1) for fault in FAULTS]
+    cases = all_cases()
     chosen = cases[random.Random(args.seed).randrange(args.every)::args.every]
     print(f"{len(chosen)} of {len(cases)} cases", flush=True)
     if args.list:
         return
-    passed = failed = 0
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for what, wrong in pool.map(try_case, chosen):
-            passed, failed = passed + (wrong is None), failed + (wrong is not None)
-            if wrong:
-                print(f"FAIL {what}: {wrong}", flush=True)
-    print(f"{passed} passed, {failed} failed, 0 skipped")
-    sys.exit(failed != 0)
+    failed = failures(chosen)
+    print(f"{len(chosen) - len(failed)} passed, {len(failed)} failed, 0 skipped")
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":

@@ -13,56 +13,9 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-# pylint: disable=wrong-import-position,redefined-outer-name
+# pylint: disable=wrong-import-position
 import harness  # noqa: E402
-from broker import Broker  # noqa: E402
-from proxy import Proxy  # noqa: E402
-
-PORT = int(os.environ.get("KAFKA_TEST_PORT", "23040"))
-PROXIED = (f"\nlisteners=PLAINTEXT://127.0.0.1:{PORT},CONTROLLER://127.0.0.1:{PORT + 1},"
-           f"PROXIED://127.0.0.1:{PORT + 2}"
-           f"\nadvertised.listeners=PLAINTEXT://127.0.0.1:{PORT},PROXIED://127.0.0.1:{PORT + 3}"
-           "\nlistener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
-           "PROXIED:PLAINTEXT\ninter.broker.listener.name=PLAINTEXT")
-
-
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory):
-    harness.prepare()
-    broker = Broker(harness.JARS, str(tmp_path_factory.mktemp("kafka")), PORT, PROXIED)
-    broker.start()
-    yield broker
-    broker.erase()
-
-
-@pytest.fixture(scope="module")
-def proxy(kafka):  # pylint: disable=unused-argument
-    one = Proxy(PORT + 3, ("127.0.0.1", PORT + 2))
-    yield one
-    one.stop()
-
-
-@pytest.fixture
-def agent(kafka, tmp_path, request):
-    made = []
-
-    def make(rows=20, address=None, extra=()):
-        made.append(harness.Agent(str(tmp_path), address or kafka.address,
-                                  request.node.name.replace("[", "-").replace("]", ""), rows, extra))
-        return made[-1]
-
-    yield make
-    for one in made:
-        if one.running():
-            one.kill(signal.SIGCONT)
-            one.kill()
-
-
-def finish(one, epochs, timeout=180):
-    if not one.running():
-        one.start(epochs)
-    assert one.wait(timeout) == 0, one.tail()
-
+from conftest import PORT, finish  # noqa: E402
 
 def test_every_record_once_where_java_would_put_it(kafka, agent):
     one = agent(rows=100)

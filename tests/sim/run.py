@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the simulator and runs it; then plants one bug per stage and shows that it is found.
 
-    tests/sim/run.py [--histories 100000] [--seed 1] [--mutants] [--only-mutants] [--sanitize]
+    tests/sim/run.py [--histories 100000] [--seed 1] [--outage 72] [--mutants] [--only-mutants] [--sanitize]
 
 Planted bugs are exact replacements in a copy of user/; one that no longer matches its source fails.
 The last line is `N passed, N failed, N skipped`.
@@ -158,21 +158,38 @@ def try_mutants(work, histories):
             yield mutant, why, said
 
 
-def main():
+def options_of():
     parser = argparse.ArgumentParser()
     parser.add_argument("--histories", type=int, default=100000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--outage", type=int, help="also a cluster that is down for so many hours")
     parser.add_argument("--mutants", action="store_true")
     parser.add_argument("--only-mutants", action="store_true")
     parser.add_argument("--sanitize", action="store_true")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def try_program(args, work, pool):
+    """The code as it is: how many of its runs went well, and badly."""
+    sim = os.path.join(work, "sim")
+    compile_sim(os.path.join(work, "plain"), sim, args.sanitize)
+    runs = [pool.submit(run_sim, sim, args.histories, "--seed", str(args.seed))]
+    if args.outage:
+        runs.append(pool.submit(run_sim, sim, 0, "--outage", str(args.outage)))
+    bad = 0
+    for done in (run.result() for run in runs):
+        print(done.stdout, end="", flush=True)
+        bad += done.returncode != 0
+    return len(runs) - bad, bad
+
+
+def main():
+    args = options_of()
     passed = failed = 0
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as work, \
+            concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         if not args.only_mutants:
-            compile_sim(os.path.join(work, "plain"), os.path.join(work, "sim"), args.sanitize)
-            done = run_sim(os.path.join(work, "sim"), args.histories, "--seed", str(args.seed))
-            print(done.stdout, end="", flush=True)
-            passed, failed = passed + (done.returncode == 0), failed + (done.returncode != 0)
+            passed, failed = try_program(args, work, pool)
         for mutant, why, said in try_mutants(work, 5000) if args.mutants or args.only_mutants else []:
             print(f"{'NOT FOUND' if why else 'found'}: {mutant[0]}: {why or said}", flush=True)
             passed, failed = passed + (why is None), failed + (why is not None)

@@ -656,24 +656,55 @@ static __always_inline __u32 *conn_lock(struct tally_conn *c, __u32 dir)
 static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
 				 struct bpf_sock *sk, __u32 port);
 
-/* Early request octets whose turn may have come by now: read before the answer to them. */
-static __always_inline int catch_up(struct __sk_buff *skb, struct tally_run *run,
-				    struct tally_conn *c, const struct tally_rules *r,
-				    struct tally_totals *t)
-{
-	__u32 before;
+#define LOCK_TRIES 4096
 
-	if (!c->parked_count[TALLY_IN] || __sync_lock_test_and_set(&c->lock[TALLY_IN], 1))
-		return 0;
-	run->dir = TALLY_IN;
+/* The last turn only says that all others failed. */
+static long lock_step(__u32 i, void *ctx)
+{
+	__u32 *lock = *(__u32 **)ctx;
+
+	return i == LOCK_TRIES - 1 || !__sync_lock_test_and_set(lock, 1);
+}
+
+/*
+ * Waits, within bounds, for the lock of a direction: its holder is another CPU in the middle of one
+ * segment. Returns 1: it is held now; 0: it is not.
+ */
+static __always_inline int conn_wait(struct tally_conn *c, __u32 dir)
+{
+	__u32 *lock = conn_lock(c, dir);
+
+	return bpf_loop(LOCK_TRIES, lock_step, &lock, 0) < LOCK_TRIES;
+}
+
+/* Parked pieces of run->dir whose turn may have come by now. The lock of the direction is held. */
+static __always_inline void read_parked(struct __sk_buff *skb, struct tally_run *run,
+					struct tally_conn *c, const struct tally_rules *r,
+					struct tally_totals *t)
+{
+	__u32 before = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
+
 	run->flags = 0;
-	before = c->next[TALLY_IN];
 	meter_unpark(skb, run, c, r, t);
 	meter_count_octets(run, c, t, before);
 	meter_settle(run, c, r, t);
-	__sync_lock_test_and_set(&c->lock[TALLY_IN], 0);
-	run->dir = TALLY_OUT;
-	return 0;
+}
+
+/*
+ * Request octets that wait although TCP has them are read before the answer to them. Whoever has the
+ * lock may be reading just these, so it is waited for.
+ */
+static __always_inline void catch_up(struct __sk_buff *skb, struct tally_run *run,
+				     struct tally_conn *c, const struct tally_rules *r,
+				     struct tally_totals *t)
+{
+	if (!conn_wait(c, TALLY_IN)) {
+		t->gaps[TALLY_GAP_LOCK_BUSY]++;
+		return;
+	}
+	run->dir = TALLY_IN;
+	read_parked(skb, run, c, r, t);
+	__sync_lock_test_and_set(conn_lock(c, TALLY_IN), 0);
 }
 
 static __always_inline void run_packet(struct tally_run *run, const struct packet_head *h,
@@ -716,6 +747,11 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 		if (park_segment(skb, run, c))
 			t->gaps[TALLY_GAP_PARK_FULL]++;
 		return 0;
+	}
+	/* Before this segment's place is known: what is parked may be what stands before it. */
+	if (meter_parked(c, dir)) {
+		read_parked(skb, run, c, r, t);
+		run_packet(run, h, dir);
 	}
 	meter_segment(skb, run, c, r, t);
 	__sync_lock_test_and_set(conn_lock(c, dir), 0);

@@ -8,15 +8,6 @@
 
 #include "skb.h"
 
-#define LOCK_TRIES 4096
-
-static long lock_step(__u32 i, void *ctx)
-{
-	__u32 *lock = *(__u32 **)ctx;
-
-	return !__sync_lock_test_and_set(lock, 1);
-}
-
 struct adopt_loop {
 	struct tally_conn *c;
 	struct tally_deferred *d;
@@ -90,7 +81,6 @@ static __always_inline int conn_died(struct tally_scratch *s, struct tally_conn 
 	const struct tally_rules *r = rules_of(c->service);
 	struct tally_run *run = &s->run;
 	struct tally_totals *t;
-	__u32 *lock;
 
 	run_clock(run);
 	t = totals_of(run, c->service);
@@ -99,10 +89,8 @@ static __always_inline int conn_died(struct tally_scratch *s, struct tally_conn 
 	run->rcv_nxt = rcv_nxt;
 	run->snd_una = snd_una;
 	run->snd_nxt = snd_una;
-	lock = &c->lock[TALLY_IN];
-	bpf_loop(LOCK_TRIES, lock_step, &lock, 0);
-	lock = &c->lock[TALLY_OUT];
-	bpf_loop(LOCK_TRIES, lock_step, &lock, 0);
+	conn_wait(c, TALLY_IN);
+	conn_wait(c, TALLY_OUT);
 	/* Parked pieces are not read here: every packet before this one, the FIN or RST included,
 	 * had its chance to (on_packet), so what is left has a gap before it. */
 	meter_close(run, c, r, t);

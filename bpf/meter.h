@@ -22,6 +22,9 @@
  *	port_parked(run, c, i, &seq, &len)	its octets; 0: none
  *	port_unpark(run, c, i)			piece i becomes the segment of the run; 0: none
  *	port_park_drop(run, c, i)
+ *	port_keep(run, c)			copy c->seen to a piece of c->kept, if there is room
+ *	port_kept(run, c, i, &seq, &len)	its octets; 0: none
+ *	port_kept_drop(run, c, i)
  *
  * Invariants: M1 the direction's lock is held while its parser is touched; M2 every octet that
  * passes is in exactly one of: a row, an exchange or head not yet answered, unparsed_bytes.
@@ -319,6 +322,41 @@ struct meter_loop {
 	struct tally_totals *t;
 };
 
+/*
+ * Octets of a stretch of a body, from..to, are not looked at. What TCP has not taken may come again, and
+ * need not be compared then. Returns 0: too many such stretches.
+ */
+TALLY_INLINE int meter_hole(const struct tally_run *run, struct tally_conn *c, __u32 from, __u32 to)
+{
+	if ((__s32)(run->rcv_nxt - to) >= 0)
+		return 1;
+	for (__u32 i = 0; i < TALLY_HOLES; i++) {
+		struct tally_hole *h = &c->hole[i];
+
+		if (h->from != h->to && (__s32)(h->to - run->rcv_nxt) > 0)
+			continue;
+		h->from = from;
+		h->to = to;
+		return 1;
+	}
+	return 0;
+}
+
+/*
+ * What was looked at makes room for octets from run->at on. If it came with an earlier segment and TCP
+ * has not taken it yet, it is kept: it may come again, and differ (R9).
+ */
+TALLY_INLINE void meter_look_further(struct tally_run *run, struct tally_conn *c)
+{
+	__u32 at = run->seq + run->at;
+
+	if (c->parsed_to != at)
+		meter_hole(run, c, c->parsed_to, at);
+	if (!run->loads && c->seen_len && (__s32)(c->seen_at + c->seen_len - run->rcv_nxt) > 0)
+		port_keep(run, c);
+	run->loads++;
+}
+
 TALLY_INLINE int meter_load(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
 			    struct tally_h1 *p)
 {
@@ -327,16 +365,14 @@ TALLY_INLINE int meter_load(TALLY_PACKET *pkt, struct tally_run *run, struct tal
 
 	if (n > TALLY_CHUNK)
 		n = TALLY_CHUNK;
+	if (run->dir == TALLY_IN)
+		meter_look_further(run, c);
 	if (port_load(pkt, run, chunk, run->off + run->at, n))
 		return -1;
 	p->pos = 0;
 	p->end = n;
 	run->loaded = run->at;
 	if (run->dir == TALLY_IN) {
-		if (c->parsed_to != run->seq + run->at) {
-			c->skipped.from = c->parsed_to;
-			c->skipped.to = run->seq + run->at;
-		}
 		c->seen_at = run->seq + run->at;
 		c->seen_len = n;
 		c->parsed_to = c->seen_at + n;
@@ -384,6 +420,7 @@ TALLY_GLOBAL int meter_feed(TALLY_PACKET *pkt, struct tally_run *run, struct tal
 	p = meter_parser(c, run->dir);
 	p->pos = 0;
 	p->end = 0;
+	run->loads = 0;
 	tally_loop(1 << 18, meter_feed_step, &l);
 	if (run->at < run->len)
 		t->gaps[TALLY_GAP_LOOP_LIMIT]++;
@@ -396,105 +433,145 @@ TALLY_GLOBAL int meter_feed(TALLY_PACKET *pkt, struct tally_run *run, struct tal
 
 /* ---- stream order ---- */
 
-/*
- * A segment repeats octets that TCP has not taken yet (its first copy may have been refused: bad
- * checksum, old timestamp): they must be the same octets (R9). Octets skipped as body do not matter.
- * Returns 0: same, or nobody can tell a difference; 1: they differ, or cannot be compared.
- */
-struct meter_compare {
-	const struct tally_chunk *a, *b;
+struct meter_compare_loop {
 	struct tally_run *run;
+	const struct tally_chunk *chunk;
 };
 
 static long meter_compare_step(__u32 i, void *ctx)
 {
-	struct meter_compare *m = ctx;
-	__u32 x = m->run->compare + i, y = i;
+	struct meter_compare_loop *l = ctx;
+	__u32 x = l->run->compare + i, y = i;
 
 	tally_opaque(x);
 	tally_opaque(y);
-	if (m->a->b[x & (TALLY_CHUNK - 1)] != m->b->b[y & (TALLY_CHUNK - 1)]) {
-		m->run->differs = 1;
+	if (l->chunk->b[x & (TALLY_CHUNK - 1)] != l->run->chunk.b[y & (TALLY_CHUNK - 1)]) {
+		l->run->differs = 1;
 		return 1;
 	}
 	return 0;
 }
 
-/* Cuts from *from..*to what lies in the hole. */
-TALLY_INLINE void meter_cut(const struct tally_hole *h, __u32 *from, __u32 *to)
+/*
+ * Stream positions run->from..to of the segment against the chunk's octets, len of which stand at `at`;
+ * run->from moves on past what was compared. Sets run->differs: they do, or cannot be read.
+ */
+TALLY_GLOBAL int meter_compare(TALLY_PACKET *pkt, struct tally_run *run,
+			       const struct tally_chunk *chunk, __u32 at, __u32 len)
 {
-	if (h->from == h->to)
-		return;
-	if ((__s32)(*from - h->from) >= 0 && (__s32)(*from - h->to) < 0)
-		*from = h->to;
-	if ((__s32)(*to - h->from) > 0 && (__s32)(*to - h->to) <= 0)
-		*to = h->from;
+	struct meter_compare_loop l = { run, chunk };
+	__u32 n;
+
+	if (!run || !chunk)
+		return 0;
+	n = run->to - run->from;
+	run->compare = run->from - at;
+	if (n > len - run->compare)
+		n = len - run->compare;
+	if (n > TALLY_CHUNK ||
+	    port_load(pkt, run, &run->chunk, run->off + (run->from - run->seq), n)) {
+		run->differs = 1;
+		return 0;
+	}
+	tally_loop(n & (2 * TALLY_CHUNK - 1), meter_compare_step, &l);
+	run->from += n;
+	return 0;
 }
 
-TALLY_GLOBAL int meter_conflicts(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c)
-{
-	struct meter_compare m;
-	__u32 from, to;
-
-	if (!run || !c)
-		return 0;
-	from = run->seq;
-	to = run->seq + run->len;
-	if ((__s32)(from - run->rcv_nxt) < 0)
-		from = run->rcv_nxt;
-	if ((__s32)(to - c->next[TALLY_IN]) > 0)
-		to = c->next[TALLY_IN];
-	if ((__s32)(to - c->parsed_to) > 0)
-		to = c->parsed_to;
-	meter_cut(&c->skipped, &from, &to);
-	for (__u32 i = 0; i < TALLY_HOLES; i++)
-		meter_cut(&c->hole[i], &from, &to);
-	if ((__s32)(to - from) <= 0)
-		return 0;
-	if ((__s32)(from - c->seen_at) < 0 || (__s32)(to - c->seen_at - c->seen_len) > 0 ||
-	    to - from > TALLY_CHUNK)
-		return 1;
-	if (port_load(pkt, run, &run->chunk, run->off + (from - run->seq), to - from))
-		return 1;
-	m.a = &c->seen;
-	m.b = &run->chunk;
-	m.run = run;
-	run->compare = from - c->seen_at;
-	run->differs = 0;
-	tally_loop((to - from) & (2 * TALLY_CHUNK - 1), meter_compare_step, &m);
-	return run->differs;
-}
-
-struct meter_overlap_loop {
+struct meter_repeat_loop {
 	TALLY_PACKET *pkt;
 	struct tally_run *run;
 	struct tally_conn *c;
 };
 
+TALLY_INLINE int meter_within(__u32 pos, __u32 from, __u32 to)
+{
+	return (__s32)(pos - from) >= 0 && (__s32)(pos - to) < 0;
+}
+
+/* Compares with kept piece i, if run->from stands in it. */
+static long meter_kept_step(__u32 i, void *ctx)
+{
+	struct meter_repeat_loop *l = ctx;
+	const struct tally_chunk *chunk;
+	__u32 seq, len;
+
+	chunk = port_kept(l->run, l->c, i, &seq, &len);
+	if (!chunk || !meter_within(l->run->from, seq, seq + len))
+		return 0;
+	meter_compare(l->pkt, l->run, chunk, seq, len);
+	return 1;
+}
+
+/* Moves run->from on: over a stretch that was not looked at, or by comparing. */
+static long meter_repeat_step(__u32 i, void *ctx)
+{
+	struct meter_repeat_loop *l = ctx;
+	struct tally_run *run = l->run;
+	struct tally_conn *c = l->c;
+	__u32 from = run->from;
+
+	(void)i;
+	if (run->differs || (__s32)(run->to - from) <= 0)
+		return 1;
+	for (__u32 k = 0; k < TALLY_HOLES; k++)
+		if (meter_within(run->from, c->hole[k].from, c->hole[k].to))
+			run->from = c->hole[k].to;
+	if (run->from != from)
+		return 0;
+	if (meter_within(from, c->seen_at, c->seen_at + c->seen_len))
+		meter_compare(l->pkt, run, &c->seen, c->seen_at, c->seen_len);
+	else
+		tally_loop(TALLY_KEPT, meter_kept_step, l);
+	run->differs |= run->from == from; /* nobody remembers these octets */
+	return 0;
+}
+
+/*
+ * A segment repeats octets that TCP has not taken yet (their first copy may have been refused: bad
+ * checksum, old timestamp): they must be the same octets (R9). Octets skipped as body do not matter.
+ * Returns 0: same, or nobody can tell a difference; 1: they differ, or cannot be compared.
+ */
+TALLY_GLOBAL int meter_conflicts(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c)
+{
+	struct meter_repeat_loop l = { pkt, run, c };
+
+	if (!run || !c)
+		return 0;
+	run->differs = 0;
+	run->from = run->seq;
+	run->to = run->seq + run->len;
+	if ((__s32)(run->from - run->rcv_nxt) < 0)
+		run->from = run->rcv_nxt;
+	if ((__s32)(run->to - c->next[TALLY_IN]) > 0)
+		run->to = c->next[TALLY_IN];
+	if ((__s32)(run->to - c->parsed_to) > 0)
+		run->to = c->parsed_to;
+	tally_loop(2 * (TALLY_HOLES + TALLY_KEPT), meter_repeat_step, &l);
+	return run->differs & 1;
+}
+
 static long meter_overlap_step(__u32 i, void *ctx)
 {
-	struct meter_overlap_loop *l = ctx;
+	struct meter_repeat_loop *l = ctx;
 	struct tally_run *run = l->run;
-	struct meter_compare m = { 0, &run->chunk, run };
-	__u32 seq, len, from = run->seq, to = run->seq + run->len;
+	const struct tally_chunk *chunk;
+	__u32 seq, len;
 
-	m.a = port_parked(run, l->c, i, &seq, &len);
-	if (!m.a)
+	chunk = port_parked(run, l->c, i, &seq, &len);
+	if (!chunk)
 		return 0;
-	if ((__s32)(seq - from) > 0)
-		from = seq;
-	if ((__s32)(run->rcv_nxt - from) > 0)
-		from = run->rcv_nxt;
-	if ((__s32)(seq + len - to) < 0)
-		to = seq + len;
-	if ((__s32)(to - from) <= 0)
+	run->from = run->seq;
+	run->to = run->seq + run->len;
+	if ((__s32)(seq - run->from) > 0)
+		run->from = seq;
+	if ((__s32)(run->rcv_nxt - run->from) > 0)
+		run->from = run->rcv_nxt;
+	if ((__s32)(seq + len - run->to) < 0)
+		run->to = seq + len;
+	if ((__s32)(run->to - run->from) <= 0)
 		return 0;
-	run->compare = from - seq;
-	run->differs = 1;
-	if (port_load(l->pkt, run, &run->chunk, run->off + (from - run->seq), to - from))
-		return 1;
-	run->differs = 0;
-	tally_loop((to - from) & (2 * TALLY_CHUNK - 1), meter_compare_step, &m);
+	meter_compare(l->pkt, run, chunk, seq, len);
 	return run->differs & 1;
 }
 
@@ -504,13 +581,35 @@ static long meter_overlap_step(__u32 i, void *ctx)
  */
 TALLY_GLOBAL int meter_overlaps(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c)
 {
-	struct meter_overlap_loop l = { pkt, run, c };
+	struct meter_repeat_loop l = { pkt, run, c };
 
 	if (!run || !c)
 		return 0;
 	run->differs = 0;
 	tally_loop(TALLY_PARK_PIECES, meter_overlap_step, &l);
-	return run->differs;
+	return run->differs & 1;
+}
+
+/* Kept piece i is of no use any more once TCP has taken it. */
+static long meter_forget_step(__u32 i, void *ctx)
+{
+	struct meter_repeat_loop *l = ctx;
+	__u32 seq, len;
+
+	if (port_kept(l->run, l->c, i, &seq, &len) &&
+	    (__s32)(l->run->rcv_nxt - (seq + len)) >= 0)
+		port_kept_drop(l->run, l->c, i);
+	return 0;
+}
+
+TALLY_GLOBAL int meter_forget(struct tally_run *run, struct tally_conn *c)
+{
+	struct meter_repeat_loop l = { 0, run, c };
+
+	if (!run || !c)
+		return 0;
+	tally_loop(TALLY_KEPT, meter_forget_step, &l);
+	return 0;
 }
 
 /* First segment of a direction whose position is not known: join where it begins. */
@@ -566,26 +665,6 @@ TALLY_INLINE void meter_lose(struct tally_run *run, struct tally_conn *c, struct
 	h1_bad(p, TALLY_DETAIL_GAP);
 }
 
-/*
- * A gap in a body, from `from` to the segment, is about to be skipped. What TCP has not taken may
- * still come, and need not be compared then. Returns 0: too many such gaps.
- */
-TALLY_INLINE int meter_hole(const struct tally_run *run, struct tally_conn *c, __u32 from)
-{
-	if (run->dir == TALLY_OUT || (__s32)(run->rcv_nxt - run->seq) >= 0)
-		return 1;
-	for (__u32 i = 0; i < TALLY_HOLES; i++) {
-		struct tally_hole *h = &c->hole[i];
-
-		if (h->from != h->to && (__s32)(h->to - run->rcv_nxt) > 0)
-			continue;
-		h->from = from;
-		h->to = run->seq;
-		return 1;
-	}
-	return 0;
-}
-
 enum meter_placed { PLACED_FEED, PLACED_NOTHING, PLACED_PARK };
 
 /* Where the segment stands in the stream: sets run->at. Returns enum meter_placed. */
@@ -618,7 +697,7 @@ TALLY_GLOBAL int meter_place(TALLY_PACKET *pkt, struct tally_run *run, struct ta
 	/* A gap inside a body of known length, or in what is not looked at, is skipped by length. */
 	if (p->state == H1_CLOSE || p->state == H1_TUNNEL || p->state == H1_BAD ||
 	    ((p->state == H1_BODY || p->state == H1_CHUNK_DATA) && p->remain >= (__u32)gap &&
-	     meter_hole(run, c, next))) {
+	     (run->dir == TALLY_OUT || meter_hole(run, c, next, run->seq)))) {
 		tally_h1_skip(p, gap);
 		if (p->event)
 			meter_event(run, c, r, t);
@@ -640,7 +719,8 @@ TALLY_INLINE void meter_http09(struct tally_run *run, struct tally_conn *c,
 {
 	struct tally_h1 *p = &c->h1[TALLY_OUT];
 
-	if (c->tail == c->head || conn_front(c)->protocol != TALLY_PROTO_HTTP09 || !p->octets)
+	if (c->tail == c->head || conn_slot(c, c->tail)->protocol != TALLY_PROTO_HTTP09 ||
+	    !p->octets)
 		return;
 	p->status = 200;
 	p->key_priority = 0;
@@ -779,6 +859,50 @@ TALLY_INLINE void meter_count_octets(struct tally_run *run, struct tally_conn *c
 }
 
 /*
+ * Parked pieces of run->dir whose turn has come by now, and what follows from them. The lock of the
+ * direction is held; the run is no segment's afterwards.
+ */
+TALLY_INLINE void meter_catch_up(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+				 const struct tally_rules *r, struct tally_totals *t)
+{
+	__u32 before = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
+
+	meter_unpark(pkt, run, c, r, t);
+	meter_count_octets(run, c, t, before);
+	meter_settle(run, c, r, t);
+}
+
+/* The same before a segment is placed: what is parked may be what stands before it. */
+TALLY_INLINE void meter_catch_up_first(TALLY_PACKET *pkt, struct tally_run *run,
+				       struct tally_conn *c, const struct tally_rules *r,
+				       struct tally_totals *t)
+{
+	__u32 seq = run->seq, len = run->len, off = run->off;
+
+	meter_catch_up(pkt, run, c, r, t);
+	run->seq = seq;
+	run->len = len;
+	run->off = off;
+	run->at = 0;
+	run->source = 0;
+}
+
+/* May the segment's octets be others than those TCP takes? Then nothing of it is believed. */
+TALLY_INLINE void meter_doubt(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+			      struct tally_totals *t)
+{
+	if (c->kept_count)
+		meter_forget(run, c);
+	if (!run->len)
+		return;
+	/* An urgent octet is not in the stream that the server reads. */
+	if (run->flags & SEG_URG || (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c))) {
+		c->taint = TALLY_DETAIL_CONFLICT;
+		t->gaps[TALLY_GAP_CONFLICT]++;
+	}
+}
+
+/*
  * One segment of a connection whose service has rules r. The caller has filled run and holds the
  * lock of the direction.
  */
@@ -789,19 +913,17 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 	int placed = PLACED_NOTHING;
 	__u32 before;
 
+	run->source = 0;
+	if (meter_parked(c, run->dir))
+		meter_catch_up_first(pkt, run, c, r, t);
 	if (run->dir == TALLY_IN && c->tunnel)
 		p->state = H1_TUNNEL;
 	if (run->flags & SEG_FIN && run->dir == TALLY_OUT) {
 		c->fin[TALLY_OUT] = run->seq + run->len;
 		c->fin_seen[TALLY_OUT] = 1;
 	}
-	run->source = 0;
-	/* An urgent octet is not in the stream that the server reads. */
-	if (run->dir == TALLY_IN && run->len &&
-	    (run->flags & SEG_URG || (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c)))) {
-		c->taint = TALLY_DETAIL_CONFLICT;
-		t->gaps[TALLY_GAP_CONFLICT]++;
-	}
+	if (run->dir == TALLY_IN)
+		meter_doubt(pkt, run, c, t);
 	if (run->len && !(run->dir == TALLY_IN ? c->synced[TALLY_IN] : c->synced[TALLY_OUT]))
 		meter_join(run, c, t);
 	before = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];

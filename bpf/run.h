@@ -27,8 +27,12 @@ struct tally_run {
 	__u32 source;  /* 0: the packet; else parked piece id + 1 */
 	__u32 piece;   /* index in c->parked of that piece */
 	__s32 nearest; /* its distance from the next position */
-	__u32 compare; /* octets of the chunk at which a comparison begins */
+	__u32 from;    /* of a comparison: stream positions from..to */
+	__u32 to;
+	__u32 compare; /* octets of the other chunk before `from` */
 	__u32 differs; /* what it found */
+	__u32 loads;   /* chunks loaded in this feed */
+	__u32 pad;
 	struct tally_delta delta;
 	struct tally_chunk chunk; /* OUT; the octets of IN stay in the connection (R9) */
 };

@@ -513,6 +513,65 @@ static __always_inline void port_park_drop(struct tally_run *run, struct tally_c
 		__sync_fetch_and_sub(&c->parked_count[TALLY_OUT], 1);
 }
 
+/* ---- octets looked at that TCP has not taken yet ---- */
+
+static __always_inline __u32 *kept_at(struct tally_conn *c, __u32 i)
+{
+	tally_opaque(i);
+	return &c->kept[i & (TALLY_KEPT - 1)];
+}
+
+/* Into a place of c->kept that is free; without one, repeated octets will be a conflict. */
+static __noinline int port_keep(struct tally_run *run, struct tally_conn *c)
+{
+	__u32 slot, id, place = TALLY_KEPT;
+	struct tally_parked *k;
+
+	for (__u32 i = 0; i < TALLY_KEPT; i++)
+		if (!c->kept[i])
+			place = i;
+	if (place == TALLY_KEPT)
+		return -1;
+	slot = piece_take(run->now);
+	id = slot - 1;
+	k = bpf_map_lookup_elem(&parked, &id);
+	if (!slot || !k)
+		return -1;
+	for (__u32 i = 0; i < TALLY_CHUNK; i += 8) {
+		if (i >= c->seen_len)
+			break;
+		*(tally_unaligned *)(k->data.b + i) = *(tally_unaligned *)(c->seen.b + i);
+	}
+	k->seq = c->seen_at;
+	k->len = c->seen_len;
+	*kept_at(c, place) = slot;
+	c->kept_count++;
+	return 0;
+}
+
+static __always_inline struct tally_chunk *port_kept(struct tally_run *run, struct tally_conn *c,
+						     __u32 i, __u32 *seq, __u32 *len)
+{
+	__u32 slot = *kept_at(c, i), id = slot - 1;
+	struct tally_parked *k;
+
+	if (!slot)
+		return 0;
+	k = bpf_map_lookup_elem(&parked, &id);
+	if (!k)
+		return 0;
+	*seq = k->seq;
+	*len = k->len;
+	return &k->data;
+}
+
+static __always_inline void port_kept_drop(struct tally_run *run, struct tally_conn *c, __u32 i)
+{
+	piece_free(*kept_at(c, i));
+	*kept_at(c, i) = 0;
+	c->kept_count--;
+}
+
 #include "meter.h"
 
 /* ---- the packet ---- */
@@ -522,10 +581,12 @@ static __always_inline void port_park_drop(struct tally_run *run, struct tally_c
 #define TCP_FIN 1
 #define TCP_SYN 2
 #define TCP_RST 4
+#define TCP_ACK 16
 #define TCP_URG 32
 
 struct packet_head {
 	__u32 seq; /* host order */
+	__u32 ack; /* valid with TCP_ACK */
 	__u32 off; /* of the payload */
 	__u32 len; /* of the payload */
 	__u8 flags;
@@ -564,6 +625,7 @@ static __noinline int packet_parse(struct __sk_buff *skb, struct packet_head *h)
 	if (!off || bpf_skb_load_bytes(skb, off, tcp, sizeof(tcp)))
 		return -1;
 	h->seq = bpf_ntohl(*(__u32 *)(tcp + 4));
+	h->ack = bpf_ntohl(*(__u32 *)(tcp + 8));
 	h->flags = tcp[13];
 	h->off = off + (tcp[12] >> 4) * 4;
 	if (h->off > skb->len)
@@ -677,19 +739,6 @@ static __always_inline int conn_wait(struct tally_conn *c, __u32 dir)
 	return bpf_loop(LOCK_TRIES, lock_step, &lock, 0) < LOCK_TRIES;
 }
 
-/* Parked pieces of run->dir whose turn may have come by now. The lock of the direction is held. */
-static __always_inline void read_parked(struct __sk_buff *skb, struct tally_run *run,
-					struct tally_conn *c, const struct tally_rules *r,
-					struct tally_totals *t)
-{
-	__u32 before = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
-
-	run->flags = 0;
-	meter_unpark(skb, run, c, r, t);
-	meter_count_octets(run, c, t, before);
-	meter_settle(run, c, r, t);
-}
-
 /*
  * Request octets that wait although TCP has them are read before the answer to them. Whoever has the
  * lock may be reading just these, so it is waited for.
@@ -703,7 +752,8 @@ static __always_inline void catch_up(struct __sk_buff *skb, struct tally_run *ru
 		return;
 	}
 	run->dir = TALLY_IN;
-	read_parked(skb, run, c, r, t);
+	run->flags = 0;
+	meter_catch_up(skb, run, c, r, t);
 	__sync_lock_test_and_set(conn_lock(c, TALLY_IN), 0);
 }
 
@@ -717,6 +767,18 @@ static __always_inline void run_packet(struct tally_run *run, const struct packe
 	run->at = 0;
 	run->source = 0;
 	run->flags = (h->flags & TCP_FIN ? SEG_FIN : 0) | (h->flags & TCP_URG ? SEG_URG : 0);
+}
+
+/* What TCP knows before it sees this segment, and the acknowledgement that a request brings along. */
+static __always_inline void run_tcp(struct tally_run *run, struct bpf_tcp_sock *tcp,
+				    const struct packet_head *h, __u32 dir)
+{
+	run->rcv_nxt = tcp->rcv_nxt;
+	run->snd_nxt = tcp->snd_nxt;
+	run->snd_una = tcp->snd_una;
+	if (dir == TALLY_IN && h->flags & TCP_ACK && (__s32)(h->ack - run->snd_una) > 0 &&
+	    (__s32)(run->snd_nxt - h->ack) >= 0)
+		run->snd_una = h->ack;
 }
 
 static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scratch *s,
@@ -747,11 +809,6 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 		if (park_segment(skb, run, c))
 			t->gaps[TALLY_GAP_PARK_FULL]++;
 		return 0;
-	}
-	/* Before this segment's place is known: what is parked may be what stands before it. */
-	if (meter_parked(c, dir)) {
-		read_parked(skb, run, c, r, t);
-		run_packet(run, h, dir);
 	}
 	meter_segment(skb, run, c, r, t);
 	__sync_lock_test_and_set(conn_lock(c, dir), 0);
@@ -828,9 +885,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 		count_missed(sk, TALLY_GAP_NEST_FULL);
 		return PASS;
 	}
-	s->run.rcv_nxt = tcp->rcv_nxt;
-	s->run.snd_nxt = tcp->snd_nxt;
-	s->run.snd_una = tcp->snd_una;
+	run_tcp(&s->run, tcp, &h, dir);
 	packet_meter(skb, s, c, &h, dir);
 	scratch_give(s);
 	return PASS;

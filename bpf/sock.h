@@ -95,6 +95,8 @@ static __always_inline int conn_died(struct tally_scratch *s, struct tally_conn 
 	 * had its chance to (on_packet), so what is left has a gap before it. */
 	meter_close(run, c, r, t);
 	bpf_loop(TALLY_PARK_PIECES, drop_parked_step, &c, 0);
+	run->rcv_nxt = c->seen_at + c->seen_len;
+	meter_forget(run, c);
 	return 0;
 }
 

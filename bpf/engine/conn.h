@@ -54,7 +54,8 @@ struct tally_exchange {
 	__u8 pad[6];
 };
 
-#define TALLY_HOLES 8 /* gaps of bodies that TCP may still fill */
+#define TALLY_HOLES 8 /* stretches of bodies, not looked at, that TCP has not taken yet */
+#define TALLY_KEPT 16 /* pieces looked at that TCP has not taken yet; a power of two */
 
 /* Stream positions from..to; empty: the same. */
 struct tally_hole {
@@ -72,7 +73,8 @@ struct tally_conn {
 	__u8 responding; /* a final head was read, its response goes on; OUT */
 	__u8 tunnel;	 /* 101 or CONNECT; OUT */
 	__u8 counted;	 /* in totals.connections */
-	__u8 pad1[5];
+	__u8 on_orphan;	 /* the response under way, or the tunnel, is of `orphan`; OUT */
+	__u8 pad1[4];
 	__u64 cookie;
 	__u32 next[2];	 /* stream position expected next */
 	__u32 synced[2]; /* next is known */
@@ -83,10 +85,12 @@ struct tally_conn {
 	__u8 in_over;	  /* IN: the current request is past the depth */
 	__u8 pad0[3];
 	__u32 parsed_to; /* IN: octets from here on were skipped as body, never looked at */
-	struct tally_hole skipped;	     /* IN: and these, before what was looked at last */
-	struct tally_hole hole[TALLY_HOLES]; /* IN: and these, which have not come yet */
+	struct tally_hole hole[TALLY_HOLES]; /* IN: and these, before it */
 	__u32 seen_at;			     /* IN: stream position of seen.b[0] */
 	__u32 seen_len;
+	__u32 kept[TALLY_KEPT]; /* IN: octets looked at before those, ids + 1 of pieces; 0: empty */
+	__u32 kept_count;
+	__u32 pad2;
 	__u64 begun_ns; /* IN: when the current request's first octet came */
 	__u64 last_key; /* for `tainted: owner` */
 	/* Queue. Free-running indices. */
@@ -120,10 +124,13 @@ TALLY_INLINE struct tally_exchange *conn_slot(struct tally_conn *c, __u32 i)
 	return &c->queue[i & (TALLY_PIPELINE - 1)];
 }
 
-/* The exchange that responses belong to now. */
+/*
+ * The exchange of the response under way, chosen when its head was read: a request may be pushed
+ * meanwhile, and is not what this response answers.
+ */
 TALLY_INLINE struct tally_exchange *conn_front(struct tally_conn *c)
 {
-	return c->tail != c->head ? conn_slot(c, c->tail) : &c->orphan;
+	return c->on_orphan ? &c->orphan : conn_slot(c, c->tail);
 }
 
 /* The exchange that request octets belong to now: the one pushed last. */
@@ -306,6 +313,7 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 		x = conn_slot(c, c->tail);
 	else
 		x = conn_orphan(c, r, now);
+	c->on_orphan = x->flags & EX_ORPHAN ? 1 : 0;
 	x->status = p->status;
 	if (!(x->flags & EX_ORPHAN) && (__s32)(rcv_nxt - x->head_end) < 0)
 		c->taint = TALLY_DETAIL_CONFLICT;

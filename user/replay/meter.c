@@ -399,6 +399,49 @@ static void port_park_drop(struct tally_run *run, struct tally_conn *c, __u32 i)
 	piece_free(meter_of(run), id);
 }
 
+/* Ports: octets looked at that TCP has not taken yet ------------------------------------------- */
+
+static void port_keep(struct tally_run *run, struct tally_conn *c)
+{
+	struct tally_meter *m = meter_of(run);
+	struct tally_parked *k;
+	uint32_t i = 0;
+
+	while (i < TALLY_KEPT && c->kept[i])
+		i++;
+	if (i == TALLY_KEPT)
+		return;
+	c->kept[i] = piece_new(m);
+	if (!c->kept[i])
+		return;
+	c->kept_count++;
+	k = &m->pieces[c->kept[i] - 1];
+	k->seq = c->seen_at;
+	k->len = c->seen_len;
+	memcpy(k->data.b, c->seen.b, k->len);
+}
+
+static struct tally_chunk *port_kept(struct tally_run *run, struct tally_conn *c, __u32 i,
+				     __u32 *seq, __u32 *len)
+{
+	struct tally_parked *k = c->kept[i] ? &meter_of(run)->pieces[c->kept[i] - 1] : NULL;
+
+	if (!k)
+		return NULL;
+	*seq = k->seq;
+	*len = k->len;
+	return &k->data;
+}
+
+static void port_kept_drop(struct tally_run *run, struct tally_conn *c, __u32 i)
+{
+	if (!c->kept[i])
+		return;
+	piece_free(meter_of(run), c->kept[i]);
+	c->kept[i] = 0;
+	c->kept_count--;
+}
+
 #include "bpf/meter.h"
 
 /* The meter ------------------------------------------------------------------------------------- */
@@ -526,12 +569,8 @@ static void catch_up(struct tally_meter *meter, struct tally_meter_conn *conn)
 	struct tally_totals *t = &meter->totals[conn->c->service % TALLY_SERVICES];
 	struct tally_run *run = &meter->env->run;
 
-	__u32 before = conn->c->next[TALLY_IN];
-
 	run->dir = TALLY_IN;
-	meter_unpark(NULL, run, conn->c, conn->rules, t);
-	meter_count_octets(run, conn->c, t, before);
-	meter_settle(run, conn->c, conn->rules, t);
+	meter_catch_up(NULL, run, conn->c, conn->rules, t);
 }
 
 int tally_meter_segment(struct tally_meter *meter, struct tally_meter_conn *conn,
@@ -572,6 +611,8 @@ int tally_meter_close(struct tally_meter *meter, struct tally_meter_conn *conn,
 			run->dir = dir;
 			port_park_drop(run, conn->c, i);
 		}
+	for (uint32_t i = 0; i < TALLY_KEPT; i++)
+		port_kept_drop(run, conn->c, i);
 	conn_free(conn);
 	return meter->failed;
 }

@@ -32,9 +32,17 @@ def ask(path, key):
     return api.request("GET", f"/v1/{path:05d}", key)
 
 
+def answers_of(conn, methods, count):
+    """The first `count` responses, whole: the last one may come in several segments."""
+    def whole():
+        return [r for r in view.parse(bytes(conn.got), methods, False)[0] if r.complete]
+
+    conn.read_until(lambda _: len(whole()) >= count)
+    return whole()
+
+
 def answers(conn, count):
-    conn.read_until(lambda c: len(view.parse(bytes(c.got), ["GET"], False)[0]) >= count)
-    return view.parse(bytes(conn.got), ["GET"], False)[0]
+    return answers_of(conn, ["GET"], count)
 
 
 def settle(server, answered, tainted=0):
@@ -282,10 +290,10 @@ def test_reordered(reordered, kind, requests):
     truth, ledger, cut = reordered
     mine = f"key_{SHAPES.index((kind, requests))}."
     counted = ledger.tally("api")
-    wrong = sorted({row[0] for row in truth if row[0].startswith(mine)
-                    and counted[row] != truth[row]})
-    shown = "\n".join(f"  {k}: {cut[k]}" for k in wrong[:3])
-    assert not wrong, f"{len(wrong)} keys differ; all unattributed: " \
+    wrong = [row for row in truth if row[0].startswith(mine) and counted[row] != truth[row]]
+    shown = "\n".join(f"  {row}: {truth[row]}, counted {counted[row]}: {cut[row[0]]}"
+                      for row in wrong[:3])
+    assert not wrong, f"{len(wrong)} rows differ; all unattributed: " \
         f"{ledger.unattributed('api')}, {ledger.gaps()}; the first, as they were sent:\n{shown}"
 
 
@@ -302,11 +310,6 @@ def pieces(chance, size, kind):
         cover += chance.sample(cover, len(cover) // 3)
     chance.shuffle(cover)
     return cover
-
-
-def answers_of(conn, methods, count):
-    conn.read_until(lambda c: len(view.parse(bytes(c.got), methods, False)[0]) >= count)
-    return view.parse(bytes(conn.got), methods, False)[0]
 
 
 @veth

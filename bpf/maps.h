@@ -51,7 +51,7 @@ struct spill_template {
 
 struct totals_template {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, TALLY_SERVICES);
+	__uint(max_entries, TALLY_TOTALS);
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(struct tally_totals));
 };

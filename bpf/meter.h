@@ -13,9 +13,9 @@
  *	port_load(pkt, run, chunk, off, n)	octets of the segment into a chunk
  *	port_row_add(run, c, key)		run->delta to the row of that key
  *	port_key_known(run, hash)		is it in the dictionary?
- *	port_key_learn(run, hash, id)		candidate id (+1) becomes an entry: 0, or -1: full
- *	port_candidate_take(run, p, hash)	keep the key text of parser p: id + 1, or 0: no room
- *	port_candidate_drop(run, id)
+ *	port_key_learn(run, hash, ticket)	the candidate becomes an entry: 0, or -1: full
+ *	port_candidate_take(run, p, hash)	keep the key text of parser p: a ticket, or 0: no room
+ *	port_candidate_drop(run, ticket)
  *	port_spill(run, p)			move p->key_text to p->spill_slot
  *	port_park(pkt, run, c, at)		keep octets from `at` on: 0, or -1: no room
  *	port_parked_at(run, c, i, &seq)		where piece i begins; 0: none
@@ -596,8 +596,7 @@ static long meter_forget_step(__u32 i, void *ctx)
 	struct meter_repeat_loop *l = ctx;
 	__u32 seq, len;
 
-	if (port_kept(l->run, l->c, i, &seq, &len) &&
-	    (__s32)(l->run->rcv_nxt - (seq + len)) >= 0)
+	if (port_kept(l->run, l->c, i, &seq, &len) && (__s32)(l->run->rcv_nxt - (seq + len)) >= 0)
 		port_kept_drop(l->run, l->c, i);
 	return 0;
 }

@@ -38,14 +38,17 @@ static __always_inline void run_clock(struct tally_run *run)
 		run->hour = (run->now + k->offset_ns) / HOUR_NS;
 }
 
+/* A slot is its taker's alone until it is given back; so are the totals of its level. */
 static __always_inline struct tally_scratch *scratch_take(void)
 {
 	for (__u32 i = 0; i < TALLY_NEST; i++) {
 		__u32 key = i;
 		struct tally_scratch *s = bpf_map_lookup_elem(&scratch, &key);
 
-		if (s && !__sync_lock_test_and_set(&s->busy, 1))
-			return s;
+		if (!s || __sync_lock_test_and_set(&s->busy, 1))
+			continue;
+		s->run.level = i;
+		return s;
 	}
 	return 0;
 }
@@ -55,11 +58,12 @@ static __always_inline void scratch_give(struct tally_scratch *s)
 	__sync_lock_test_and_set(&s->busy, 0);
 }
 
-static __always_inline struct tally_totals *totals_in(__u32 index, __u32 service)
+static __always_inline struct tally_totals *totals_in(__u32 index, __u32 level, __u32 service)
 {
 	void *inner = bpf_map_lookup_elem(&epochs_totals, &index);
+	__u32 at = TALLY_TOTALS_AT(level, service);
 
-	return inner ? bpf_map_lookup_elem(inner, &service) : 0;
+	return inner ? bpf_map_lookup_elem(inner, &at) : 0;
 }
 
 /* Reads the ledger's index, once per run: everything of the run is booked under it. */
@@ -71,7 +75,7 @@ static __always_inline struct tally_totals *totals_of(struct tally_run *run, __u
 	if (!e)
 		return 0;
 	run->epoch = e->index & 1;
-	return totals_in(run->epoch, service);
+	return totals_in(run->epoch, run->level, service);
 }
 
 /* ---- ports ---- */
@@ -172,7 +176,7 @@ static __always_inline void port_row_add(struct tally_run *run, struct tally_con
 
 	if (map && !row_book(map, key, run, c))
 		return;
-	t = totals_in(e, c->service);
+	t = totals_in(e, run->level, c->service);
 	if (t)
 		t->gaps[TALLY_GAP_ROW_FULL]++;
 	key->conn = bpf_get_smp_processor_id();
@@ -182,6 +186,12 @@ static __always_inline void port_row_add(struct tally_run *run, struct tally_con
 	if (!t)
 		return;
 	t->gaps[TALLY_GAP_AGG_FULL]++;
+	if (key->status) {
+		__u32 a = key->attribution;
+
+		tally_opaque(a);
+		t->lost.answered[a & 7] += run->delta.requests;
+	}
 	t->lost.requests += run->delta.requests;
 	t->lost.incomplete += run->delta.incomplete;
 	t->lost.request_bytes += run->delta.request_bytes;
@@ -194,16 +204,44 @@ static __always_inline int port_key_known(struct tally_run *run, __u64 hash)
 	return bpf_map_lookup_elem(&dictionary, &hash) != 0;
 }
 
+/* FREE -> HELD, one generation on. Returns the word that says so, 0: it is not free. */
+static __always_inline __u32 candidate_hold(__u32 *state)
+{
+	__u32 old = *(volatile __u32 *)state, held = (old + TALLY_CAND_NEXT) | TALLY_CAND_HELD;
+
+	if (TALLY_CAND_STATE(old) != TALLY_CAND_FREE ||
+	    __sync_val_compare_and_swap(state, old, held) != old)
+		return 0;
+	return held;
+}
+
+static __always_inline int candidate_holds(__u32 word, __u32 ticket)
+{
+	return TALLY_CAND_STATE(word) == TALLY_CAND_HELD &&
+	       (word >> 2 & TALLY_CAND_GENERATION) == ticket >> TALLY_CAND_ID_BITS;
+}
+
+/* HELD -> `to`, if the ticket is the holder's. Returns 0, or -1: it is somebody else's by now. */
+static __always_inline int candidate_turn(__u32 *state, __u32 ticket, __u32 to)
+{
+	__u32 old = *(volatile __u32 *)state;
+
+	if (!candidate_holds(old, ticket))
+		return -1;
+	return __sync_val_compare_and_swap(state, old, (old & ~3u) | to) == old ? 0 : -1;
+}
+
 static __always_inline __u32 candidate_take_long(void)
 {
 	__u32 start = bpf_get_prandom_u32();
 
 	for (__u32 i = 0; i < PROBES; i++) {
-		__u32 id = (start + i) % TALLY_CANDIDATES_LONG;
+		__u32 id = (start + i) % TALLY_CANDIDATES_LONG, word;
 		struct tally_candidate_long *k = bpf_map_lookup_elem(&candidates_long, &id);
 
-		if (k && !__sync_val_compare_and_swap(&k->state, TALLY_CAND_FREE, TALLY_CAND_HELD))
-			return TALLY_CANDIDATES + id + 1;
+		word = k ? candidate_hold(&k->state) : 0;
+		if (word)
+			return TALLY_CAND_TICKET(TALLY_CANDIDATES + id, word);
 	}
 	return 0;
 }
@@ -229,11 +267,11 @@ static __always_inline int long_append(struct tally_candidate_long *k, struct ta
 
 #define SPILL_LOST 0xffffffff
 
-static __always_inline struct tally_candidate_long *long_of(__u32 slot)
+static __always_inline struct tally_candidate_long *long_of(__u32 ticket)
 {
-	__u32 id = slot - 1 - TALLY_CANDIDATES;
+	__u32 id = TALLY_CAND_ID(ticket) - TALLY_CANDIDATES;
 
-	return slot == SPILL_LOST ? 0 : bpf_map_lookup_elem(&candidates_long, &id);
+	return ticket == SPILL_LOST ? 0 : bpf_map_lookup_elem(&candidates_long, &id);
 }
 
 static __always_inline void port_spill(struct tally_run *run, struct tally_h1 *p)
@@ -274,78 +312,70 @@ static __always_inline __u32 port_candidate_take(struct tally_run *run, struct t
 	if (p->key_spilled)
 		return candidate_keep_long(p, hash);
 	for (__u32 i = 0; i < PROBES; i++) {
-		__u32 id = (start + i) % TALLY_CANDIDATES;
+		__u32 id = (start + i) % TALLY_CANDIDATES, word;
 		struct tally_candidate *k = bpf_map_lookup_elem(&candidates, &id);
 
-		if (!k || __sync_val_compare_and_swap(&k->state, TALLY_CAND_FREE, TALLY_CAND_HELD))
+		word = k ? candidate_hold(&k->state) : 0;
+		if (!k || !word)
 			continue;
 		k->len = p->key_len;
 		k->hash = hash;
 		__builtin_memcpy(k->text, p->key_text, sizeof(k->text));
-		return id + 1;
+		return TALLY_CAND_TICKET(id, word);
 	}
 	return 0;
 }
 
-static __always_inline void port_candidate_drop(struct tally_run *run, __u32 slot)
+/* HELD -> `to`. Returns 0, or -1: the ticket is worth nothing (any more). */
+static __always_inline int candidate_leave(__u32 ticket, __u32 to)
 {
-	__u32 id = slot - 1;
+	__u32 id = TALLY_CAND_ID(ticket);
 
-	if (slot == SPILL_LOST)
-		return;
 	if (id >= TALLY_CANDIDATES) {
-		struct tally_candidate_long *k = long_of(slot);
+		struct tally_candidate_long *k = long_of(ticket);
 
-		if (!k)
-			return;
-		/* 8 KiB are too much to wipe here; the next holder or the agent overwrites them. */
-		k->len = 0;
-		__sync_lock_test_and_set(&k->state, TALLY_CAND_FREE);
+		return k ? candidate_turn(&k->state, ticket, to) : -1;
 	} else {
 		struct tally_candidate *k = bpf_map_lookup_elem(&candidates, &id);
 
-		if (!k)
+		return k ? candidate_turn(&k->state, ticket, to) : -1;
+	}
+}
+
+static __always_inline void port_candidate_drop(struct tally_run *run, __u32 ticket)
+{
+	__u32 id = TALLY_CAND_ID(ticket);
+
+	/* A long text is too much to wipe here: the next holder or the agent overwrites it. */
+	if (id < TALLY_CANDIDATES) {
+		struct tally_candidate *k = bpf_map_lookup_elem(&candidates, &id);
+
+		if (!k || !candidate_holds(k->state, ticket))
 			return;
 		__builtin_memset(k->text, 0, sizeof(k->text));
-		k->len = 0;
-		__sync_lock_test_and_set(&k->state, TALLY_CAND_FREE);
 	}
+	candidate_leave(ticket, TALLY_CAND_FREE);
 }
 
-static __always_inline void candidate_accept(__u32 slot)
+static __always_inline int port_key_learn(struct tally_run *run, __u64 hash, __u32 ticket)
 {
-	__u32 id = slot - 1;
-
-	if (id >= TALLY_CANDIDATES) {
-		struct tally_candidate_long *k = long_of(slot);
-
-		if (k)
-			__sync_lock_test_and_set(&k->state, TALLY_CAND_ACCEPTED);
-	} else {
-		struct tally_candidate *k = bpf_map_lookup_elem(&candidates, &id);
-
-		if (k)
-			__sync_lock_test_and_set(&k->state, TALLY_CAND_ACCEPTED);
-	}
-}
-
-static __always_inline int port_key_learn(struct tally_run *run, __u64 hash, __u32 slot)
-{
-	struct tally_key_entry e = { .state = TALLY_KEY_NEW, .slot = slot };
+	struct tally_key_entry e = { .state = TALLY_KEY_NEW, .slot = ticket };
 
 	if (!bpf_map_update_elem(&dictionary, &hash, &e, BPF_NOEXIST)) {
-		candidate_accept(slot);
-		return 0;
+		if (!candidate_leave(ticket, TALLY_CAND_ACCEPTED))
+			return 0;
+		bpf_map_delete_elem(&dictionary, &hash); /* its text is gone */
+		return -1;
 	}
 	if (!bpf_map_lookup_elem(&dictionary, &hash))
 		return -1;
-	port_candidate_drop(run, slot); /* another connection was first */
+	port_candidate_drop(run, ticket); /* another connection was first */
 	return 0;
 }
 
 /* ---- parking ---- */
 
-static __always_inline __u32 piece_take(__u64 now)
+static __always_inline __u32 piece_take(__u64 now, __u64 owner)
 {
 	__u32 start = bpf_get_prandom_u32();
 
@@ -356,15 +386,24 @@ static __always_inline __u32 piece_take(__u64 now)
 		if (!k || __sync_val_compare_and_swap(&k->busy, 0, 1))
 			continue;
 		k->since_ns = now;
+		k->owner = owner;
 		return id + 1;
 	}
 	return 0;
 }
 
-static __always_inline void piece_free(__u32 slot)
+/* The piece, if it is still its owner's. */
+static __always_inline struct tally_parked *piece_of(__u32 slot, __u64 owner)
 {
 	__u32 id = slot - 1;
-	struct tally_parked *k = bpf_map_lookup_elem(&parked, &id);
+	struct tally_parked *k = slot ? bpf_map_lookup_elem(&parked, &id) : 0;
+
+	return k && k->owner == owner ? k : 0;
+}
+
+static __always_inline void piece_free(__u32 slot, __u64 owner)
+{
+	struct tally_parked *k = piece_of(slot, owner);
 
 	if (!k)
 		return;
@@ -373,14 +412,12 @@ static __always_inline void piece_free(__u32 slot)
 }
 
 /* One piece of the segment at offset `at`: a slot, or 0. */
-static __always_inline __u32 piece_fill(struct __sk_buff *skb, struct tally_run *run, __u32 at)
+static __always_inline __u32 piece_fill(struct __sk_buff *skb, struct tally_run *run, __u32 at,
+					__u64 owner)
 {
-	__u32 slot = piece_take(run->now), id = slot - 1, n = run->len - at;
-	struct tally_parked *k;
+	__u32 slot = piece_take(run->now, owner), n = run->len - at;
+	struct tally_parked *k = piece_of(slot, owner);
 
-	if (!slot)
-		return 0;
-	k = bpf_map_lookup_elem(&parked, &id);
 	if (!k)
 		return 0;
 	if (n > TALLY_CHUNK)
@@ -392,7 +429,7 @@ static __always_inline __u32 piece_fill(struct __sk_buff *skb, struct tally_run 
 	tally_opaque(n);
 	n = (n & (TALLY_CHUNK - 1)) + 1;
 	if (bpf_skb_load_bytes(skb, run->off + at, k->data.b, n)) {
-		piece_free(slot);
+		piece_free(slot, owner);
 		return 0;
 	}
 	return slot;
@@ -420,11 +457,11 @@ static long park_step(__u32 i, void *ctx)
 		return 1;
 	if (*at)
 		return 0;
-	slot = piece_fill(l->skb, l->run, l->run->at);
+	slot = piece_fill(l->skb, l->run, l->run->at, l->c->cookie);
 	if (!slot)
 		return 1;
 	if (__sync_val_compare_and_swap(at, 0, slot)) {
-		piece_free(slot);
+		piece_free(slot, l->c->cookie);
 		return 0;
 	}
 	if (l->run->dir == TALLY_IN)
@@ -454,12 +491,9 @@ static __always_inline int port_park(struct __sk_buff *skb, struct tally_run *ru
 static __always_inline int port_parked_at(struct tally_run *run, struct tally_conn *c, __u32 i,
 					  __u32 *seq)
 {
-	__u32 slot = *parked_at(c, run->dir, i), id = slot - 1;
-	struct tally_parked *k;
+	__u32 slot = *parked_at(c, run->dir, i);
+	struct tally_parked *k = piece_of(slot, c->cookie);
 
-	if (!slot)
-		return 0;
-	k = bpf_map_lookup_elem(&parked, &id);
 	if (!k)
 		return 0;
 	*seq = k->seq;
@@ -469,12 +503,9 @@ static __always_inline int port_parked_at(struct tally_run *run, struct tally_co
 static __always_inline struct tally_chunk *port_parked(struct tally_run *run, struct tally_conn *c,
 						       __u32 i, __u32 *seq, __u32 *len)
 {
-	__u32 slot = *parked_at(c, run->dir, i), id = slot - 1;
-	struct tally_parked *k;
+	__u32 slot = *parked_at(c, run->dir, i);
+	struct tally_parked *k = piece_of(slot, c->cookie);
 
-	if (!slot)
-		return 0;
-	k = bpf_map_lookup_elem(&parked, &id);
 	if (!k)
 		return 0;
 	*seq = k->seq;
@@ -484,12 +515,9 @@ static __always_inline struct tally_chunk *port_parked(struct tally_run *run, st
 
 static __always_inline int port_unpark(struct tally_run *run, struct tally_conn *c, __u32 i)
 {
-	__u32 slot = *parked_at(c, run->dir, i), id = slot - 1;
-	struct tally_parked *k;
+	__u32 slot = *parked_at(c, run->dir, i);
+	struct tally_parked *k = piece_of(slot, c->cookie);
 
-	if (!slot)
-		return 0;
-	k = bpf_map_lookup_elem(&parked, &id);
 	if (!k)
 		return 0;
 	run->source = slot;
@@ -506,7 +534,7 @@ static __always_inline void port_park_drop(struct tally_run *run, struct tally_c
 
 	if (!slot)
 		return;
-	piece_free(slot);
+	piece_free(slot, c->cookie);
 	if (run->dir == TALLY_IN)
 		__sync_fetch_and_sub(&c->parked_count[TALLY_IN], 1);
 	else
@@ -524,7 +552,7 @@ static __always_inline __u32 *kept_at(struct tally_conn *c, __u32 i)
 /* Into a place of c->kept that is free; without one, repeated octets will be a conflict. */
 static __noinline int port_keep(struct tally_run *run, struct tally_conn *c)
 {
-	__u32 slot, id, place = TALLY_KEPT;
+	__u32 slot, place = TALLY_KEPT;
 	struct tally_parked *k;
 
 	for (__u32 i = 0; i < TALLY_KEPT; i++)
@@ -532,10 +560,9 @@ static __noinline int port_keep(struct tally_run *run, struct tally_conn *c)
 			place = i;
 	if (place == TALLY_KEPT)
 		return -1;
-	slot = piece_take(run->now);
-	id = slot - 1;
-	k = bpf_map_lookup_elem(&parked, &id);
-	if (!slot || !k)
+	slot = piece_take(run->now, c->cookie);
+	k = piece_of(slot, c->cookie);
+	if (!k)
 		return -1;
 	for (__u32 i = 0; i < TALLY_CHUNK; i += 8) {
 		if (i >= c->seen_len)
@@ -552,12 +579,8 @@ static __noinline int port_keep(struct tally_run *run, struct tally_conn *c)
 static __always_inline struct tally_chunk *port_kept(struct tally_run *run, struct tally_conn *c,
 						     __u32 i, __u32 *seq, __u32 *len)
 {
-	__u32 slot = *kept_at(c, i), id = slot - 1;
-	struct tally_parked *k;
+	struct tally_parked *k = piece_of(*kept_at(c, i), c->cookie);
 
-	if (!slot)
-		return 0;
-	k = bpf_map_lookup_elem(&parked, &id);
 	if (!k)
 		return 0;
 	*seq = k->seq;
@@ -567,7 +590,7 @@ static __always_inline struct tally_chunk *port_kept(struct tally_run *run, stru
 
 static __always_inline void port_kept_drop(struct tally_run *run, struct tally_conn *c, __u32 i)
 {
-	piece_free(*kept_at(c, i));
+	piece_free(*kept_at(c, i), c->cookie);
 	*kept_at(c, i) = 0;
 	c->kept_count--;
 }
@@ -757,6 +780,57 @@ static __always_inline void catch_up(struct __sk_buff *skb, struct tally_run *ru
 	__sync_lock_test_and_set(conn_lock(c, TALLY_IN), 0);
 }
 
+/* ---- the end of a connection ---- */
+
+static long drop_parked_step(__u32 i, void *ctx)
+{
+	struct tally_conn *c = *(struct tally_conn **)ctx;
+	__u32 in, out;
+
+	tally_opaque(i);
+	i &= TALLY_PARK_PIECES - 1;
+	in = __sync_lock_test_and_set(&c->parked[TALLY_IN][i], 0);
+	out = __sync_lock_test_and_set(&c->parked[TALLY_OUT][i], 0);
+	if (in)
+		piece_free(in, c->cookie);
+	if (out)
+		piece_free(out, c->cookie);
+	return 0;
+}
+
+/*
+ * The connection is over: nothing of it stays. Parked pieces are not read here: every packet before
+ * this moment, the FIN or RST included, had its chance to (on_packet), so what is left has a gap
+ * before it.
+ */
+static __noinline int conn_end(struct tally_run *run, struct tally_conn *c,
+			       const struct tally_rules *r, struct tally_totals *t)
+{
+	if (!run || !c || !r || !t)
+		return 0;
+	conn_wait(c, TALLY_IN);
+	conn_wait(c, TALLY_OUT);
+	meter_close(run, c, r, t);
+	bpf_loop(TALLY_PARK_PIECES, drop_parked_step, &c, 0);
+	run->rcv_nxt = c->seen_at + c->seen_len;
+	meter_forget(run, c);
+	return 0;
+}
+
+/*
+ * sock_ops tells the end of a connection whose birth it saw. Of others the packets do: the server has
+ * sent all it will, or somebody has reset the connection (RFC 5961 3: at exactly rcv_nxt).
+ */
+static __always_inline int conn_is_over(const struct tally_conn *c, const struct packet_head *h,
+					const struct tally_run *run, __u32 dir)
+{
+	if (!c->unborn || c->closed)
+		return 0;
+	if (h->flags & TCP_RST)
+		return dir == TALLY_OUT || h->seq == run->rcv_nxt;
+	return c->fin_seen[TALLY_OUT] && c->next[TALLY_OUT] == c->fin[TALLY_OUT];
+}
+
 static __always_inline void run_packet(struct tally_run *run, const struct packet_head *h,
 				       __u32 dir)
 {
@@ -812,6 +886,8 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 	}
 	meter_segment(skb, run, c, r, t);
 	__sync_lock_test_and_set(conn_lock(c, dir), 0);
+	if (conn_is_over(c, h, run, dir))
+		conn_end(run, c, r, t);
 	return 0;
 }
 
@@ -824,10 +900,10 @@ static __noinline int count_missed(struct bpf_sock *sk, __u32 gap)
 
 	if (!e || service >= TALLY_SERVICES)
 		return 0;
-	t = totals_in(e->index & 1, service);
+	t = totals_in(e->index & 1, TALLY_NEST, service);
 	if (!t)
 		return 0;
-	t->gaps[gap & 15]++;
+	__sync_fetch_and_add(&t->gaps[gap & 15], 1);
 	return 0;
 }
 
@@ -862,7 +938,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 		return PASS;
 	}
 	c = bpf_sk_storage_get(&conns, sk, 0, 0);
-	if (!h.len && !(h.flags & TCP_FIN) &&
+	if (!h.len && !(h.flags & (TCP_FIN | TCP_RST)) &&
 	    (!c || (!c->parked_count[TALLY_IN] && !c->parked_count[TALLY_OUT])))
 		return PASS;
 	if (!c) {
@@ -904,7 +980,7 @@ static long defer_step(__u32 i, void *ctx)
 
 	if (run->at >= run->len)
 		return 1;
-	slot = piece_fill(l->skb, run, run->at);
+	slot = piece_fill(l->skb, run, run->at, 0);
 	if (!slot)
 		return 1;
 	tally_opaque(i);
@@ -921,7 +997,7 @@ static long defer_drop_step(__u32 i, void *ctx)
 	tally_opaque(i);
 	i &= TALLY_PARK_PIECES - 1;
 	if (d->piece[i])
-		piece_free(d->piece[i]);
+		piece_free(d->piece[i], 0);
 	d->piece[i] = 0;
 	return 0;
 }

@@ -16,11 +16,14 @@ struct adopt_loop {
 static long adopt_step(__u32 i, void *ctx)
 {
 	struct adopt_loop *l = ctx;
+	struct tally_parked *k;
 
 	tally_opaque(i);
 	i &= TALLY_PARK_PIECES - 1;
-	if (!l->d->piece[i])
+	k = piece_of(l->d->piece[i], 0);
+	if (!k)
 		return 1;
+	k->owner = l->c->cookie;
 	l->c->parked[TALLY_IN][i] = l->d->piece[i];
 	l->c->parked_count[TALLY_IN]++;
 	return 0;
@@ -55,24 +58,9 @@ static __always_inline void on_born(struct bpf_sock_ops *ops)
 	if (!c || c->synced[TALLY_IN])
 		return;
 	tally_conn_born(c, ops->rcv_nxt, ops->snd_nxt);
+	c->cookie = bpf_get_socket_cookie(ops);
 	conn_adopt(ops, sk, c);
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-}
-
-static long drop_parked_step(__u32 i, void *ctx)
-{
-	struct tally_conn *c = *(struct tally_conn **)ctx;
-	__u32 in, out;
-
-	tally_opaque(i);
-	i &= TALLY_PARK_PIECES - 1;
-	in = __sync_lock_test_and_set(&c->parked[TALLY_IN][i], 0);
-	out = __sync_lock_test_and_set(&c->parked[TALLY_OUT][i], 0);
-	if (in)
-		piece_free(in);
-	if (out)
-		piece_free(out);
-	return 0;
 }
 
 static __always_inline int conn_died(struct tally_scratch *s, struct tally_conn *c, __u32 rcv_nxt,
@@ -89,14 +77,7 @@ static __always_inline int conn_died(struct tally_scratch *s, struct tally_conn 
 	run->rcv_nxt = rcv_nxt;
 	run->snd_una = snd_una;
 	run->snd_nxt = snd_una;
-	conn_wait(c, TALLY_IN);
-	conn_wait(c, TALLY_OUT);
-	/* Parked pieces are not read here: every packet before this one, the FIN or RST included,
-	 * had its chance to (on_packet), so what is left has a gap before it. */
-	meter_close(run, c, r, t);
-	bpf_loop(TALLY_PARK_PIECES, drop_parked_step, &c, 0);
-	run->rcv_nxt = c->seen_at + c->seen_len;
-	meter_forget(run, c);
+	conn_end(run, c, r, t);
 	return 0;
 }
 

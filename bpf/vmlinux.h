@@ -102,10 +102,10 @@ struct bpf_tcp_sock {
 	__u32 icsk_retransmits;
 };
 
-#define __bpf_md_ptr(type, name)    \
-	union {                     \
-		type name;          \
-		__u64 : 64;         \
+#define __bpf_md_ptr(type, name) \
+	union {                  \
+		type name;       \
+		__u64 : 64;      \
 	} __attribute__((aligned(8)))
 
 struct __sk_buff {

@@ -199,6 +199,14 @@ static void repair(struct tally_agent *agent)
 			err ? strerror(-err) : "pinned and attached");
 }
 
+static void sweep_pieces(struct tally_agent *agent)
+{
+	int swept = tally_pieces_sweep(agent->pieces, tally_util_mono_ns());
+
+	if (swept)
+		tally_log_notice("pieces_swept", "pieces=%d", swept);
+}
+
 /* Once a second: what changes seldom. */
 static void slow_tick(struct tally_agent *agent)
 {
@@ -216,6 +224,8 @@ static void slow_tick(struct tally_agent *agent)
 	else if (tally_ledger_prepare(agent->ledger))
 		tally_log_warning("prepare", "reason=%s", "no maps for the next window yet");
 	tally_agent_pods_settle(agent);
+	if (!(agent->slow_at_ns / TALLY_NS_PER_S % 10))
+		sweep_pieces(agent);
 	if (agent->tags.failed || !(agent->slow_at_ns / TALLY_NS_PER_S % 10))
 		(void)!tally_agent_tags_apply(agent); /* said there */
 	tally_agent_usage_tick(agent);

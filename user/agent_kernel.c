@@ -59,17 +59,21 @@ int tally_agent_kernel_open(struct tally_agent *agent, bool adopt)
 	if (!err)
 		err = tally_keys_open(agent->load, tally_ledger_number(agent->ledger),
 				      &agent->keys);
+	if (!err)
+		err = tally_pieces_open(agent->load, &agent->pieces);
 	agent->recovering = agent->load->reused;
 	return err;
 }
 
 void tally_agent_kernel_close(struct tally_agent *agent)
 {
+	tally_pieces_close(agent->pieces);
 	tally_keys_close(agent->keys);
 	tally_rulesets_close(agent->rulesets);
 	tally_ledger_close(agent->ledger);
 	tally_clock_close(agent->clock);
 	tally_load_close(agent->load);
+	agent->pieces = NULL;
 	agent->keys = NULL;
 	agent->rulesets = NULL;
 	agent->ledger = NULL;

@@ -32,6 +32,7 @@
 #include "collect/clock.h"
 #include "collect/keys.h"
 #include "collect/ledger.h"
+#include "collect/pieces.h"
 #include "collect/rulesets.h"
 #include "collect/scopes.h"
 #include "deliver/ship.h"
@@ -184,6 +185,7 @@ struct tally_agent {
 	struct tally_ledger *ledger;
 	struct tally_rulesets *rulesets;
 	struct tally_keys *keys;
+	struct tally_pieces *pieces;
 
 	struct tally_catalog *catalog;
 	char *fleet_secret;

@@ -42,7 +42,7 @@ struct tally_exchange {
 	__u64 request_bytes; /* not booked yet; shared, atomic */
 	__u32 head_end;	     /* stream position after the head */
 	__u32 ruleset;
-	__u32 candidate; /* id + 1 of the slot with the key's text, 0: none */
+	__u32 candidate; /* ticket of the slot with the key's text, 0: none */
 	__u32 answered;	 /* shared: the row is known (final response head seen) */
 	__u16 route;
 	__u16 status;
@@ -74,7 +74,8 @@ struct tally_conn {
 	__u8 tunnel;	 /* 101 or CONNECT; OUT */
 	__u8 counted;	 /* in totals.connections */
 	__u8 on_orphan;	 /* the response under way, or the tunnel, is of `orphan`; OUT */
-	__u8 pad1[4];
+	__u8 unborn;	 /* no program saw its birth, and none will see its death */
+	__u8 pad1[3];
 	__u64 cookie;
 	__u32 next[2];	 /* stream position expected next */
 	__u32 synced[2]; /* next is known */
@@ -162,6 +163,7 @@ TALLY_INLINE void tally_conn_join(struct tally_conn *c)
 {
 	tally_conn_init(c);
 	c->midstream = 1;
+	c->unborn = 1;
 }
 
 /* Why nothing on this connection can be charged any more; 0: it can. */

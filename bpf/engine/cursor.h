@@ -9,14 +9,10 @@
 
 #include "port.h"
 #include "tally/limits.h"
+#include "tally/pieces.h"
 
 #define TALLY_BYTES(c) (0x0101010101010101ULL * (__u8)(c))
 #define TALLY_TOPS 0x8080808080808080ULL
-
-/* Bytes under the parser's eyes: a window of one direction of one connection. */
-struct tally_chunk {
-	__u8 b[TALLY_CHUNK + TALLY_CHUNK_PAD];
-};
 
 /* The word at pos; n (1..8) octets of it are valid. */
 TALLY_INLINE __u64 tally_word(const struct tally_chunk *c, __u32 pos, __u32 n)

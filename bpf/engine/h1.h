@@ -135,7 +135,7 @@ struct tally_h1 {
 	__u32 key_spilled; /* octets of the key that left key_text by SPILL */
 	__u32 key_len;	   /* octets in key_text */
 	__u32 basic;	   /* base64 bits not yet octets: value | count << 24 */
-	__u32 spill_slot;  /* the driver's: where spilled octets are, id + 1; 0: none */
+	__u32 spill_slot;  /* the driver's: where spilled octets are, a ticket; 0: none */
 	__u32 pad;
 	struct tally_sip sip;
 	__u8 key_text[TALLY_KEY_INLINE + 8];

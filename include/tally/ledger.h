@@ -6,7 +6,8 @@
  *	rows     hash,         row_key -> row      one row per connection, key, route, ... (row_key.conn)
  *	spill    hash,         row_key -> row      the same without connection (conn = CPU): used when
  *	                                           `rows` refuses; preallocated
- *	totals   per-CPU array, service -> totals  cannot refuse; control counters
+ *	totals   per-CPU array, nest and service   cannot refuse; control counters (TALLY_TOTALS_AT)
+ *	                        -> totals
  *
  *	epochs_rows[2] ┐
  *	epochs_spill[2]├─ arrays of maps, indexed by epoch.index, which a program reads once per run
@@ -23,7 +24,7 @@
 #include "tally/reasons.h"
 #include "tally/types.h"
 
-#define TALLY_ABI_VERSION 1
+#define TALLY_ABI_VERSION 2
 
 /* Identity of a row. All bytes are significant: it is a hash key, so padding is zero. */
 struct tally_row_key {
@@ -56,8 +57,9 @@ struct tally_row {
 };
 TALLY_ASSERT(sizeof(struct tally_row) == 80, "ABI: row");
 
-/* Sums that found no row at all: they keep service, attribution and success class only. */
+/* Sums that found no row at all. */
 struct tally_lost {
+	__u64 answered[8]; /* of `requests`: booked with a status, by enum tally_attribution */
 	__u64 requests;
 	__u64 incomplete;
 	__u64 request_bytes;
@@ -79,6 +81,15 @@ struct tally_totals {
 	__u64 gaps[16];		    /* enum tally_gap */
 	struct tally_lost lost;	    /* rows and spill both refused */
 };
+
+/*
+ * Programs interrupt each other on one CPU (a softirq comes while a task sends; a task is preempted).
+ * Each has a scratch slot of its own while it runs, and counts, without atomics, in the totals of that
+ * slot; one more level is for those that got no slot, which add atomically. A service's totals are the
+ * sum over levels and CPUs.
+ */
+#define TALLY_TOTALS (TALLY_SERVICES * (TALLY_NEST + 1))
+#define TALLY_TOTALS_AT(level, service) ((level)*TALLY_SERVICES + (service))
 
 /* The one index that every program reads once per run. */
 struct tally_epoch {
@@ -104,20 +115,29 @@ enum tally_key_state { TALLY_KEY_NEW = 1, TALLY_KEY_RESOLVED = 2 };
 
 struct tally_key_entry {
 	__u32 state; /* enum tally_key_state */
-	__u32 slot;  /* candidate id + 1; 0 when resolved */
+	__u32 slot;  /* ticket of the candidate; 0 when resolved */
 	__u8 sha256[32];
 };
 TALLY_ASSERT(sizeof(struct tally_key_entry) == 40, "ABI: key entry");
 
 /*
  * A candidate: the text of a key no response has accepted yet. Ids below TALLY_CANDIDATES are
- * `candidates`; above, `candidates_long` (id - TALLY_CANDIDATES). owner is 0 when free; the kernel
- * takes a slot by compare-and-exchange and the agent frees it with a zeroed value.
+ * `candidates`; above, `candidates_long` (id - TALLY_CANDIDATES). `state` has the state in its low bits
+ * and above them a generation that grows with every holder: it changes by compare-and-exchange only, so
+ * who was forgotten, and its slot given to another, can neither free nor accept the other's key.
  */
 enum tally_candidate_state { TALLY_CAND_FREE, TALLY_CAND_HELD, TALLY_CAND_ACCEPTED };
+#define TALLY_CAND_STATE(word) ((word)&3)
+#define TALLY_CAND_NEXT 4     /* one generation on */
+#define TALLY_CAND_ID_BITS 14 /* a ticket: id + 1, and the generation above it */
+#define TALLY_CAND_GENERATION ((1u << (32 - TALLY_CAND_ID_BITS)) - 1)
+#define TALLY_CAND_TICKET(id, word) \
+	(((id) + 1) | ((word) >> 2 & TALLY_CAND_GENERATION) << TALLY_CAND_ID_BITS)
+#define TALLY_CAND_ID(ticket) (((ticket) & ((1u << TALLY_CAND_ID_BITS) - 1)) - 1)
+TALLY_ASSERT(TALLY_CANDIDATES + TALLY_CANDIDATES_LONG < 1 << TALLY_CAND_ID_BITS, "tickets");
 
 struct tally_candidate {
-	__u32 state; /* enum tally_candidate_state */
+	__u32 state; /* enum tally_candidate_state, and the generation */
 	__u32 len;
 	__u64 hash;
 	__u8 text[TALLY_KEY_INLINE + 8];

@@ -12,7 +12,7 @@
  * epoch           array[1]                0 -> struct tally_epoch
  * epochs_rows     array of maps[2]        epoch index -> hash(tally_row_key -> tally_row)
  * epochs_spill    array of maps[2]        epoch index -> hash(tally_row_key -> tally_row)
- * epochs_totals   array of maps[2]        epoch index -> percpu array(service -> tally_totals)
+ * epochs_totals   array of maps[2]        epoch index -> percpu array(TALLY_TOTALS_AT -> tally_totals)
  * clock           array[1]                0 -> struct tally_clock
  * settings        array[1]                0 -> struct tally_settings
  * services        array[TALLY_SERVICES]   service -> struct tally_service
@@ -22,8 +22,8 @@
  * dictionary      hash                    hash of key -> struct tally_key_entry
  * candidates      array[TALLY_CANDIDATES] id -> struct tally_candidate
  * candidates_long array[TALLY_CANDIDATES_LONG]
- * parked          array[TALLY_PARK_POOL]  id -> struct tally_parked (bpf/meter.h)
- * deferred        hash                    4-tuple -> parked id: data that arrived with the listener
+ * parked          array[TALLY_PARK_POOL]  id -> struct tally_parked (pieces.h)
+ * deferred        hash                    struct tally_deferred_key -> struct tally_deferred
  * scratch, nest   per-CPU arrays
  *
  * programs: tally_ingress, tally_egress (cgroup_skb), tally_sockops (sockops); in object meter.bpf.o,

@@ -78,6 +78,20 @@ static void port_park_drop(struct tally_run *run, struct tally_conn *c, __u32 i)
 {
 }
 
+static void port_keep(struct tally_run *run, struct tally_conn *c)
+{
+}
+
+static struct tally_chunk *port_kept(struct tally_run *run, struct tally_conn *c, __u32 i,
+				     __u32 *seq, __u32 *len)
+{
+	return NULL;
+}
+
+static void port_kept_drop(struct tally_run *run, struct tally_conn *c, __u32 i)
+{
+}
+
 #include "bpf/meter.h"
 
 static struct tally_conn conn;

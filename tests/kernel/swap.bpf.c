@@ -35,7 +35,7 @@
 
 INNER(rows, BPF_MAP_TYPE_HASH, struct tally_row_key, struct tally_row, 1024, BPF_F_NO_PREALLOC);
 INNER(spill, BPF_MAP_TYPE_HASH, struct tally_row_key, struct tally_row, 1024, 0);
-INNER(totals, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tally_totals, TALLY_SERVICES, 0);
+INNER(totals, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tally_totals, TALLY_TOTALS, 0);
 OUTER(epochs_rows, rows);
 OUTER(epochs_spill, spill);
 OUTER(epochs_totals, totals);

@@ -83,6 +83,7 @@ static bool is_zero(struct tally_load *load, enum tally_map map, uint32_t slot)
 	struct tally_candidate_long candidate = {}, zero = {};
 
 	assert_int_equal(bpf_map_lookup_elem(load->maps[map], &slot, &candidate), 0);
+	candidate.state = TALLY_CAND_STATE(candidate.state); /* generations only grow */
 	return !memcmp(&candidate, &zero, sizeof(zero));
 }
 

@@ -145,7 +145,13 @@ static void test_sums_without_a_row_become_an_overflow_record(void **state)
 	struct tally_sealed sealed;
 
 	(void)state;
-	totals[1] = (struct tally_totals){ .lost = { .requests = 9, .request_bytes = 90 } };
+	totals[1] = (struct tally_totals){
+		.attributed = 8,
+		.unattributed = { [TALLY_ATTR_ANONYMOUS] = 3 },
+		.lost = { .answered = { [TALLY_ATTR_KEY] = 6, [TALLY_ATTR_ANONYMOUS] = 2 },
+			  .requests = 9,
+			  .request_bytes = 90 },
+	};
 	frozen.n_services = 2;
 	ledger_close(&frozen, &sealed);
 	assert_int_equal(sealed.n_rows, 1);
@@ -153,6 +159,10 @@ static void test_sums_without_a_row_become_an_overflow_record(void **state)
 	assert_int_equal(sealed.rows[0].sums.request_bytes, 90);
 	assert_int_equal(shape_of(&sealed, 0)->attribution, TALLY_ATTR_OVERFLOW);
 	assert_int_equal(shape_of(&sealed, 0)->detail, TALLY_DETAIL_LEDGER_FULL);
+	/* One of the nine was aborted: it is in neither. */
+	assert_int_equal(sealed.totals.attributed, 2);
+	assert_int_equal(sealed.totals.unattributed[TALLY_ATTR_ANONYMOUS], 1);
+	assert_int_equal(sealed.totals.unattributed[TALLY_ATTR_OVERFLOW], 8);
 	tally_sealed_done(&sealed);
 }
 

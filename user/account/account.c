@@ -222,6 +222,21 @@ static void take_sums(const struct tally_row *row, const struct tally_terms *ter
 		sums->chargeable = terms->charge_truncated ? row->requests : whole;
 }
 
+/* What the kernel counted as one thing, and the books say is another. Attribution KEY is `attributed`. */
+static void move(struct tally_sealed_totals *totals, __u8 from, __u8 to, __u64 requests)
+{
+	*(from == TALLY_ATTR_KEY ? &totals->attributed : &totals->unattributed[from]) -= requests;
+	*(to == TALLY_ATTR_KEY ? &totals->attributed : &totals->unattributed[to]) += requests;
+}
+
+/* The same for a row: aborted requests (status 0) are in neither. */
+static void move_answered(struct tally_sealed_totals *totals, const struct tally_row_key *key,
+			  __u8 attribution, __u64 requests)
+{
+	if (key->status != 0 && key->attribution < TALLY_ATTR_COUNT)
+		move(totals, key->attribution, attribution, requests);
+}
+
 static int add_row(struct closing *c, const struct tally_frozen_row *from)
 {
 	struct tally_row_key key = from->key;
@@ -242,8 +257,10 @@ static int add_row(struct closing *c, const struct tally_frozen_row *from)
 		r = add_names(c, &terms, &shape);
 	if (r < 0)
 		return r;
-	if (from->key.attribution != key.attribution)
+	if (from->key.attribution != key.attribution) {
 		c->sealed->totals.unresolved += from->row.requests;
+		move_answered(&c->sealed->totals, &from->key, key.attribution, from->row.requests);
+	}
 	billable = billable && chargeable(&key, &terms);
 	shape.status = key.status;
 	shape.protocol = key.protocol < TALLY_PROTO_COUNT ? key.protocol : TALLY_PROTO_UNKNOWN;
@@ -280,6 +297,8 @@ static int add_lost(struct closing *c, __u16 service, const struct tally_lost *l
 	terms.route = "_other";
 	terms.method = "_other";
 	clip(c, (__u32)(c->start_s / HOUR_S), &row);
+	for (int i = 0; i < TALLY_ATTR_COUNT; i++)
+		move(&c->sealed->totals, (__u8)i, TALLY_ATTR_OVERFLOW, lost->answered[i]);
 	r = tally_sealed_owner(c->sealed, &owner, &row.owner);
 	if (r == 0)
 		r = add_names(c, &terms, &shape);

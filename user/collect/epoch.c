@@ -21,7 +21,7 @@ int tally_epoch_create_map(const struct tally_load *load, enum tally_epoch_kind 
 
 	if (kind == TALLY_EPOCH_TOTALS)
 		fd = bpf_map_create(BPF_MAP_TYPE_PERCPU_ARRAY, "tally_totals", sizeof(__u32),
-				    sizeof(struct tally_totals), TALLY_SERVICES, NULL);
+				    sizeof(struct tally_totals), TALLY_TOTALS, NULL);
 	else if (kind == TALLY_EPOCH_SPILL)
 		fd = bpf_map_create(BPF_MAP_TYPE_HASH, "tally_spill", sizeof(struct tally_row_key),
 				    sizeof(struct tally_row), load->rows, NULL);

@@ -16,13 +16,19 @@ struct known {
 	bool in_kernel;
 };
 
+/* How long the same holder has had a candidate. */
+struct watch {
+	uint64_t since_s;
+	uint32_t word; /* struct tally_candidate.state */
+};
+
 /* One of the two candidate arrays, mapped. */
 struct pool {
 	uint8_t *base;
 	size_t bytes;
 	size_t stride;
 	uint32_t n;
-	uint64_t *held_since_s; /* per candidate; 0: not held */
+	struct watch *watches;
 };
 
 struct tally_keys {
@@ -93,8 +99,8 @@ static int map_pool(struct pool *pool, int fd, size_t value_size, uint32_t n)
 	pool->stride = (value_size + 7) & ~(size_t)7;
 	pool->n = n;
 	pool->bytes = (pool->stride * n + page - 1) / page * page;
-	pool->held_since_s = calloc(n, sizeof(*pool->held_since_s));
-	if (!pool->held_since_s)
+	pool->watches = calloc(n, sizeof(*pool->watches));
+	if (!pool->watches)
 		return -ENOMEM;
 	base = mmap(NULL, pool->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (base == MAP_FAILED)
@@ -160,7 +166,7 @@ void tally_keys_close(struct tally_keys *keys)
 	for (int i = 0; i < 2; i++) {
 		if (keys->pools[i].base)
 			(void)munmap(keys->pools[i].base, keys->pools[i].bytes); /* cannot fail */
-		free(keys->pools[i].held_since_s);
+		free(keys->pools[i].watches);
 	}
 	free(keys->table);
 	free(keys);
@@ -185,8 +191,7 @@ static void set_free(struct pool *pool, uint32_t i)
 	explicit_bzero(candidate->text, text_room(pool));
 	candidate->hash = 0;
 	candidate->len = 0;
-	pool->held_since_s[i] = 0;
-	__atomic_store_n(&candidate->state, TALLY_CAND_FREE, __ATOMIC_RELEASE);
+	__atomic_store_n(&candidate->state, candidate->state & ~3u, __ATOMIC_RELEASE);
 }
 
 static int resolve(struct tally_keys *keys, struct pool *pool, uint32_t i)
@@ -211,12 +216,24 @@ static int resolve(struct tally_keys *keys, struct pool *pool, uint32_t i)
 	return 0;
 }
 
-static void check_stale(struct tally_keys *keys, struct pool *pool, uint32_t i, uint64_t now_s)
+/* Ours now, if its word is still the same: who held it before can do nothing with it any more. */
+static bool take_over(struct pool *pool, uint32_t i, uint32_t word)
 {
+	uint32_t held = ((word & ~3u) + TALLY_CAND_NEXT) | TALLY_CAND_HELD;
+
+	return __atomic_compare_exchange_n(&candidate_at(pool, i)->state, &word, held, false,
+					   __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
+static void check_stale(struct tally_keys *keys, struct pool *pool, uint32_t i, uint32_t word,
+			uint64_t now_s)
+{
+	struct watch *watch = &pool->watches[i];
+
 	keys->status.held++;
-	if (!pool->held_since_s[i])
-		pool->held_since_s[i] = now_s;
-	if (now_s - pool->held_since_s[i] < TALLY_KEYS_STALE_S)
+	if (watch->word != word)
+		*watch = (struct watch){ .word = word, .since_s = now_s };
+	if (now_s - watch->since_s < TALLY_KEYS_STALE_S || !take_over(pool, i, word))
 		return;
 	keys->status.stale++;
 	set_free(pool, i);
@@ -226,37 +243,31 @@ static void check_stale(struct tally_keys *keys, struct pool *pool, uint32_t i, 
  * A candidate that no response accepted: the kernel frees it, and leaves the wiping of a long text to
  * us. We hold it meanwhile, like any owner.
  */
-static void wipe_free(struct pool *pool, uint32_t i)
+static void wipe_free(struct pool *pool, uint32_t i, uint32_t word)
 {
-	struct tally_candidate_long *candidate = candidate_at(pool, i);
-	uint32_t expected = TALLY_CAND_FREE;
-
-	if (candidate->text[0] &&
-	    __atomic_compare_exchange_n(&candidate->state, &expected, TALLY_CAND_HELD, false,
-					__ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+	if (candidate_at(pool, i)->text[0] && take_over(pool, i, word))
 		set_free(pool, i);
 }
 
 static int poll_pool(struct tally_keys *keys, struct pool *pool, uint64_t now_s)
 {
 	for (uint32_t i = 0; i < pool->n; i++) {
-		struct tally_candidate_long *candidate = candidate_at(pool, i);
-		uint32_t state = __atomic_load_n(&candidate->state, __ATOMIC_ACQUIRE);
+		uint32_t word = __atomic_load_n(&candidate_at(pool, i)->state, __ATOMIC_ACQUIRE);
 		int err;
 
-		if (state == TALLY_CAND_HELD) {
-			check_stale(keys, pool, i, now_s);
-			continue;
+		switch (TALLY_CAND_STATE(word)) {
+		case TALLY_CAND_HELD:
+			check_stale(keys, pool, i, word, now_s);
+			break;
+		case TALLY_CAND_ACCEPTED:
+			keys->status.accepted++;
+			err = resolve(keys, pool, i);
+			if (err)
+				return err;
+			break;
+		default:
+			wipe_free(pool, i, word);
 		}
-		pool->held_since_s[i] = 0;
-		if (state == TALLY_CAND_FREE)
-			wipe_free(pool, i);
-		if (state != TALLY_CAND_ACCEPTED)
-			continue;
-		keys->status.accepted++;
-		err = resolve(keys, pool, i);
-		if (err)
-			return err;
 	}
 	return 0;
 }

@@ -390,7 +390,7 @@ static int read_rows(int fd, struct tally_frozen *frozen, size_t max, size_t *ca
 	return err;
 }
 
-/* Counters are all u64, so that adding CPUs up is adding words up. */
+/* Counters are all u64, so that adding CPUs and levels up is adding words up. */
 static int read_totals(const struct tally_ledger *ledger, int fd, struct tally_frozen *frozen)
 {
 	const size_t words = sizeof(struct tally_totals) / sizeof(__u64);
@@ -400,10 +400,10 @@ static int read_totals(const struct tally_ledger *ledger, int fd, struct tally_f
 	if (!values || !frozen->totals)
 		return -ENOMEM;
 	frozen->n_services = TALLY_SERVICES;
-	for (__u32 service = 0; service < TALLY_SERVICES; service++) {
-		__u64 *sum = (__u64 *)&frozen->totals[service];
+	for (__u32 at = 0; at < TALLY_TOTALS; at++) {
+		__u64 *sum = (__u64 *)&frozen->totals[at % TALLY_SERVICES];
 
-		if (bpf_map_lookup_elem(fd, &service, values))
+		if (bpf_map_lookup_elem(fd, &at, values))
 			return -errno;
 		for (size_t i = 0; i < words * ledger->cpus; i++)
 			sum[i % words] += values[i];

@@ -260,6 +260,8 @@ static int set_sizes(struct meter_bpf *skel, const struct tally_load *load)
 		err = bpf_map__set_map_flags(skel->maps.candidates_long, BPF_F_MMAPABLE);
 	if (!err)
 		err = bpf_map__set_map_flags(skel->maps.clock, BPF_F_MMAPABLE);
+	if (!err)
+		err = bpf_map__set_map_flags(skel->maps.parked, BPF_F_MMAPABLE);
 	return err;
 }
 

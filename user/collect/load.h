@@ -24,21 +24,23 @@
 #include "base/util.h"
 
 /* Maps pinned under their own name. The outer maps of the epochs are among them. */
-#define TALLY_PINNED_MAPS(X)            \
-	X(SETTINGS, settings)           \
-	X(CONNS, conns)                 \
-	X(EPOCH, epoch)                 \
-	X(EPOCHS_ROWS, epochs_rows)     \
-	X(EPOCHS_SPILL, epochs_spill)   \
-	X(EPOCHS_TOTALS, epochs_totals) \
-	X(CLOCK, clock)                 \
-	X(SERVICES, services)           \
-	X(RULESETS, rulesets)           \
-	X(SCOPES, scopes)               \
-	X(PORTS, ports)                 \
-	X(DICTIONARY, dictionary)       \
-	X(CANDIDATES, candidates)       \
-	X(CANDIDATES_LONG, candidates_long)
+#define TALLY_PINNED_MAPS(X)                \
+	X(SETTINGS, settings)               \
+	X(CONNS, conns)                     \
+	X(EPOCH, epoch)                     \
+	X(EPOCHS_ROWS, epochs_rows)         \
+	X(EPOCHS_SPILL, epochs_spill)       \
+	X(EPOCHS_TOTALS, epochs_totals)     \
+	X(CLOCK, clock)                     \
+	X(SERVICES, services)               \
+	X(RULESETS, rulesets)               \
+	X(SCOPES, scopes)                   \
+	X(PORTS, ports)                     \
+	X(DICTIONARY, dictionary)           \
+	X(CANDIDATES, candidates)           \
+	X(CANDIDATES_LONG, candidates_long) \
+	X(PARKED, parked)                   \
+	X(DEFERRED, deferred)
 
 #define TALLY_MAP_ITEM(symbol, name) TALLY_MAP_##symbol,
 enum tally_map { TALLY_PINNED_MAPS(TALLY_MAP_ITEM) TALLY_MAP_WINDOWS, TALLY_MAP_COUNT };

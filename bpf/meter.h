@@ -667,7 +667,7 @@ TALLY_INLINE void meter_lose(struct tally_run *run, struct tally_conn *c, struct
 enum meter_placed { PLACED_FEED, PLACED_NOTHING, PLACED_PARK };
 
 /* Where the segment stands in the stream: sets run->at. Returns enum meter_placed. */
-TALLY_GLOBAL int meter_place(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+TALLY_GLOBAL int meter_place(struct tally_run *run, struct tally_conn *c,
 			     const struct tally_rules *r, struct tally_totals *t)
 {
 	struct tally_h1 *p;
@@ -683,11 +683,6 @@ TALLY_GLOBAL int meter_place(TALLY_PACKET *pkt, struct tally_run *run, struct ta
 	if (gap <= 0) {
 		__u32 old = -gap;
 
-		if (old && run->dir == TALLY_IN && !run->source &&
-		    (__s32)(run->rcv_nxt - next) < 0 && meter_conflicts(pkt, run, c)) {
-			c->taint = TALLY_DETAIL_CONFLICT;
-			t->gaps[TALLY_GAP_CONFLICT]++;
-		}
 		run->at = old < run->len ? old : run->len;
 		return run->at < run->len ? PLACED_FEED : PLACED_NOTHING;
 	}
@@ -832,7 +827,7 @@ TALLY_GLOBAL int meter_unpark(TALLY_PACKET *pkt, struct tally_run *run, struct t
 
 		if (!meter_pick(run, c))
 			break;
-		placed = meter_place(pkt, run, c, r, t);
+		placed = meter_place(run, c, r, t);
 		if (placed == PLACED_PARK)
 			break;
 		if (placed == PLACED_FEED)
@@ -886,16 +881,22 @@ TALLY_INLINE void meter_catch_up_first(TALLY_PACKET *pkt, struct tally_run *run,
 	run->source = 0;
 }
 
-/* May the segment's octets be others than those TCP takes? Then nothing of it is believed. */
+/*
+ * May a request's octets be others than those TCP takes? Then nothing of the connection is believed.
+ * An urgent octet is not in the stream that the server reads.
+ */
 TALLY_INLINE void meter_doubt(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
 			      struct tally_totals *t)
 {
+	__u32 next = c->next[TALLY_IN];
+
 	if (c->kept_count)
 		meter_forget(run, c);
 	if (!run->len)
 		return;
-	/* An urgent octet is not in the stream that the server reads. */
-	if (run->flags & SEG_URG || (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c))) {
+	if (run->flags & SEG_URG || (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c)) ||
+	    (c->synced[TALLY_IN] && (__s32)(run->seq - next) < 0 &&
+	     (__s32)(run->rcv_nxt - next) < 0 && meter_conflicts(pkt, run, c))) {
 		c->taint = TALLY_DETAIL_CONFLICT;
 		t->gaps[TALLY_GAP_CONFLICT]++;
 	}
@@ -928,7 +929,7 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 	before = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
 	if (run->len) {
 		meter_resync(run, c, t);
-		placed = meter_place(pkt, run, c, r, t);
+		placed = meter_place(run, c, r, t);
 	}
 	if (placed == PLACED_FEED)
 		meter_feed(pkt, run, c, r, t);

@@ -65,7 +65,6 @@ TALLY_INLINE int meter_unparsed(struct tally_totals *t, __u32 dir, __u32 reason,
 /* Add run->delta to the row of x, if there is anything to add. */
 TALLY_GLOBAL int meter_book(struct tally_run *run, struct tally_conn *c, struct tally_exchange *x)
 {
-	struct tally_row_key key;
 	struct tally_delta *d;
 
 	if (!run || !c || !x)
@@ -73,8 +72,8 @@ TALLY_GLOBAL int meter_book(struct tally_run *run, struct tally_conn *c, struct 
 	d = &run->delta;
 	if (!(d->requests | d->request_bytes | d->response_bytes))
 		return 0;
-	tally_conn_row_key(c, x, run->hour, &key);
-	port_row_add(run, c, &key);
+	tally_conn_row_key(c, x, run->hour, &run->key);
+	port_row_add(run, c, &run->key);
 	d->requests = 0;
 	d->incomplete = 0;
 	d->request_bytes = 0;

@@ -80,7 +80,7 @@ static void set_up(struct bench *b, const struct variant *v, const struct tally_
 	struct tally_epoch epoch = { .number = 1 };
 	struct tally_clock clock = { .hour = 500000, .hour_start_ns = bench_now_ns() };
 	int spill = map_new(BPF_MAP_TYPE_HASH, 16384, 0);
-	int totals = map_new(BPF_MAP_TYPE_PERCPU_ARRAY, TALLY_SERVICES, 0);
+	int totals = map_new(BPF_MAP_TYPE_PERCPU_ARRAY, TALLY_TOTALS, 0);
 	uint8_t wanted = 1;
 
 	b->rows = map_new(BPF_MAP_TYPE_HASH, 2 * v->setup.rows + 16384, BPF_F_NO_PREALLOC);

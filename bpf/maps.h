@@ -69,7 +69,8 @@ EPOCHS(epochs_spill, struct spill_template);
 EPOCHS(epochs_totals, struct totals_template);
 
 ARRAY(epoch, 1, struct tally_epoch);
-ARRAY(blank_row, 1, struct tally_row); /* stays zero: what a new row begins with */
+ARRAY(blank_row, 1, struct tally_row);	   /* stays zero: what a new row begins with */
+ARRAY(blank_chunk, 1, struct tally_chunk); /* stays zero: what freed pieces are filled with */
 ARRAY(clock, 1, struct tally_clock);
 ARRAY(settings, 1, struct tally_settings);
 ARRAY(services, TALLY_SERVICES, struct tally_service);

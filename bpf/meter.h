@@ -48,37 +48,43 @@ TALLY_INLINE __u64 meter_take(__u64 *v)
 
 TALLY_INLINE struct tally_h1 *meter_parser(struct tally_conn *c, __u32 dir)
 {
-	return dir == TALLY_IN ? &c->h1[TALLY_IN] : &c->h1[TALLY_OUT];
+	return &c->h1[conn_side(dir)];
+}
+
+TALLY_INLINE __u32 meter_next(const struct tally_conn *c, __u32 dir)
+{
+	return c->next[conn_side(dir)];
 }
 
 TALLY_INLINE int meter_unparsed(struct tally_totals *t, __u32 dir, __u32 reason, __u64 n)
 {
-	if (dir == TALLY_IN)
-		t->unparsed_bytes[0][reason] += n;
-	else
-		t->unparsed_bytes[1][reason] += n;
+	t->unparsed_bytes[conn_side(dir)][reason] += n;
 	return 0;
 }
 
 /* ---- booking ---- */
 
 /* Add run->delta to the row of x, if there is anything to add. */
-TALLY_GLOBAL int meter_book(struct tally_run *run, struct tally_conn *c, struct tally_exchange *x)
+TALLY_INLINE void meter_add(struct tally_run *run, struct tally_conn *c, struct tally_exchange *x)
 {
-	struct tally_delta *d;
+	struct tally_row_key key;
+	struct tally_delta *d = &run->delta;
 
-	if (!run || !c || !x)
-		return 0;
-	d = &run->delta;
 	if (!(d->requests | d->request_bytes | d->response_bytes))
-		return 0;
-	tally_conn_row_key(c, x, run->hour, &run->key);
-	port_row_add(run, c, &run->key);
+		return;
+	tally_conn_row_key(c, x, run->hour, &key);
+	port_row_add(run, c, &key);
 	d->requests = 0;
 	d->incomplete = 0;
 	d->request_bytes = 0;
 	d->response_bytes = 0;
 	d->duration_ns = 0;
+}
+
+TALLY_GLOBAL int meter_book(struct tally_run *run, struct tally_conn *c, struct tally_exchange *x)
+{
+	if (run && c && x)
+		meter_add(run, c, x);
 	return 0;
 }
 
@@ -123,7 +129,7 @@ TALLY_GLOBAL int meter_end_response(struct tally_run *run, struct tally_conn *c,
 	p->octets = 0;
 	t->held_leave++;
 	meter_count_booked(t, x);
-	meter_book(run, c, x);
+	meter_add(run, c, x);
 	return 0;
 }
 
@@ -356,12 +362,18 @@ TALLY_INLINE void meter_look_further(struct tally_run *run, struct tally_conn *c
 	run->loads++;
 }
 
-TALLY_INLINE int meter_load(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
-			    struct tally_h1 *p)
+/* The next octets of the segment into the chunk that the parser looks at. Returns 0, or -1. */
+TALLY_GLOBAL int meter_load(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c)
 {
-	struct tally_chunk *chunk = run->dir == TALLY_IN ? &c->seen : &run->chunk;
-	__u32 n = run->len - run->at;
+	struct tally_chunk *chunk;
+	struct tally_h1 *p;
+	__u32 n;
 
+	if (!run || !c)
+		return -1;
+	chunk = run->dir == TALLY_IN ? &c->seen : &run->chunk;
+	p = meter_parser(c, run->dir);
+	n = run->len - run->at;
 	if (n > TALLY_CHUNK)
 		n = TALLY_CHUNK;
 	if (run->dir == TALLY_IN)
@@ -398,7 +410,7 @@ static long meter_feed_step(__u32 i, void *ctx)
 		run->at = run->loaded + p->pos;
 	} else if (p->state <= H1_SKIPPING) {
 		run->at += tally_h1_skip(p, run->len - run->at);
-	} else if (meter_load(l->pkt, run, l->c, p)) {
+	} else if (meter_load(l->pkt, run, l->c)) {
 		l->t->gaps[TALLY_GAP_LOAD_FAILED]++;
 		return 1;
 	}
@@ -423,10 +435,7 @@ TALLY_GLOBAL int meter_feed(TALLY_PACKET *pkt, struct tally_run *run, struct tal
 	tally_loop(1 << 18, meter_feed_step, &l);
 	if (run->at < run->len)
 		t->gaps[TALLY_GAP_LOOP_LIMIT]++;
-	if (run->dir == TALLY_IN)
-		c->next[TALLY_IN] = run->seq + run->at;
-	else
-		c->next[TALLY_OUT] = run->seq + run->at;
+	c->next[conn_side(run->dir)] = run->seq + run->at;
 	return 0;
 }
 
@@ -658,8 +667,7 @@ TALLY_INLINE void meter_lose(struct tally_run *run, struct tally_conn *c, struct
 	struct tally_h1 *p = meter_parser(c, run->dir);
 
 	t->gaps[TALLY_GAP_NEVER_FILLED]++;
-	meter_unparsed(t, run->dir, TALLY_UNPARSED_GAP,
-		       run->seq - (run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT]));
+	meter_unparsed(t, run->dir, TALLY_UNPARSED_GAP, run->seq - meter_next(c, run->dir));
 	h1_bad(p, TALLY_DETAIL_GAP);
 }
 
@@ -676,7 +684,7 @@ TALLY_GLOBAL int meter_place(struct tally_run *run, struct tally_conn *c,
 	if (!run || !c || !r || !t)
 		return PLACED_NOTHING;
 	p = meter_parser(c, run->dir);
-	next = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
+	next = meter_next(c, run->dir);
 	gap = run->seq - next;
 	run->at = 0;
 	if (gap <= 0) {
@@ -786,7 +794,7 @@ static long meter_pick_step(__u32 i, void *ctx)
 {
 	struct meter_pick_loop *l = ctx;
 	struct tally_run *run = l->run;
-	__u32 next = run->dir == TALLY_IN ? l->c->next[TALLY_IN] : l->c->next[TALLY_OUT];
+	__u32 next = meter_next(l->c, run->dir);
 	__u32 seq;
 
 	if (!port_parked_at(run, l->c, i, &seq))
@@ -812,43 +820,45 @@ TALLY_GLOBAL int meter_pick(struct tally_run *run, struct tally_conn *c)
 	return port_unpark(run, c, run->piece);
 }
 
-/*
- * Parked pieces whose turn has come, in stream order. Leaves run->source set: the run is over.
- * Not a bpf_loop: the kernel allows 8 frames and 512 octets of stack in all of them together.
- */
+static long meter_unpark_step(__u32 i, void *ctx)
+{
+	struct meter_loop *l = ctx;
+	int placed;
+
+	(void)i;
+	if (!meter_pick(l->run, l->c))
+		return 1;
+	placed = meter_place(l->run, l->c, l->r, l->t);
+	if (placed == PLACED_PARK)
+		return 1;
+	if (placed == PLACED_FEED)
+		meter_feed(l->pkt, l->run, l->c, l->r, l->t);
+	port_park_drop(l->run, l->c, l->run->piece);
+	return 0;
+}
+
+/* Parked pieces whose turn has come, in stream order. Leaves run->source set: the run is over. */
 TALLY_GLOBAL int meter_unpark(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
 			      const struct tally_rules *r, struct tally_totals *t)
 {
+	struct meter_loop l = { pkt, run, c, r, t };
+
 	if (!run || !c || !r || !t)
 		return 0;
-	for (int i = 0; i < TALLY_PARK_PIECES; i++) {
-		int placed;
-
-		if (!meter_pick(run, c))
-			break;
-		placed = meter_place(run, c, r, t);
-		if (placed == PLACED_PARK)
-			break;
-		if (placed == PLACED_FEED)
-			meter_feed(pkt, run, c, r, t);
-		port_park_drop(run, c, run->piece);
-	}
+	tally_loop(TALLY_PARK_PIECES, meter_unpark_step, &l);
 	return 0;
 }
 
 TALLY_INLINE __u32 meter_parked(const struct tally_conn *c, __u32 dir)
 {
-	return dir == TALLY_IN ? c->parked_count[TALLY_IN] : c->parked_count[TALLY_OUT];
+	return c->parked_count[conn_side(dir)];
 }
 
 /* All octets by which the stream went on, each once: what rows and unparsed_bytes must add up to. */
 TALLY_INLINE void meter_count_octets(struct tally_run *run, struct tally_conn *c,
 				     struct tally_totals *t, __u32 before)
 {
-	if (run->dir == TALLY_IN)
-		t->bytes[0] += c->next[TALLY_IN] - before;
-	else
-		t->bytes[1] += c->next[TALLY_OUT] - before;
+	t->bytes[conn_side(run->dir)] += meter_next(c, run->dir) - before;
 }
 
 /*
@@ -858,7 +868,7 @@ TALLY_INLINE void meter_count_octets(struct tally_run *run, struct tally_conn *c
 TALLY_INLINE void meter_catch_up(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
 				 const struct tally_rules *r, struct tally_totals *t)
 {
-	__u32 before = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
+	__u32 before = meter_next(c, run->dir);
 
 	meter_unpark(pkt, run, c, r, t);
 	meter_count_octets(run, c, t, before);
@@ -901,6 +911,16 @@ TALLY_INLINE void meter_doubt(TALLY_PACKET *pkt, struct tally_run *run, struct t
 	}
 }
 
+TALLY_INLINE void meter_park(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+			     struct tally_totals *t)
+{
+	t->gaps[TALLY_GAP_PARKED]++;
+	if (!port_park(pkt, run, c))
+		return;
+	t->gaps[TALLY_GAP_PARKED]--;
+	t->gaps[TALLY_GAP_PARK_FULL]++;
+}
+
 /*
  * One segment of a connection whose service has rules r. The caller has filled run and holds the
  * lock of the direction.
@@ -923,9 +943,9 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 	}
 	if (run->dir == TALLY_IN)
 		meter_doubt(pkt, run, c, t);
-	if (run->len && !(run->dir == TALLY_IN ? c->synced[TALLY_IN] : c->synced[TALLY_OUT]))
+	if (run->len && !c->synced[conn_side(run->dir)])
 		meter_join(run, c, t);
-	before = run->dir == TALLY_IN ? c->next[TALLY_IN] : c->next[TALLY_OUT];
+	before = meter_next(c, run->dir);
 	if (run->len) {
 		meter_resync(run, c, t);
 		placed = meter_place(run, c, r, t);
@@ -933,7 +953,7 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 	if (placed == PLACED_FEED)
 		meter_feed(pkt, run, c, r, t);
 	else if (placed == PLACED_PARK)
-		t->gaps[port_park(pkt, run, c) ? TALLY_GAP_PARK_FULL : TALLY_GAP_PARKED]++;
+		meter_park(pkt, run, c, t);
 	if (meter_parked(c, run->dir))
 		meter_unpark(pkt, run, c, r, t);
 	meter_count_octets(run, c, t, before);

@@ -34,7 +34,6 @@ struct tally_run {
 	__u32 loads;   /* chunks loaded in this feed */
 	__u32 level;   /* of the scratch slot: whose totals are counted in */
 	struct tally_delta delta;
-	struct tally_row_key key; /* of the row that delta goes to */
 	struct tally_chunk chunk; /* OUT; the octets of IN stay in the connection (R9) */
 };
 

@@ -80,48 +80,63 @@ static __always_inline struct tally_totals *totals_of(struct tally_run *run, __u
 
 /* ---- ports ---- */
 
-/* Payload may hold secrets: nothing of it stays in memory that nobody owns. */
-static __always_inline void chunk_wipe(struct tally_chunk *c, __u32 len)
+/* n as a length that helpers take: 1..TALLY_CHUNK, for the verifier, too. */
+static __always_inline __u32 chunk_len(__u32 n)
 {
-	for (__u32 i = 0; i < TALLY_CHUNK; i += 8) {
-		__u32 at = i;
+	n--;
+	n &= TALLY_CHUNK - 1;
+	tally_opaque(n);
+	return (n & (TALLY_CHUNK - 1)) + 1;
+}
 
-		if (i >= len)
-			break;
-		tally_opaque(at);
-		*(tally_unaligned *)(c->b + (at & (TALLY_CHUNK - 8))) = 0;
-	}
+/*
+ * n octets of a chunk in a map, from `at` on, to the begin of another. Copying is the helpers' work: a
+ * loop here costs the verifier more than all the rest.
+ */
+static __always_inline int chunk_copy(struct tally_chunk *to, struct tally_chunk *from, __u32 at,
+				      __u32 n)
+{
+	struct bpf_dynptr all;
+
+	if (bpf_dynptr_from_mem(from->b, sizeof(from->b), 0, &all))
+		return -1;
+	return bpf_dynptr_read(to->b, chunk_len(n), &all, at, 0);
+}
+
+/* The same to a chunk in a map, from anywhere. */
+static __always_inline int chunk_store(struct tally_chunk *to, struct tally_chunk *from, __u32 n)
+{
+	struct bpf_dynptr all;
+
+	if (bpf_dynptr_from_mem(to->b, sizeof(to->b), 0, &all))
+		return -1;
+	return bpf_dynptr_write(&all, 0, from->b, chunk_len(n), 0);
+}
+
+/* Payload may hold secrets: nothing of it stays in memory that nobody owns. */
+static __noinline int chunk_wipe(struct tally_chunk *c)
+{
+	__u32 zero = 0;
+	struct tally_chunk *blank = bpf_map_lookup_elem(&blank_chunk, &zero);
+
+	return blank && c ? chunk_copy(c, blank, 0, TALLY_CHUNK) : -1;
+}
+
+static __noinline int chunk_load(struct tally_run *run, struct tally_chunk *chunk, __u32 off,
+				 __u32 n)
+{
+	__u32 id = run->source - 1;
+	struct tally_parked *piece = bpf_map_lookup_elem(&parked, &id);
+
+	return piece && chunk ? chunk_copy(chunk, &piece->data, off, n) : -1;
 }
 
 static __always_inline int port_load(struct __sk_buff *skb, struct tally_run *run,
 				     struct tally_chunk *chunk, __u32 off, __u32 n)
 {
-	if (run->source) {
-		__u32 id = run->source - 1;
-		struct tally_parked *piece = bpf_map_lookup_elem(&parked, &id);
-		__u32 i = off, k = n - 1;
-
-		if (!piece || !n)
-			return -1;
-		tally_opaque(i);
-		i &= TALLY_CHUNK - 1;
-		for (__u32 j = 0; j < TALLY_CHUNK; j += 8) {
-			__u32 at = i + j;
-
-			if (j > k)
-				break;
-			tally_opaque(at);
-			at &= TALLY_CHUNK - 1;
-			*(tally_unaligned *)(chunk->b + j) =
-				*(tally_unaligned *)(piece->data.b + at);
-		}
-		return 0;
-	}
-	n--;
-	n &= TALLY_CHUNK - 1;
-	tally_opaque(n);
-	n = (n & (TALLY_CHUNK - 1)) + 1;
-	return bpf_skb_load_bytes(skb, off, chunk->b, n);
+	if (run->source)
+		return chunk_load(run, chunk, off, n);
+	return bpf_skb_load_bytes(skb, off, chunk->b, chunk_len(n));
 }
 
 static __always_inline void row_add(struct tally_row *row, const struct tally_delta *d)
@@ -357,7 +372,7 @@ static __always_inline void port_candidate_drop(struct tally_run *run, __u32 tic
 	candidate_leave(ticket, TALLY_CAND_FREE);
 }
 
-static __always_inline int port_key_learn(struct tally_run *run, __u64 hash, __u32 ticket)
+static __noinline int port_key_learn(struct tally_run *run, __u64 hash, __u32 ticket)
 {
 	struct tally_key_entry e = { .state = TALLY_KEY_NEW, .slot = ticket };
 
@@ -407,7 +422,7 @@ static __always_inline void piece_free(__u32 slot, __u64 owner)
 
 	if (!k)
 		return;
-	chunk_wipe(&k->data, k->len);
+	chunk_wipe(&k->data);
 	__sync_lock_test_and_set(&k->busy, 0);
 }
 
@@ -424,11 +439,7 @@ static __always_inline __u32 piece_fill(struct __sk_buff *skb, struct tally_run 
 		n = TALLY_CHUNK;
 	k->seq = run->seq + at;
 	k->len = n;
-	n--;
-	n &= TALLY_CHUNK - 1;
-	tally_opaque(n);
-	n = (n & (TALLY_CHUNK - 1)) + 1;
-	if (bpf_skb_load_bytes(skb, run->off + at, k->data.b, n)) {
+	if (bpf_skb_load_bytes(skb, run->off + at, k->data.b, chunk_len(n))) {
 		piece_free(slot, owner);
 		return 0;
 	}
@@ -445,7 +456,7 @@ static __always_inline __u32 *parked_at(struct tally_conn *c, __u32 dir, __u32 i
 {
 	tally_opaque(i);
 	i &= TALLY_PARK_PIECES - 1;
-	return dir == TALLY_IN ? &c->parked[TALLY_IN][i] : &c->parked[TALLY_OUT][i];
+	return &c->parked[conn_side(dir)][i];
 }
 
 static long park_step(__u32 i, void *ctx)
@@ -464,10 +475,7 @@ static long park_step(__u32 i, void *ctx)
 		piece_free(slot, l->c->cookie);
 		return 0;
 	}
-	if (l->run->dir == TALLY_IN)
-		__sync_fetch_and_add(&l->c->parked_count[TALLY_IN], 1);
-	else
-		__sync_fetch_and_add(&l->c->parked_count[TALLY_OUT], 1);
+	__sync_fetch_and_add(&l->c->parked_count[conn_side(l->run->dir)], 1);
 	l->run->at += TALLY_CHUNK;
 	return 0;
 }
@@ -535,10 +543,7 @@ static __always_inline void port_park_drop(struct tally_run *run, struct tally_c
 	if (!slot)
 		return;
 	piece_free(slot, c->cookie);
-	if (run->dir == TALLY_IN)
-		__sync_fetch_and_sub(&c->parked_count[TALLY_IN], 1);
-	else
-		__sync_fetch_and_sub(&c->parked_count[TALLY_OUT], 1);
+	__sync_fetch_and_sub(&c->parked_count[conn_side(run->dir)], 1);
 }
 
 /* ---- octets looked at that TCP has not taken yet ---- */
@@ -564,11 +569,7 @@ static __noinline int port_keep(struct tally_run *run, struct tally_conn *c)
 	k = piece_of(slot, c->cookie);
 	if (!k)
 		return -1;
-	for (__u32 i = 0; i < TALLY_CHUNK; i += 8) {
-		if (i >= c->seen_len)
-			break;
-		*(tally_unaligned *)(k->data.b + i) = *(tally_unaligned *)(c->seen.b + i);
-	}
+	chunk_store(&k->data, &c->seen, c->seen_len);
 	k->seq = c->seen_at;
 	k->len = c->seen_len;
 	*kept_at(c, place) = slot;
@@ -687,29 +688,46 @@ static __always_inline __u32 scope_find(__u64 cgroup, __u16 port)
 	return s ? s->service : SERVICE_NONE;
 }
 
-/* The one service that owns a socket: the deepest tagged cgroup with its port, else the port. */
+struct service_loop {
+	struct bpf_sock *sk;
+	struct tally_settings *set;
+};
+
+/* The service of a cgroup that many levels below the deepest at which services can be tagged. */
+static __noinline __u32 service_above(struct bpf_sock *sk, struct tally_settings *set, __u32 i)
+{
+	__u32 level = TALLY_SCOPE_LEVELS - 1 - i, service;
+	__u64 cgroup;
+
+	if (level >= TALLY_SCOPE_LEVELS || !(set->levels_mask >> (level & 31) & 1))
+		return SERVICE_NONE;
+	cgroup = bpf_sk_ancestor_cgroup_id(sk, level);
+	if (!cgroup)
+		return SERVICE_NONE;
+	service = scope_find(cgroup, sk->src_port);
+	return service != SERVICE_NONE ? service : scope_find(cgroup, 0);
+}
+
+static long service_step(__u32 i, void *ctx)
+{
+	struct service_loop *l = ctx;
+
+	return service_above(l->sk, l->set, i) != SERVICE_NONE;
+}
+
+/*
+ * The one service that owns a socket: the deepest tagged cgroup with its port, else the port. The loop
+ * only tells where it stopped: what it wrote the verifier of Linux 6.1 would not see.
+ */
 static __noinline __u32 service_of(struct bpf_sock *sk)
 {
-	__u32 zero = 0, service, port = sk->src_port;
-	struct tally_settings *set = bpf_map_lookup_elem(&settings, &zero);
+	__u32 zero = 0, service;
+	struct service_loop l = { sk, bpf_map_lookup_elem(&settings, &zero) };
 
-	if (!set)
+	if (!l.set)
 		return SERVICE_NONE;
-	for (int level = TALLY_SCOPE_LEVELS - 1; level >= 0; level--) {
-		__u64 cgroup;
-
-		if (!(set->levels_mask >> level & 1))
-			continue;
-		cgroup = bpf_sk_ancestor_cgroup_id(sk, level);
-		if (!cgroup)
-			continue;
-		service = scope_find(cgroup, port);
-		if (service == SERVICE_NONE)
-			service = scope_find(cgroup, 0);
-		if (service != SERVICE_NONE)
-			return service;
-	}
-	return scope_find(0, port);
+	service = service_above(sk, l.set, bpf_loop(TALLY_SCOPE_LEVELS, service_step, &l, 0) - 1);
+	return service != SERVICE_NONE ? service : scope_find(0, sk->src_port);
 }
 
 /* Whom the connection belongs to, decided at its first packet. */
@@ -735,7 +753,7 @@ static __always_inline const struct tally_rules *rules_of(__u32 service)
 
 static __always_inline __u32 *conn_lock(struct tally_conn *c, __u32 dir)
 {
-	return dir == TALLY_IN ? &c->lock[TALLY_IN] : &c->lock[TALLY_OUT];
+	return &c->lock[conn_side(dir)];
 }
 
 static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
@@ -891,26 +909,25 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 	return 0;
 }
 
-/* A segment that could not be metered at all. What it did to the stream shows as a gap later. */
-static __noinline int count_missed(struct bpf_sock *sk, __u32 gap)
+/*
+ * Where a segment is counted that could not be metered at all: what it did to the stream shows as a gap
+ * later. Nobody's level of the totals: add atomically.
+ */
+static __noinline struct tally_totals *totals_missed(struct bpf_sock *sk)
 {
 	__u32 zero = 0, service = service_of(sk);
 	struct tally_epoch *e = bpf_map_lookup_elem(&epoch, &zero);
-	struct tally_totals *t;
 
 	if (!e || service >= TALLY_SERVICES)
 		return 0;
-	t = totals_in(e->index & 1, TALLY_NEST, service);
-	if (!t)
-		return 0;
-	__sync_fetch_and_add(&t->gaps[gap & 15], 1);
-	return 0;
+	return totals_in(e->index & 1, TALLY_NEST, service);
 }
 
 static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct bpf_tcp_sock *tcp;
+	struct tally_totals *t;
 	struct tally_scratch *s;
 	struct packet_head h;
 	struct tally_conn *c;
@@ -946,7 +963,9 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 			return PASS;
 		c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!c) {
-			count_missed(sk, TALLY_GAP_NO_STORAGE);
+			t = totals_missed(sk);
+			if (t)
+				__sync_fetch_and_add(&t->gaps[TALLY_GAP_NO_STORAGE], 1);
 			return PASS;
 		}
 		tally_conn_join(c);
@@ -958,7 +977,9 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 		return PASS;
 	s = scratch_take();
 	if (!s) {
-		count_missed(sk, TALLY_GAP_NEST_FULL);
+		t = totals_missed(sk);
+		if (t)
+			__sync_fetch_and_add(&t->gaps[TALLY_GAP_NEST_FULL], 1);
 		return PASS;
 	}
 	run_tcp(&s->run, tcp, &h, dir);

@@ -146,6 +146,10 @@ struct __sk_buff {
 	__u64 hwtstamp;
 };
 
+struct bpf_dynptr {
+	__u64 opaque[2];
+} __attribute__((aligned(8)));
+
 struct bpf_sock_ops {
 	__u32 op;
 	union {

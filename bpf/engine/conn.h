@@ -119,6 +119,16 @@ struct tally_delta {
 	__u64 duration_ns;
 };
 
+/*
+ * The index of a direction in an array of two. A choice between two constant offsets would do as well,
+ * but without CAP_PERFMON the verifier wants the same bounds on every path to an addition.
+ */
+TALLY_INLINE __u32 conn_side(__u32 dir)
+{
+	tally_opaque(dir);
+	return dir & 1;
+}
+
 TALLY_INLINE struct tally_exchange *conn_slot(struct tally_conn *c, __u32 i)
 {
 	tally_opaque(i);

@@ -362,34 +362,25 @@ TALLY_INLINE void key_add(struct tally_h1 *p, __u64 w, __u32 n)
 		p->event = TALLY_EV_SPILL;
 }
 
-struct key_hash_loop {
-	struct tally_h1 *p;
-};
-
-static long key_hash_step(__u32 i, void *ctx)
-{
-	struct key_hash_loop *l = ctx;
-	struct tally_h1 *p = l->p;
-	__u32 at = 8 * i, n = p->key_len - at;
-
-	if (at >= p->key_len)
-		return 1;
-	if (n > 8)
-		n = 8;
-	tally_sip_add(&p->sip, tally_low(*key_word(p, at), n), n);
-	return 0;
-}
-
-/* The octets in key_text, behind those that were spilled, into the hash. */
+/*
+ * The octets in key_text, behind those that were spilled, into the hash. A loop of its own kind: behind
+ * a bpf_loop there would be one call more than the kernel allows on top of each other.
+ */
 TALLY_GLOBAL int tally_h1_key_hash(struct tally_h1 *p, const struct tally_rules *r)
 {
-	struct key_hash_loop l = { p };
-
 	if (!p || !r)
 		return 0;
 	if (!p->key_spilled)
 		tally_sip_init(&p->sip, r->secret[0], r->secret[1]);
-	tally_loop(TALLY_KEY_INLINE / 8 + 1, key_hash_step, &l);
+	for (__u32 at = 0; at <= TALLY_KEY_INLINE; at += 8) {
+		__u32 n = p->key_len - at;
+
+		if (at >= p->key_len)
+			break;
+		if (n > 8)
+			n = 8;
+		tally_sip_add(&p->sip, tally_low(*key_word(p, at), n), n);
+	}
 	return 0;
 }
 

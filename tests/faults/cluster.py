@@ -17,7 +17,9 @@ PROXIED = (f"\nlisteners=PLAINTEXT://127.0.0.1:{PORT},CONTROLLER://127.0.0.1:{PO
            f"\nadvertised.listeners=PLAINTEXT://127.0.0.1:{PORT},PROXIED://127.0.0.1:{PORT + 3}"
            "\nlistener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
            "PROXIED:PLAINTEXT\ninter.broker.listener.name=PLAINTEXT"
-           "\nfetch.max.wait.ms=50")
+           "\nfetch.max.wait.ms=50"
+           "\nauthorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+           "\nallow.everyone.if.no.acl.found=true")
 
 
 class Cluster(Broker):
@@ -45,6 +47,16 @@ class Cluster(Broker):
         with contextlib.closing(Admin(self.address)) as admin:
             admin.config(topic, settings)
 
+    @contextlib.contextmanager
+    def forbid(self, topic):
+        """Nobody may write it, for the time of the block."""
+        with contextlib.closing(Admin(self.address)) as admin:
+            admin.forbid(topic)
+            try:
+                yield
+            finally:
+                admin.allow(topic)
+
 
 LIB = ctypes.CDLL("librdkafka.so.1")
 POINTER, TEXT, INT, SIZE = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_size_t
@@ -56,6 +68,9 @@ for _name, _result, _args in (
         ("event_destroy", None, [POINTER]), ("event_error", INT, [POINTER]),
         ("NewTopic_new", POINTER, [TEXT, INT, INT, TEXT, SIZE]), ("NewTopic_destroy", None, [POINTER]),
         ("DeleteTopic_new", POINTER, [TEXT]), ("DeleteTopic_destroy", None, [POINTER]),
+        ("AclBinding_new", POINTER, [INT, TEXT, INT, TEXT, TEXT, INT, INT, TEXT, SIZE]),
+        ("AclBindingFilter_new", POINTER, [INT, TEXT, INT, TEXT, TEXT, INT, INT, TEXT, SIZE]),
+        ("AclBinding_destroy", None, [POINTER]),
         ("ConfigResource_new", POINTER, [INT, TEXT]),
         ("ConfigResource_destroy", None, [POINTER]),
         ("ConfigResource_set_config", INT, [POINTER, TEXT, TEXT]),
@@ -103,6 +118,17 @@ class Admin(Client):
                                                    value.encode())
         self._ask("AlterConfigs", resource, LIB.rd_kafka_ConfigResource_destroy)
 
+    # 2: a topic, 3: literally, 4: to write, 2: is denied
+    ACL = (3, b"User:ANONYMOUS", b"*", 4, 2, None, 0)
+
+    def forbid(self, topic):
+        self._ask("CreateAcls", LIB.rd_kafka_AclBinding_new(2, topic.encode(), *self.ACL),
+                  LIB.rd_kafka_AclBinding_destroy)
+
+    def allow(self, topic):
+        self._ask("DeleteAcls", LIB.rd_kafka_AclBindingFilter_new(2, topic.encode(), *self.ACL),
+                  LIB.rd_kafka_AclBinding_destroy)
+
     def _ask(self, what, item, destroy):
         items, queue = (POINTER * 1)(item), LIB.rd_kafka_queue_new(self.client)
         function = getattr(LIB, "rd_kafka_" + what)
@@ -122,7 +148,7 @@ class Admin(Client):
     def _answer(what, event):
         """The error of the request, or of the one thing that it was about."""
         error = LIB.rd_kafka_event_error(event)
-        if error:
+        if error or "Acls" in what:     # whoever asks for those sees whether they hold
             return error
         kind, one = ("resources", "ConfigResource") if what == "AlterConfigs" else \
             ("topics", "topic_result")

@@ -8,6 +8,8 @@ leaves the world able to go on: the agent may be down (Agent.ensure starts it), 
 import contextlib
 import fcntl
 import os
+import re
+import resource as resource_module
 import shutil
 import signal
 import struct
@@ -54,7 +56,7 @@ def end(agent):
 
 # --- the agent -----------------------------------------------------------------------------------
 
-@kind("kill", 15)
+@kind("kill", 12)
 def kill(world, dice):
     """SIGKILL at any moment of the windows."""
     world.agent.ensure()
@@ -64,7 +66,7 @@ def kill(world, dice):
     return f"after {text}"
 
 
-@kind("kill-start", 12)
+@kind("kill-start", 10)
 def kill_start(world, dice):
     """SIGKILL while it starts and recovers."""
     end(world.agent)
@@ -132,6 +134,93 @@ def upgrade(world, dice):
     return f"{n} times"
 
 
+@contextlib.contextmanager
+def limited(world, resource, soft):
+    """A soft limit of the running agent, for the time of the block."""
+    pid = world.agent.process.pid
+    _, hard = resource_module.prlimit(pid, resource)
+    resource_module.prlimit(pid, resource, (soft, hard))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource_module.prlimit(pid, resource, (hard, hard))
+
+
+def status(world, field):
+    """A line of /proc/PID/status, in bytes."""
+    text = (world.agent.proc / "status").read_text(encoding="ascii")
+    return int(re.search(rf"^{field}:\s+(\d+)", text, re.M)[1]) << 10
+
+
+@kind("no-descriptors", 5)
+def no_descriptors(world, dice):
+    """EMFILE at whatever opens a file."""
+    world.agent.ensure()
+    with limited(world, resource_module.RLIMIT_NOFILE, 3):
+        text = pause(dice, 1, 3)
+    ended = "" if world.agent.alive() else " (it ended)"
+    world.agent.ensure()
+    return f"for {text}{ended}"
+
+
+@kind("no-memory", 5)
+def no_memory(world, dice):
+    """No address space beyond what it has: what needs more fails, ENOMEM."""
+    world.agent.ensure()
+    with limited(world, resource_module.RLIMIT_AS, status(world, "VmSize")):
+        text = pause(dice, 1, 3)
+    ended = "" if world.agent.alive() else " (it ended)"
+    world.agent.ensure()
+    return f"for {text}{ended}"
+
+
+@kind("starved", 5)
+def starved(world, dice):
+    """A few milliseconds of processor time now and then."""
+    world.agent.ensure()
+    n = dice.randint(20, 60)
+    for _ in range(n):
+        world.agent.tell(signal.SIGSTOP)
+        pause(dice, 0.03, 0.09)
+        world.agent.tell(signal.SIGCONT)
+        pause(dice, 0.001, 0.006)
+    return f"{n} slices"
+
+
+@kind("reload-storm", 5)
+def reload_storm(world, dice):
+    """SIGHUP after SIGHUP, with rules that change."""
+    world.agent.ensure()
+    routes, n = world.agent.services[0]["routes"], dice.randint(5, 20)
+    for i in range(n):
+        routes[-1]["credits"] = i % 3
+        world.agent.write_config()
+        world.agent.tell(signal.SIGHUP)
+        pause(dice, 0, 0.15)
+    wait_for(lambda: "reload services=1" in world.agent.log(), 20, "a reload")
+    return f"{n} times"
+
+
+@kind("object-refused", 5)
+def object_refused(world, dice):
+    """The new programs are not accepted: the old ones count on."""
+    end(world.agent)
+    loads = [c for c in world.calls["start"] if "prog_type=BPF_PROG_TYPE_CGROUP_SKB" in c.text]
+    call = loads[-1]
+    # libbpf tries again, to hear why
+    ran, hit = start_injected(world, call._replace(n=f"{call.n}..{call.n + 1}"), "error=EINVAL")
+    log = world.agent.log()
+    pause(dice, 0.5, 1.5)
+    end(world.agent)
+    world.agent.start()
+    if not hit:
+        raise HarnessError(f"{call.name}#{call.n} was not called")
+    if not ran or "programs_refused" not in log:
+        raise Broken(f"refused programs: {log[-2000:]}")
+    return f"at {call.name}#{call.n}"
+
+
 # --- system calls --------------------------------------------------------------------------------
 
 def pick(world, dice, where):
@@ -154,7 +243,7 @@ def inject_running(world, call, what, seconds=6):
         trace.stop()
 
 
-@kind("call-kill", 20)
+@kind("call-kill", 18)
 def call_kill(world, dice):
     """SIGKILL at the n-th call of a close."""
     call, _ = pick(world, dice, "close")
@@ -164,7 +253,7 @@ def call_kill(world, dice):
     return f"at {call.name}#{call.n} {call.text}"
 
 
-@kind("call-error", 25)
+@kind("call-error", 22)
 def call_error(world, dice):
     """An error from the n-th call of a close; the agent goes on, or is started anew."""
     call, error = pick(world, dice, "close")
@@ -184,7 +273,7 @@ def start_injected(world, call, what):
     return ran, hit
 
 
-@kind("start-kill", 12)
+@kind("start-kill", 10)
 def start_kill(world, dice):
     """SIGKILL at the n-th call of a start that recovers."""
     calls.kill_frozen(world)
@@ -300,6 +389,19 @@ def agent_ids(world):
         world.consume()
         return {e["data"]["agent"]["id"] for e in world.events[-1:]}
     return wait_for(shipped, 30, "something to be shipped")
+
+
+@kind("forbidden", 5)
+def forbidden(world, dice):
+    """The right to write a topic is taken away, and given back."""
+    world.agent.ensure()
+    topic = f"{world.topics}.{dice.choice(('records', 'control', 'progress'))}"
+    before = world.agent.log().count("uthorization failed")
+    with world.kafka.forbid(topic):
+        wait_for(lambda: world.agent.log().count("uthorization failed") > before, 30,
+                 "the broker to refuse")
+        pause(dice, 0, 1)
+    return topic.rpartition(".")[2]
 
 
 @kind("too-large", 5)

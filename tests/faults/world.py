@@ -24,6 +24,8 @@ import threading
 import time
 from pathlib import Path
 
+import jsonschema
+
 TOP = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TOP / "tests/e2e"), str(TOP / "tests/kafka")]
 
@@ -39,6 +41,7 @@ from lib.tallyd import Tallyd, service  # noqa: E402
 FIELDS = ("requests", "request_bytes", "response_bytes")
 TXN_S = 4           # transaction timeout: what a paused agent must exceed
 DISK_MB = 48
+SAMPLE = 100        # records of a world that are held against the schema
 
 
 def row_sums(value):
@@ -200,6 +203,10 @@ class Agent(Tallyd):
         """Runs, started anew if a fault ended it."""
         if not self.alive():
             self.start()
+
+    @property
+    def proc(self):
+        return Path("/proc", str(self.process.pid))
 
     def tell(self, sig):
         self.process.popen.send_signal(sig)
@@ -417,6 +424,7 @@ class World:
         if problems:
             raise Broken("the books do not close:\n" + problems)
         self.audit()
+        self.check_schema()
         self.check_overflow()
         total = api.total(truth)
         return {"requests": total.requests, "bytes": total.request_bytes + total.response_bytes,
@@ -434,6 +442,16 @@ class World:
             return api.explain(truth, self.consumed, names=("answered", "consumed"))
         return api.explain({"total": api.total(truth)}, {"total": api.total(self.consumed)},
                            names=("answered", "consumed"))
+
+    def check_schema(self):
+        """Some of each topic, as deploy/schema says."""
+        controls = Consumer(self.kafka.address, f"{self.topics}.control", 2).read()
+        for name, events in (("record", self.events), ("control", controls)):
+            text = (TOP / f"deploy/schema/{name}.schema.json").read_text(encoding="utf-8")
+            schema = jsonschema.Draft202012Validator(json.loads(text))
+            for event in events[-SAMPLE:]:
+                for error in schema.iter_errors(event):
+                    raise Broken(f"{name}: {error.message}: {event}")
 
     def audit(self):
         done = self.agent.run("audit", "--brokers", self.kafka.address, "--strict",

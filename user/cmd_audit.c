@@ -45,24 +45,27 @@ static int read_file(struct tally_audit *audit, const char *path)
 
 static int read_brokers(struct tally_audit *audit)
 {
-	const char *const topics[] = { topic_records ? topic_records : "usage.records.v1",
-				       topic_control ? topic_control : "usage.control.v1" };
+	/* A record whose batch is known need not be kept. */
+	const char *const topics[] = { topic_control ? topic_control : "usage.control.v1",
+				       topic_records ? topic_records : "usage.records.v1" };
 	_cleanup_free_ char *pair = property ? strdup(property) : NULL;
 	char *equals = pair ? strchr(pair, '=') : NULL;
 	struct tally_kafka_option option = { pair, equals ? equals + 1 : "" };
-	const struct tally_kafka_reading reading = {
+	struct tally_kafka_reading reading = {
 		.brokers = brokers,
-		.topics = topics,
-		.n_topics = 2,
+		.n_topics = 1,
 		.options = &option,
 		.n_options = pair != NULL,
 	};
 	_cleanup_free_ char *error = NULL;
-	int r;
+	int r = 0;
 
 	if (equals)
 		*equals = 0;
-	r = tally_kafka_reader_run(&reading, feed, audit, &error);
+	for (size_t i = 0; r == 0 && i < TALLY_ARRAY_SIZE(topics); i++) {
+		reading.topics = &topics[i];
+		r = tally_kafka_reader_run(&reading, feed, audit, &error);
+	}
 	if (r == -EINVAL)
 		return tally_cli_usage_error("--property: %s", error ? error : "not accepted");
 	return r < 0 ? tally_cli_fail(TALLY_EXIT_UNAVAILABLE, "%s", error ? error : strerror(-r))

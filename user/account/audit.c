@@ -64,6 +64,7 @@ struct agent {
 	size_t n_loose, cap_loose;
 	__u64 duplicates;
 	bool expected;
+	bool tangled; /* seq does not rise with the number: no search by halves */
 };
 
 struct tally_audit {
@@ -275,14 +276,43 @@ static __u64 print_of(const __u8 digest[TALLY_SHA256])
 	return v;
 }
 
+static bool holds(const struct batch *batch, __u32 incarnation, __u64 seq)
+{
+	return batch->incarnation == incarnation && seq >= batch->seq_first &&
+	       seq - batch->seq_first < batch->records;
+}
+
+static bool begins_after(const struct batch *batch, __u32 incarnation, __u64 seq)
+{
+	if (batch->incarnation != incarnation)
+		return batch->incarnation > incarnation;
+	return batch->seq_first > seq;
+}
+
+/* The last batch that does not begin after the record, if the record is in it. */
+static struct batch *search(struct agent *agent, __u32 incarnation, __u64 seq)
+{
+	size_t low = 0, high = agent->n_batches;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (begins_after(&agent->batches[mid], incarnation, seq))
+			high = mid;
+		else
+			low = mid + 1;
+	}
+	return low && holds(&agent->batches[low - 1], incarnation, seq) ? &agent->batches[low - 1]
+									: NULL;
+}
+
 static struct batch *batch_of(struct agent *agent, __u32 incarnation, __u64 seq)
 {
+	if (!agent->tangled)
+		return search(agent, incarnation, seq);
 	for (size_t i = agent->n_batches; i > 0; i--) {
-		struct batch *batch = &agent->batches[i - 1];
-
-		if (batch->incarnation == incarnation && seq >= batch->seq_first &&
-		    seq - batch->seq_first < batch->records)
-			return batch;
+		if (holds(&agent->batches[i - 1], incarnation, seq))
+			return &agent->batches[i - 1];
 	}
 	return NULL;
 }
@@ -506,6 +536,10 @@ static int insert_batch(struct tally_audit *audit, struct agent *agent, struct b
 	memmove(list + at + 1, list + at, (agent->n_batches - at) * sizeof(*list));
 	list[at] = *batch;
 	agent->n_batches++;
+	if ((at > 0 && begins_after(&list[at - 1], batch->incarnation, batch->seq_first)) ||
+	    (at + 1 < agent->n_batches &&
+	     begins_after(batch, list[at + 1].incarnation, list[at + 1].seq_first)))
+		agent->tangled = true;
 	*ret_batch = &list[at];
 	return 1;
 }

@@ -923,6 +923,44 @@ static __noinline struct tally_totals *totals_missed(struct bpf_sock *sk)
 	return totals_in(e->index & 1, TALLY_NEST, service);
 }
 
+/* Data that came with the listener waits for the connection to be born. */
+static __always_inline void on_listener(struct __sk_buff *skb, struct bpf_sock *sk,
+					const struct packet_head *h)
+{
+	struct tally_scratch *s = scratch_take();
+
+	if (!s)
+		return;
+	run_packet(&s->run, h, TALLY_IN);
+	defer_park(skb, s, sk, sk->src_port);
+	scratch_give(s);
+}
+
+/* The connection of a packet that matters to it, or NULL. */
+static __always_inline struct tally_conn *conn_of(struct __sk_buff *skb, struct bpf_sock *sk,
+						  const struct packet_head *h)
+{
+	struct tally_conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
+	struct tally_totals *t;
+
+	if (!h->len && !(h->flags & (TCP_FIN | TCP_RST)) &&
+	    (!c || (!c->parked_count[TALLY_IN] && !c->parked_count[TALLY_OUT])))
+		return 0;
+	if (!c) {
+		if (bpf_sk_storage_get(&outbound, sk, 0, 0))
+			return 0;
+		c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!c) {
+			t = totals_missed(sk);
+			if (t)
+				__sync_fetch_and_add(&t->gaps[TALLY_GAP_NO_STORAGE], 1);
+			return 0;
+		}
+		tally_conn_join(c);
+	}
+	return conn_resolve(sk, skb, c) ? c : 0;
+}
+
 static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -944,36 +982,13 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 	if (!wanted || !*wanted || packet_parse(skb, &h))
 		return PASS;
 	if (sk->state == BPF_TCP_LISTEN) {
-		if (dir == TALLY_IN && h.len) {
-			s = scratch_take();
-			if (!s)
-				return PASS;
-			run_packet(&s->run, &h, dir);
-			defer_park(skb, s, sk, port);
-			scratch_give(s);
-		}
+		if (dir == TALLY_IN && h.len)
+			on_listener(skb, sk, &h);
 		return PASS;
 	}
-	c = bpf_sk_storage_get(&conns, sk, 0, 0);
-	if (!h.len && !(h.flags & (TCP_FIN | TCP_RST)) &&
-	    (!c || (!c->parked_count[TALLY_IN] && !c->parked_count[TALLY_OUT])))
-		return PASS;
-	if (!c) {
-		if (bpf_sk_storage_get(&outbound, sk, 0, 0))
-			return PASS;
-		c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-		if (!c) {
-			t = totals_missed(sk);
-			if (t)
-				__sync_fetch_and_add(&t->gaps[TALLY_GAP_NO_STORAGE], 1);
-			return PASS;
-		}
-		tally_conn_join(c);
-	}
-	if (!conn_resolve(sk, skb, c))
-		return PASS;
-	tcp = bpf_tcp_sock(sk);
-	if (!tcp)
+	c = conn_of(skb, sk, &h);
+	tcp = c ? bpf_tcp_sock(sk) : 0;
+	if (!c || !tcp)
 		return PASS;
 	s = scratch_take();
 	if (!s) {

@@ -159,6 +159,9 @@ $(eval $(call flavour,san,$(CC),$(SANITIZE) -Wno-unused-result))
 $(eval $(call flavour,fuzz,$(CLANG),$(FUZZ) -fsanitize=fuzzer-no-link \
 	-Wno-unknown-warning-option -Wno-missing-field-initializers -Wno-format-nonliteral))
 
+# The status page is part of the program (.incbin).
+$(foreach f,obj san fuzz,$(B)/$(f)/user/observe/page.o): user/observe/page.html
+
 $(B)/tallyd: $(B)/obj/user/main.o $(B)/obj/libtally.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@

@@ -37,6 +37,7 @@ kernel      | check | 120  | scripts/check.sh --run-programs kernel    | the eng
 e2e         | check | 900  | $pytest -m 'not long and not soak' tests/e2e | real servers, real sockets
 package     | check | 240  | $pytest tests/package                     | unit, Debian package, manual
 prometheus  | check | 150  | $pytest tests/prometheus                  | metrics, alerts, dashboards, runbook
+page        | check | 240  | $pytest tests/page                        | the status page in a browser
 vm          | check | 400  | tests/vm/matrix.sh                        | other kernels, counting right
 e2e-long    | long  | 600  | $pytest -m long tests/e2e                 | load, many connections, long bodies
 kafka       | long  | 300  | $pytest -s tests/kafka                    | a real Kafka: transactions, kills, doubt, readers

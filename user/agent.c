@@ -359,12 +359,13 @@ static int start_service(struct tally_agent *agent)
 	if (err)
 		return fail(TALLY_EXIT_UNAVAILABLE, config->runtime_dir, err);
 	if (strcmp(config->metrics.listen, "off") != 0)
-		err = tally_http_open(agent->loop, config->metrics.listen,
-				      tally_agent_metrics_answer, agent, &agent->http);
+		err = tally_http_open(agent->loop, config->metrics.listen, tally_agent_http_answer,
+				      agent, &agent->http);
 	/* Metering goes on without a page of figures. */
 	if (err)
 		tally_log_error("metrics_off", "listen=%s error=%s", config->metrics.listen,
 				strerror(-err));
+	tally_agent_usage_tick(agent); /* from here on it is our time */
 	err = add_timers(agent);
 	if (err)
 		return fail(TALLY_EXIT_BUG, "timers", err);
@@ -422,6 +423,7 @@ static void close_all(struct tally_agent *agent)
 	tally_agent_kernel_close(agent);
 	tally_agent_rules_close(agent);
 	tally_agent_usage_close(agent);
+	tally_agent_page_close(agent);
 	tally_loop_free(agent->loop);
 	tally_config_free(agent->config);
 }

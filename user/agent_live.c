@@ -2,6 +2,7 @@
 /* Answers of the control socket. Names come from the same resolver as in records. */
 #include <arpa/inet.h>
 #include <inttypes.h>
+#include <math.h>
 #include <sys/statvfs.h>
 
 #include "agent_parts.h"
@@ -11,7 +12,8 @@ static double seconds(uint64_t start_ns, uint64_t end_ns)
 	return end_ns > start_ns ? (double)(end_ns - start_ns) / (double)TALLY_NS_PER_S : 0;
 }
 
-static void put_who(struct tally_agent *agent, const struct tally_agent_sum *sum, json_t *out)
+void tally_agent_live_put_who(struct tally_agent *agent, const struct tally_agent_sum *sum,
+			      json_t *out)
 {
 	static const char *const attributions[] = {
 #define TEXT(symbol, value, text) [value] = text,
@@ -34,7 +36,7 @@ static void put_who(struct tally_agent *agent, const struct tally_agent_sum *sum
 						: "_unknown"));
 }
 
-static void put_sums(const struct tally_agent_sum *sum, double period, json_t *out)
+void tally_agent_live_put_sums(const struct tally_agent_sum *sum, double period, json_t *out)
 {
 	static const char *const classes[] = { "none", "1xx", "2xx", "3xx", "4xx", "5xx" };
 	json_t *by_class = json_object();
@@ -51,8 +53,10 @@ static void put_sums(const struct tally_agent_sum *sum, double period, json_t *o
 	json_object_set_new(out, "duration_us",
 			    json_integer((json_int_t)(sum->row.duration_ns / 1000)));
 	json_object_set_new(out, "status_classes", by_class);
-	json_object_set_new(out, "requests_per_s",
-			    json_real(period > 0 ? (double)sum->row.requests / period : 0));
+	json_object_set_new(
+		out, "requests_per_s",
+		json_real(period > 0 ? round((double)sum->row.requests / period * 1000) / 1000
+				     : 0));
 }
 
 static json_t *usage_row(struct tally_agent *agent, const struct tally_agent_sum *sum,
@@ -69,8 +73,8 @@ static json_t *usage_row(struct tally_agent *agent, const struct tally_agent_sum
 			    json_string(terms.service ? terms.service : "_unknown"));
 	json_object_set_new(out, "method", json_string(terms.method ? terms.method : "_unknown"));
 	json_object_set_new(out, "route", json_string(terms.route ? terms.route : "_unknown"));
-	put_who(agent, sum, out);
-	put_sums(sum, period, out);
+	tally_agent_live_put_who(agent, sum, out);
+	tally_agent_live_put_sums(sum, period, out);
 	return out;
 }
 
@@ -121,8 +125,8 @@ static json_t *connection_row(struct tally_agent *agent, const struct tally_agen
 	json_object_set_new(out, "peer_port", json_integer(sum->row.peer_port));
 	json_object_set_new(out, "service", json_string(name ? name : "_unknown"));
 	json_object_set_new(out, "keys", json_integer(sum->keys + 1));
-	put_who(agent, sum, out);
-	put_sums(sum, period, out);
+	tally_agent_live_put_who(agent, sum, out);
+	tally_agent_live_put_sums(sum, period, out);
 	return out;
 }
 
@@ -177,6 +181,17 @@ static bool in_pattern(const struct tally_agent *agent, const struct tally_confi
 	return tally_cgroup_matches(unit, path + strlen(agent->tags.mount));
 }
 
+static bool has_text(const json_t *list, const char *text)
+{
+	const json_t *item;
+	size_t i;
+
+	json_array_foreach(list, i, item)
+		if (!strcmp(json_string_value(item), text))
+			return true;
+	return false;
+}
+
 static json_t *cgroups_of(const struct tally_agent *agent,
 			  const struct tally_config_service *service)
 {
@@ -194,33 +209,60 @@ static json_t *cgroups_of(const struct tally_agent *agent,
 	for (size_t i = 0; i < agent->tags.cgroups.n; i++) {
 		const char *path = agent->tags.cgroups.items[i].path;
 
-		if (in_pattern(agent, match, path))
+		/* Of several services at one place each has found it. */
+		if (in_pattern(agent, match, path) && !has_text(out, path))
 			json_array_append_new(out, json_string(path));
 	}
 	return out;
 }
 
-static bool is_attached(const struct tally_agent *agent, const struct tally_config_service *service)
+const char *tally_agent_service_why_not(const struct tally_agent *agent,
+					const struct tally_config_service *service)
 {
 	json_t *cgroups = cgroups_of(agent, service);
-	bool attached = json_array_size(cgroups) && !agent->tags.failed;
+	size_t n = json_array_size(cgroups);
 
 	json_decref(cgroups);
-	return attached;
+	if (!n && service->match.executable)
+		return "no process runs that file, or it listens on none of its ports";
+	if (!n && service->match.pods.place.line)
+		return "no pod of it runs on this node";
+	if (!n)
+		return service->match.unit ? "its unit has no cgroup: it does not run"
+					   : "no cgroup of that name is there";
+	return agent->tags.failed ? "the programs could not be attached; the log says why" : NULL;
 }
 
-uint32_t tally_agent_services_attached(const struct tally_agent *agent)
+bool tally_agent_service_is_idle(const struct tally_agent *agent,
+				 const struct tally_config_service *service)
 {
-	uint32_t n = 0;
+	json_t *cgroups;
+	bool none;
 
-	for (size_t i = 0; i < agent->view.n_services; i++)
-		n += is_attached(agent, &agent->view.services[i]);
-	return n;
+	if (!service->match.pods.place.line)
+		return false;
+	cgroups = cgroups_of(agent, service);
+	none = !json_array_size(cgroups);
+	json_decref(cgroups);
+	return none;
+}
+
+void tally_agent_services_count(const struct tally_agent *agent, uint32_t *ret_wanted,
+				uint32_t *ret_attached)
+{
+	*ret_wanted = *ret_attached = 0;
+	for (size_t i = 0; i < agent->view.n_services; i++) {
+		const struct tally_config_service *service = &agent->view.services[i];
+
+		*ret_wanted += !tally_agent_service_is_idle(agent, service);
+		*ret_attached += !tally_agent_service_why_not(agent, service);
+	}
 }
 
 static json_t *service_row(struct tally_agent *agent, const struct tally_config_service *service,
 			   const struct tally_frozen *open)
 {
+	const char *why = tally_agent_service_why_not(agent, service);
 	struct tally_totals totals = {};
 	json_t *out = json_object();
 	uint16_t index;
@@ -236,7 +278,8 @@ static json_t *service_row(struct tally_agent *agent, const struct tally_config_
 		totals.bytes[1] = a->bytes[1] + b->bytes[1];
 	}
 	json_object_set_new(out, "service", json_string(service->name));
-	json_object_set_new(out, "attached", json_boolean(is_attached(agent, service)));
+	json_object_set_new(out, "attached", json_boolean(!why));
+	json_object_set_new(out, "why_not", why ? json_string(why) : json_null());
 	json_object_set_new(out, "ports", ports_of(&service->match.ports));
 	json_object_set_new(out, "cgroups", cgroups_of(agent, service));
 	json_object_set_new(out, "routes", json_integer((json_int_t)service->n_routes));
@@ -248,7 +291,7 @@ static json_t *service_row(struct tally_agent *agent, const struct tally_config_
 	return out;
 }
 
-static json_t *answer_services(struct tally_agent *agent)
+json_t *tally_agent_live_services(struct tally_agent *agent)
 {
 	struct tally_frozen open = {};
 	json_t *out, *rows;
@@ -310,7 +353,7 @@ static json_t *kernel_of(const struct tally_agent *agent)
 			 (double)agent->counters.swap_ns_max / 1e6);
 }
 
-static json_t *answer_status(struct tally_agent *agent)
+json_t *tally_agent_live_status(struct tally_agent *agent)
 {
 	struct tally_ship_status ship;
 	json_t *out = json_object();
@@ -326,13 +369,14 @@ static json_t *answer_status(struct tally_agent *agent)
 						      TALLY_NS_PER_S)));
 	json_object_set_new(out, "config", json_string(agent->config_path));
 	json_object_set_new(out, "config_ok", json_boolean(agent->counters.reload_ok));
-	json_object_set_new(out, "services", json_integer((json_int_t)agent->config->n_services));
+	json_object_set_new(out, "services", json_integer((json_int_t)agent->view.n_services));
 	json_object_set_new(out, "cgroups_attached", json_integer(agent->tags.attached));
 	json_object_set_new(out, "cgroups_failed", json_integer(agent->tags.failed));
 	json_object_set_new(out, "ruleset_generation", json_integer(agent->rules.generation));
 	json_object_set_new(out, "windows", json_integer((json_int_t)agent->counters.windows));
 	json_object_set_new(out, "held", json_integer((json_int_t)ship.held));
 	json_object_set_new(out, "imbalance", json_integer((json_int_t)ship.imbalance));
+	json_object_set_new(out, "warnings", tally_agent_warnings(agent));
 	json_object_set_new(out, "kernel", kernel_of(agent));
 	json_object_set_new(out, "spool", spool_of(&ship));
 	json_object_set_new(out, "sinks", sinks_of(agent));
@@ -351,8 +395,8 @@ char *tally_agent_live_answer(void *ctx, const char *request)
 	static const struct {
 		const char *request;
 		json_t *(*answer)(struct tally_agent *agent);
-	} answers[] = { { "status", answer_status },
-			{ "services", answer_services },
+	} answers[] = { { "status", tally_agent_live_status },
+			{ "services", tally_agent_live_services },
 			{ "top", answer_top },
 			{ "connections", answer_connections } };
 	char *text = NULL;
@@ -363,7 +407,7 @@ char *tally_agent_live_answer(void *ctx, const char *request)
 			continue;
 		out = answers[i].answer(ctx);
 		if (out)
-			text = json_dumps(out, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
+			text = json_dumps(out, JSON_INDENT(1) | JSON_REAL_PRECISION(15));
 		json_decref(out);
 	}
 	return text;

@@ -176,10 +176,12 @@ static void put_books(const struct tally_agent *agent, FILE *out)
 static void put_config(const struct tally_agent *agent, FILE *out)
 {
 	const struct tally_agent_counters *c = &agent->counters;
+	uint32_t wanted, attached;
 
-	gauge(out, "services_configured", "Services in the config.", agent->config->n_services);
-	gauge(out, "services_attached", "Of these, metered now.",
-	      tally_agent_services_attached(agent));
+	tally_agent_services_count(agent, &wanted, &attached);
+	gauge(out, "services_configured",
+	      "Services in the config, but those of pods of which none is on this node.", wanted);
+	gauge(out, "services_attached", "Of these, metered now.", attached);
 	gauge(out, "cgroups_attached", "Cgroups with our programs.", agent->tags.attached);
 	tally_prom_family(out, "attach_errors_total", "counter", "Cgroups not attached.");
 	tally_prom_count(out, "attach_errors_total", LABELS({ "reason", "cgroup" }),
@@ -328,7 +330,7 @@ static void put_kubernetes(const struct tally_agent *agent, FILE *out)
 		agent->pods.refused);
 }
 
-static char *metrics(const struct tally_agent *agent)
+char *tally_agent_metrics(const struct tally_agent *agent)
 {
 	char *text = NULL;
 	size_t bytes;
@@ -353,26 +355,4 @@ static char *metrics(const struct tally_agent *agent)
 		return NULL;
 	}
 	return text;
-}
-
-/* Readiness never depends on a sink: what cannot be shipped waits on disk. */
-void tally_agent_metrics_answer(void *ctx, const char *path, struct tally_http_reply *ret_reply)
-{
-	const struct tally_agent *agent = ctx;
-	bool ready = agent->ready && !agent->stopping;
-
-	if (!strcmp(path, "/metrics")) {
-		ret_reply->status = 200;
-		ret_reply->type = TALLY_PROM_TYPE;
-		ret_reply->body = metrics(agent);
-	} else if (!strcmp(path, "/healthz")) {
-		ret_reply->status = 200;
-		ret_reply->body = strdup("ok\n");
-	} else if (!strcmp(path, "/readyz")) {
-		ret_reply->status = ready ? 200 : 503;
-		ret_reply->body = strdup(ready ? "ready\n" : "not ready\n");
-	} else {
-		ret_reply->status = 404;
-		ret_reply->body = strdup("try /metrics, /healthz or /readyz\n");
-	}
 }

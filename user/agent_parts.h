@@ -12,7 +12,10 @@
  *	agent_sinks.c	sinks of the config, the shipper in the loop
  *	agent_usage.c	sums of the last window and of now; a short history
  *	agent_live.c	what the control socket answers
+ *	agent_warnings.c what an operator should know
  *	agent_metrics.c	what /metrics answers
+ *	agent_page.c	what the status page shows
+ *	agent_http.c	who may see which path
  *
  * Invariants: G1 nothing is released that was not sealed; G2 a window is closed only when all
  * windows before it are sealed, so that without a disk the open one grows; G3 the JSON of a
@@ -172,6 +175,9 @@ struct tally_agent_live {
 	uint64_t seen[TALLY_SERVICES];
 	struct tally_agent_window windows[TALLY_AGENT_WINDOWS];
 	uint64_t window;
+
+	char *page; /* the last answer */
+	uint64_t page_at_ns;
 };
 
 struct tally_agent {
@@ -306,13 +312,20 @@ void tally_agent_sinks_flush(struct tally_agent *agent, uint64_t grace_ns);
 bool tally_agent_sinks_equal(const struct tally_config *a, const struct tally_config *b);
 
 /* agent_usage.c */
-/* Which members of a row's key count. */
+/* Which members of a row's key count: those of the others are set to 0. */
+typedef void (*tally_agent_mask)(struct tally_row_key *key);
 void tally_agent_by_usage(struct tally_row_key *key);
 void tally_agent_by_connection(struct tally_row_key *key);
+void tally_agent_by_key(struct tally_row_key *key);
+void tally_agent_by_service(struct tally_row_key *key);
+void tally_agent_by_route(struct tally_row_key *key);
 /* Add rows up. -ENOMEM. */
 TALLY_MUST int tally_agent_sums_add(struct tally_agent_sums *sums,
 				    const struct tally_frozen_row *rows, size_t n,
-				    void (*mask)(struct tally_row_key *key));
+				    tally_agent_mask mask);
+/* Sums of sums: by fewer members than before. Sorted. */
+TALLY_MUST int tally_agent_sums_fold(const struct tally_agent_sums *from, tally_agent_mask mask,
+				     struct tally_agent_sums *ret_sums);
 /* Most requests first. Nothing can be added any more. */
 void tally_agent_sums_sort(struct tally_agent_sums *sums);
 void tally_agent_sums_done(struct tally_agent_sums *sums);
@@ -332,13 +345,43 @@ void tally_agent_usage_close(struct tally_agent *agent);
 /* agent_live.c */
 /* tally_control_fn */
 char *tally_agent_live_answer(void *ctx, const char *request);
-/* Services of the config that are metered now. */
-uint32_t tally_agent_services_attached(const struct tally_agent *agent);
+/* Why a service is not metered now; NULL: it is. */
+const char *tally_agent_service_why_not(const struct tally_agent *agent,
+					const struct tally_config_service *service);
+/* Matched by pods, and none of them runs on this node: nothing is wrong with it. */
+bool tally_agent_service_is_idle(const struct tally_agent *agent,
+				 const struct tally_config_service *service);
+/* Services that should be metered now, and those that are. */
+void tally_agent_services_count(const struct tally_agent *agent, uint32_t *ret_wanted,
+				uint32_t *ret_attached);
 /* Bytes that others than root can write below state_dir; 0: it cannot be told. */
 uint64_t tally_agent_disk_free(const struct tally_agent *agent);
 
+/* Members of a sum, and whose it is, as JSON. */
+void tally_agent_live_put_who(struct tally_agent *agent, const struct tally_agent_sum *sum,
+			      json_t *out);
+void tally_agent_live_put_sums(const struct tally_agent_sum *sum, double period, json_t *out);
+json_t *tally_agent_live_status(struct tally_agent *agent);
+json_t *tally_agent_live_services(struct tally_agent *agent);
+
+/* agent_warnings.c */
+/* What an operator should know now: [{level, what, text}], the worst first; levels are critical, warning,
+ * note. */
+json_t *tally_agent_warnings(struct tally_agent *agent);
+
+/* agent_page.c */
+/* What the status page shows; NULL: no memory. Made again after a second. */
+char *tally_agent_page_live(struct tally_agent *agent);
+/* What its plots begin with. */
+char *tally_agent_page_history(const struct tally_agent *agent);
+void tally_agent_page_close(struct tally_agent *agent);
+
 /* agent_metrics.c */
+char *tally_agent_metrics(const struct tally_agent *agent);
+
+/* agent_http.c */
 /* tally_http_fn */
-void tally_agent_metrics_answer(void *ctx, const char *path, struct tally_http_reply *ret_reply);
+void tally_agent_http_answer(void *ctx, const struct tally_http_request *request,
+			     struct tally_http_reply *ret_reply);
 
 #endif

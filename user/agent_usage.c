@@ -22,6 +22,25 @@ void tally_agent_by_connection(struct tally_row_key *key)
 	*key = (struct tally_row_key){ .conn = key->conn, .service = key->service };
 }
 
+void tally_agent_by_key(struct tally_row_key *key)
+{
+	*key = (struct tally_row_key){ .key = key->key,
+				       .attribution = key->key ? 0 : key->attribution };
+}
+
+void tally_agent_by_service(struct tally_row_key *key)
+{
+	*key = (struct tally_row_key){ .service = key->service };
+}
+
+void tally_agent_by_route(struct tally_row_key *key)
+{
+	*key = (struct tally_row_key){ .service = key->service,
+				       .ruleset = key->ruleset,
+				       .route = key->route,
+				       .method = key->method };
+}
+
 /* Hashes of keys are secret already; the rest is ours. */
 static uint64_t hash_of(const struct tally_row_key *key)
 {
@@ -71,23 +90,21 @@ static int make_room(struct tally_agent_sums *sums)
 	return 0;
 }
 
-static void add_row(struct tally_agent_sum *into, const struct tally_frozen_row *from)
+static void add_sums(struct tally_row *into, const struct tally_row *from)
 {
-	unsigned int class = from->key.status / 100;
-
-	into->row.requests += from->row.requests;
-	into->row.incomplete += from->row.incomplete;
-	into->row.request_bytes += from->row.request_bytes;
-	into->row.response_bytes += from->row.response_bytes;
-	into->row.duration_ns += from->row.duration_ns;
-	into->by_class[class < TALLY_AGENT_CLASSES ? class : 0] += from->row.requests;
-	into->keys += into->who != from->key.key;
+	into->requests += from->requests;
+	into->incomplete += from->incomplete;
+	into->request_bytes += from->request_bytes;
+	into->response_bytes += from->response_bytes;
+	into->duration_ns += from->duration_ns;
 }
 
-static int add_one(struct tally_agent_sums *sums, const struct tally_frozen_row *from,
-		   void (*mask)(struct tally_row_key *key))
+/* The sum that this row belongs to, made if there is none. NULL: there is no place for it. */
+static int find_sum(struct tally_agent_sums *sums, const struct tally_row_key *row_key,
+		    const struct tally_row *row, tally_agent_mask mask,
+		    struct tally_agent_sum **ret_sum)
 {
-	struct tally_row_key key = from->key;
+	struct tally_row_key key = *row_key;
 	struct tally_agent_sum *sum;
 	uint32_t *slot;
 	int err = make_room(sums);
@@ -97,30 +114,67 @@ static int add_one(struct tally_agent_sums *sums, const struct tally_frozen_row 
 	mask(&key);
 	slot = find_slot(sums, &key);
 	if (!*slot && sums->n == TALLY_AGENT_SUMS) {
-		sums->left_out += from->row.requests;
+		sums->left_out += row->requests;
+		*ret_sum = NULL;
 		return 0;
 	}
 	if (!*slot) {
 		sum = &sums->items[sums->n];
 		*sum = (struct tally_agent_sum){ .key = key,
-						 .who = from->key.key,
-						 .attribution = from->key.attribution };
-		memcpy(sum->row.peer, from->row.peer, sizeof(sum->row.peer));
-		sum->row.peer_port = from->row.peer_port;
+						 .who = row_key->key,
+						 .attribution = row_key->attribution };
+		memcpy(sum->row.peer, row->peer, sizeof(sum->row.peer));
+		sum->row.peer_port = row->peer_port;
 		*slot = ++sums->n;
 	}
-	add_row(&sums->items[*slot - 1], from);
+	sum = &sums->items[*slot - 1];
+	sum->keys += sum->who != row_key->key;
+	add_sums(&sum->row, row);
+	*ret_sum = sum;
 	return 0;
 }
 
 int tally_agent_sums_add(struct tally_agent_sums *sums, const struct tally_frozen_row *rows,
-			 size_t n, void (*mask)(struct tally_row_key *key))
+			 size_t n, tally_agent_mask mask)
 {
+	struct tally_agent_sum *sum;
+
+	for (size_t i = 0; i < n; i++) {
+		unsigned int class = rows[i].key.status / 100;
+		int err = find_sum(sums, &rows[i].key, &rows[i].row, mask, &sum);
+
+		if (err)
+			return err;
+		if (sum)
+			sum->by_class[class < TALLY_AGENT_CLASSES ? class : 0] +=
+				rows[i].row.requests;
+	}
+	return 0;
+}
+
+int tally_agent_sums_fold(const struct tally_agent_sums *from, tally_agent_mask mask,
+			  struct tally_agent_sums *ret_sums)
+{
+	struct tally_agent_sums sums = { .left_out = from->left_out,
+					 .start_ns = from->start_ns,
+					 .end_ns = from->end_ns };
+	struct tally_agent_sum *sum;
 	int err = 0;
 
-	for (size_t i = 0; i < n && !err; i++)
-		err = add_one(sums, &rows[i], mask);
-	return err;
+	for (size_t i = 0; i < from->n && !err; i++) {
+		const struct tally_agent_sum *item = &from->items[i];
+
+		err = find_sum(&sums, &item->key, &item->row, mask, &sum);
+		for (int c = 0; !err && sum && c < TALLY_AGENT_CLASSES; c++)
+			sum->by_class[c] += item->by_class[c];
+	}
+	tally_agent_sums_sort(&sums);
+	if (err) {
+		tally_agent_sums_done(&sums);
+		return err;
+	}
+	*ret_sums = sums;
+	return 0;
 }
 
 static int compare_requests(const void *a, const void *b)
@@ -273,8 +327,7 @@ static int copy_sums(const struct tally_agent_sums *from, struct tally_agent_sum
 }
 
 /* Add the open window, unless it is too large to be read for that. */
-static int add_open(struct tally_agent *agent, struct tally_agent_sums *sums,
-		    void (*mask)(struct tally_row_key *key))
+static int add_open(struct tally_agent *agent, struct tally_agent_sums *sums, tally_agent_mask mask)
 {
 	const struct tally_agent_live *live = &agent->live;
 	struct tally_frozen open = {};
@@ -347,6 +400,8 @@ void tally_agent_usage_tick(struct tally_agent *agent)
 	double seconds = (double)(now - live->second_at_ns) / 1e9;
 	struct tally_frozen open = {};
 
+	if (live->second_at_ns && seconds < 0.9)
+		return; /* the start has taken one just now */
 	if (tally_ledger_peek_totals(agent->ledger, &open))
 		return;
 	for (int i = 0; i < TALLY_SERVICES; i++) {

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures: an agent whose /metrics answers, and what deploy/prometheus says about it."""
+"""Fixtures: a server, and an agent whose /metrics answers."""
 
-import re
-import socket
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -13,63 +10,8 @@ REPO = Path(__file__).parents[2]
 sys.path.insert(0, str(REPO / "tests/e2e"))
 
 from lib import api, servers, tallyd  # noqa: E402
-from lib.sandbox import Sandbox, wait_for  # noqa: E402
-
-DEPLOY = REPO / "deploy/prometheus"
-
-
-class Metrics:
-    """One scrape. series: {(name, ((label, value), ...)): number}; help, type: {name: text}."""
-
-    def __init__(self, text):
-        self.text = text
-        self.help = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.M))
-        self.type = dict(re.findall(r"^# TYPE (\S+) (.*)$", text, re.M))
-        self.series = {}
-        for name, labels, value in re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", text, re.M):
-            key = name, tuple(sorted(re.findall(r'(\w+)="([^"]*)"', labels)))
-            assert key not in self.series, f"{key} stands there twice"
-            self.series[key] = float(value)
-
-    def sum(self, name, **wanted):
-        found = [v for (n, labels), v in self.series.items()
-                 if n == name and wanted.items() <= dict(labels).items()]
-        assert found, f"no series {name} {wanted}"
-        return sum(found)
-
-    def labels(self, name):
-        return {tuple(sorted(k for k, _ in labels)) for n, labels in self.series if n == name}
-
-
-class Agent(tallyd.Tallyd):
-    """With /metrics on a free port."""
-
-    def __init__(self, *args, **kwargs):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
-        agent = {"metrics": {"listen": f"127.0.0.1:{self.port}"}, **kwargs.pop("agent", {})}
-        super().__init__(*args, agent=agent, **kwargs)
-
-    def get(self, path, method="GET", headers=None):
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method,
-                                         headers=headers or {})
-        try:
-            with urllib.request.urlopen(request, timeout=20) as r:
-                return r.status, r.headers, r.read().decode()
-        except urllib.error.HTTPError as e:
-            return e.code, e.headers, e.read().decode()
-
-    def metrics(self):
-        status, headers, text = self.get("/metrics")
-        assert status == 200 and headers["Content-Type"].startswith("text/plain; version=0.0.4")
-        return Metrics(text)
-
-    def wait_for_metrics(self, condition, seconds=20, what="the metrics"):
-        def attempt():
-            metrics = self.metrics()
-            return metrics if condition(metrics) else None
-        return wait_for(attempt, seconds, what)
+from lib.sandbox import Sandbox  # noqa: E402
+from lib.scrape import Agent  # noqa: E402
 
 
 @pytest.fixture

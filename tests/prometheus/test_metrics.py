@@ -3,13 +3,15 @@
 
 import re
 import subprocess
+from pathlib import Path
 
-from conftest import DEPLOY
 from lib import api
 from lib.load import Load, mix
 from lib.sandbox import need_program
 from lib.tallyd import service
 
+REPO = Path(__file__).parents[2]
+DEPLOY = REPO / "deploy/prometheus"
 LOSSES = ("unattributed_requests_total", "unparsed_bytes_total", "resyncs_total", "holes_total",
           "map_overflow_total", "aborted_requests_total", "uncatalogued_requests_total",
           "book_errors_total", "attach_errors_total", "config_reload_errors_total",

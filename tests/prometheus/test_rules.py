@@ -9,9 +9,8 @@ import sys
 import pytest
 import yaml
 
-from conftest import DEPLOY, REPO
 from lib.sandbox import need_program
-from test_metrics import documented
+from test_metrics import DEPLOY, REPO, documented
 
 RULES = DEPLOY / "tallyd.rules.yaml"
 GRAFANA = REPO / "deploy/grafana"

@@ -177,11 +177,24 @@ static void test_idle_clients(void **state)
 
 /* http ------------------------------------------------------------------------------------------ */
 
-static void page(void *ctx, const char *path, struct tally_http_reply *ret_reply)
+static void page(void *ctx, const struct tally_http_request *request,
+		 struct tally_http_reply *ret_reply)
 {
-	ret_reply->status = strcmp(path, "/metrics") ? 404 : 200;
-	ret_reply->type = TALLY_PROM_TYPE;
-	ret_reply->body = strdup(path);
+	char text[128];
+
+	snprintf(text, sizeof(text), "%s local=%d direct=%d", request->path, request->local,
+		 request->direct);
+	if (!strcmp(request->path, "/fixed")) {
+		ret_reply->status = 200;
+		ret_reply->policy = "default-src 'none'";
+		ret_reply->fixed = "stays";
+	} else if (!strcmp(request->path, "/metrics")) {
+		ret_reply->status = 200;
+		ret_reply->type = TALLY_PROM_TYPE;
+		ret_reply->body = strdup(text);
+	} else {
+		ret_reply->body = strdup("no\n");
+	}
 }
 
 static uint16_t free_port(void)
@@ -235,11 +248,48 @@ static void test_http(void **state)
 	get(s, port, "GET /metrics HTTP/1.0\r\n\r\n", out, sizeof(out));
 	assert_non_null(strstr(out, " 200 "));
 	assert_non_null(strstr(out, "version=0.0.4"));
-	assert_non_null(strstr(out, "\r\n\r\n/metrics"));
+	assert_non_null(strstr(out, "\r\n\r\n/metrics local=1 direct=1"));
+	assert_non_null(strstr(out, "X-Content-Type-Options: nosniff"));
+	assert_null(strstr(out, "Content-Security-Policy"));
+	get(s, port, "GET /fixed HTTP/1.0\r\n\r\n", out, sizeof(out));
+	assert_non_null(strstr(out, "\r\n\r\nstays"));
+	assert_non_null(strstr(out, "Content-Security-Policy: default-src 'none'"));
 	get(s, port, "GET /other HTTP/1.0\r\n\r\n", out, sizeof(out));
 	assert_non_null(strstr(out, " 404 "));
 	get(s, port, "POST /metrics HTTP/1.0\r\nContent-Length: 0\r\n\r\n", out, sizeof(out));
 	assert_non_null(strstr(out, " 405 "));
+}
+
+/* Sent to an address, or to a name that somebody may have pointed here. */
+static void test_http_host(void **state)
+{
+	static const struct {
+		const char *host;
+		int direct;
+	} cases[] = { { "127.0.0.1:9464", 1 },
+		      { "localhost", 1 },
+		      { "LOCALHOST:1", 1 },
+		      { "[::1]:9464", 1 },
+		      { "192.0.2.7", 1 },
+		      { "evil.example:9464", 0 },
+		      { "127.0.0.1.evil.example", 0 },
+		      { "[::1", 0 },
+		      { "", 0 },
+		      { "localhost.evil.example", 0 },
+		      { "[evil]:80", 0 } };
+	struct server *s = *state;
+	uint16_t port = free_port();
+	char listen[32], request[256], out[2048], wanted[64];
+
+	snprintf(listen, sizeof(listen), "127.0.0.1:%u", port);
+	assert_int_equal(tally_http_open(s->loop, listen, page, s, &s->http), 0);
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(cases); i++) {
+		snprintf(request, sizeof(request), "GET /metrics HTTP/1.0\r\nHost: %s\r\n\r\n",
+			 cases[i].host);
+		snprintf(wanted, sizeof(wanted), "direct=%d", cases[i].direct);
+		get(s, port, request, out, sizeof(out));
+		assert_non_null(strstr(out, wanted));
+	}
 }
 
 /* notify ---------------------------------------------------------------------------------------- */
@@ -284,8 +334,8 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_prom), TEST(test_control),
-					    TEST(test_idle_clients), TEST(test_http),
-					    TEST(test_notify) };
+					    TEST(test_idle_clients),	 TEST(test_http),
+					    TEST(test_http_host),	 TEST(test_notify) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

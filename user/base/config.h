@@ -131,9 +131,12 @@ struct tally_config_limits {
 	uint64_t spool_bytes;
 };
 
+enum tally_config_page { TALLY_PAGE_LOCAL, TALLY_PAGE_ANY, TALLY_PAGE_OFF };
+
 struct tally_config_metrics {
 	struct tally_place place;
-	char *listen; /* ADDRESS:PORT, or "off" */
+	char *listen;	   /* ADDRESS:PORT, or "off" */
+	unsigned int page; /* enum tally_config_page */
 };
 
 struct tally_config_agent {

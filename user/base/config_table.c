@@ -220,10 +220,15 @@ static const struct tally_option limits_options[] = {
 };
 TABLE(limits, "Limits", tally_config_limits);
 
+static const char *const page_words[] = { "local", "any", "off", NULL };
+
 static const struct tally_option metrics_options[] = {
 	{ "listen", TALLY_OPTION_TEXT, AT(tally_config_metrics, listen), .max = 256,
 	  .fallback = "127.0.0.1:9464",
-	  .help = "ADDRESS:PORT of `/metrics`, `/healthz` and `/readyz`; `off`: none." },
+	  .help = "ADDRESS:PORT of `/metrics`, `/healthz`, `/readyz` and the status page; `off`: none." },
+	{ "page", TALLY_OPTION_ENUM, AT(tally_config_metrics, page), .fallback = "local",
+	  .words = page_words,
+	  .help = "Who may see the status page (`/`), which shows the usage of customers and keys by their ids: `local`, clients on this host alone; `any`, all who reach `listen`; `off`, nobody." },
 };
 TABLE(metrics, "Metrics", tally_config_metrics);
 

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <microhttpd.h>
 #include <netinet/in.h>
+#include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -17,23 +18,94 @@ struct tally_http {
 	void *ctx;
 };
 
-static enum MHD_Result queue(struct MHD_Connection *connection, struct tally_http_reply *reply)
+/* libmicrohttpd takes bodies that stay as if it could write to them; it does not. */
+static struct MHD_Response *response_of(struct tally_http_reply *reply)
 {
 	struct MHD_Response *response;
-	enum MHD_Result result;
 
+	if (reply->fixed)
+		return MHD_create_response_from_buffer(strlen(reply->fixed), (void *)reply->fixed,
+						       MHD_RESPMEM_PERSISTENT);
 	if (!reply->body)
-		return MHD_NO;
+		return NULL;
 	response = MHD_create_response_from_buffer(strlen(reply->body), reply->body,
 						   MHD_RESPMEM_MUST_FREE);
-	if (!response) {
+	if (!response)
 		free(reply->body);
+	return response;
+}
+
+static enum MHD_Result queue(struct MHD_Connection *connection, struct tally_http_reply *reply)
+{
+	const char *const headers[][2] = { { "Content-Type", reply->type },
+					   { "Content-Security-Policy", reply->policy },
+					   { "Cache-Control", "no-store" },
+					   { "X-Content-Type-Options", "nosniff" },
+					   { "Referrer-Policy", "no-referrer" } };
+	struct MHD_Response *response = response_of(reply);
+	enum MHD_Result result;
+
+	if (!response)
 		return MHD_NO;
-	}
-	(void)MHD_add_response_header(response, "Content-Type", reply->type); /* optional */
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(headers); i++)
+		if (headers[i][1] &&
+		    MHD_add_response_header(response, headers[i][0], headers[i][1]) != MHD_YES) {
+			MHD_destroy_response(response);
+			return MHD_NO;
+		}
 	result = MHD_queue_response(connection, reply->status, response);
 	MHD_destroy_response(response);
 	return result;
+}
+
+static bool is_loopback(const struct sockaddr *address)
+{
+	const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)address;
+	const struct sockaddr_in *four = (const struct sockaddr_in *)address;
+
+	if (address->sa_family == AF_INET)
+		return ntohl(four->sin_addr.s_addr) >> 24 == 127;
+	if (address->sa_family != AF_INET6)
+		return false;
+	return IN6_IS_ADDR_LOOPBACK(&six->sin6_addr) ||
+	       (IN6_IS_ADDR_V4MAPPED(&six->sin6_addr) && six->sin6_addr.s6_addr[12] == 127);
+}
+
+/* The host of the request without its port: an address, localhost, or not said at all (HTTP/1.0). */
+static bool is_direct(const char *host)
+{
+	struct in6_addr six;
+	struct in_addr four;
+	char name[INET6_ADDRSTRLEN];
+	size_t len;
+
+	if (!host)
+		return true;
+	if (*host == '[') {
+		len = strcspn(++host, "]");
+		if (host[len] != ']')
+			return false;
+	} else {
+		len = strcspn(host, ":");
+	}
+	if (len >= sizeof(name))
+		return false;
+	memcpy(name, host, len);
+	name[len] = 0;
+	return !strcasecmp(name, "localhost") || inet_pton(AF_INET, name, &four) == 1 ||
+	       inet_pton(AF_INET6, name, &six) == 1;
+}
+
+static void describe(struct MHD_Connection *connection, const char *url,
+		     struct tally_http_request *ret_request)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+
+	ret_request->path = url;
+	ret_request->local = info && is_loopback(info->client_addr);
+	ret_request->direct =
+		is_direct(MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Host"));
 }
 
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, const char *url,
@@ -42,12 +114,14 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
 {
 	struct tally_http *http = cls;
 	struct tally_http_reply reply = { .status = 404, .type = "text/plain; charset=utf-8" };
+	struct tally_http_request request;
 
 	if (strcmp(method, "GET") && strcmp(method, "HEAD")) {
 		reply.status = 405;
 		reply.body = strdup("only GET\n");
 	} else {
-		http->fn(http->ctx, url, &reply);
+		describe(connection, url, &request);
+		http->fn(http->ctx, &request, &reply);
 	}
 	return queue(connection, &reply);
 }

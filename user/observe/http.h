@@ -1,21 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A small HTTP server for GET /metrics, /healthz and /readyz, driven by the agent's loop: no thread
- * of its own. The caller writes the bodies.
+ * A small HTTP server for GET, driven by the agent's loop: no thread of its own. The caller writes the
+ * bodies. Answers are never stored by caches, and never guessed to be of another type.
  */
 #ifndef TALLY_OBSERVE_HTTP_H
 #define TALLY_OBSERVE_HTTP_H
 
+#include <stdbool.h>
+
 #include "base/loop.h"
 #include "base/util.h"
+
+struct tally_http_request {
+	const char *path;
+	bool local; /* it comes from this host */
+	bool direct; /* it was sent to an address or to localhost, not to a name, which a web page elsewhere
+			could have pointed here */
+};
 
 struct tally_http_reply {
 	unsigned int status; /* 200, 503; 404 where the path is unknown */
 	const char *type;    /* content type, static */
+	const char *policy;  /* Content-Security-Policy, or NULL */
+	const char *fixed;   /* a body that stays; else */
 	char *body;	     /* freed here */
 };
 
-typedef void (*tally_http_fn)(void *ctx, const char *path, struct tally_http_reply *ret_reply);
+typedef void (*tally_http_fn)(void *ctx, const struct tally_http_request *request,
+			      struct tally_http_reply *ret_reply);
 
 struct tally_http;
 

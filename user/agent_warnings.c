@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What is wrong now, in words: for the status page and `tallyd status`. Alerts say the same from metrics. */
+#include <inttypes.h>
+#include <stdarg.h>
+
+#include "agent_parts.h"
+
+#define FULL_PERCENT 80
+#define STALLED_S 900
+
+static void warn(json_t *out, const char *level, const char *what, const char *fmt, ...)
+	TALLY_PRINTF(4, 5);
+
+static void warn(json_t *out, const char *level, const char *what, const char *fmt, ...)
+{
+	char text[512];
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)vsnprintf(text, sizeof(text), fmt, ap); /* cut short is good enough */
+	va_end(ap);
+	(void)!json_array_append_new(out, json_pack("{s:s,s:s,s:s}", "level", level, "what", what,
+						    "text", text)); /* without memory: no warning */
+}
+
+static void warn_books(const struct tally_agent *agent, const struct tally_ship_status *s,
+		       json_t *out)
+{
+	uint32_t frozen = tally_ledger_frozen_count(agent->ledger);
+
+	if (s->imbalance)
+		warn(out, "critical", "imbalance",
+		     "The books do not balance, by %" PRIu64
+		     " requests. `tallyd audit` names the windows.",
+		     (uint64_t)s->imbalance);
+	if (s->sealing_fails)
+		warn(out, "critical", "sealing",
+		     "The last window could not be written below %s. It waits in the kernel.",
+		     agent->config->agent.state_dir);
+	if (frozen > 3)
+		warn(out, "critical", "frozen", "%" PRIu32 " closed windows wait in the kernel.",
+		     frozen);
+	if (s->quarantined_files)
+		warn(out, "critical", "quarantine",
+		     "%" PRIu64 " files of the spool are damaged or of another agent: "
+		     "`tallyd spool verify`.",
+		     (uint64_t)s->quarantined_files);
+	if (s->holes_lost)
+		warn(out, "critical", "hole",
+		     "When this agent started the pins were gone: nobody metered for a while. "
+		     "The control record says from when to when.");
+}
+
+static void warn_delivery(const struct tally_agent *agent, const struct tally_ship_status *s,
+			  json_t *out)
+{
+	uint64_t capacity = agent->config->agent.limits.spool_bytes;
+	uint64_t now_s = tally_util_real_ns() / TALLY_NS_PER_S;
+	struct tally_ship_sink_status sink;
+
+	if (s->oldest_s && s->oldest_s + STALLED_S < now_s)
+		warn(out, "critical", "stalled", "Records have waited for %" PRIu64 " minutes.",
+		     (uint64_t)((now_s - s->oldest_s) / 60));
+	if (capacity && s->spool_bytes / FULL_PERCENT >= capacity / 100)
+		warn(out, "critical", "spool", "The spool is more than %d %% full.", FULL_PERCENT);
+	for (size_t i = 0; !tally_ship_sink_status(agent->ship, i, &sink); i++)
+		if (!sink.connected)
+			warn(out, "warning", "sink", "Sink %s does not answer%s.", sink.name,
+			     sink.required ? "; records wait on disk" : "");
+}
+
+static void warn_map(const char *name, uint64_t entries, uint64_t capacity, const char *option,
+		     json_t *out)
+{
+	if (capacity && entries * 100 >= capacity * FULL_PERCENT)
+		warn(out, "warning", "map", "%s: %" PRIu64 " of %" PRIu64 " used (%s).", name,
+		     entries, capacity, option);
+}
+
+static void warn_kernel(const struct tally_agent *agent, json_t *out)
+{
+	struct tally_keys_status keys;
+
+	tally_keys_status(agent->keys, &keys);
+	warn_map("Keys known to the kernel", keys.entries, keys.capacity, "agent.limits.keys", out);
+	warn_map("Rows of the last window", agent->counters.rows_last, agent->load->connection_rows,
+		 "agent.limits.connection_rows", out);
+	if (agent->load->stale)
+		warn(out, "warning", "programs",
+		     "The kernel refused the programs of this version; those of the version before "
+		     "count on.");
+	if (agent->counters.rows_overflow)
+		warn(out, "warning", "overflow",
+		     "%" PRIu64 " requests found no row, and are counted under no key "
+		     "(agent.limits.rows).",
+		     agent->counters.rows_overflow);
+}
+
+static void warn_config(struct tally_agent *agent, json_t *out)
+{
+	if (!agent->counters.reload_ok)
+		warn(out, "warning", "config",
+		     "%s was refused; the one before is in force. `tallyd check-config` says why.",
+		     agent->config_path);
+	if (!agent->counters.catalog_ok)
+		warn(out, "warning", "catalog", "%s was refused; the catalog before is in force.",
+		     agent->config->keys.file);
+	for (size_t i = 0; i < agent->view.n_services; i++) {
+		const struct tally_config_service *service = &agent->view.services[i];
+		const char *why = tally_agent_service_why_not(agent, service);
+
+		if (why && !tally_agent_service_is_idle(agent, service))
+			warn(out, "warning", "service", "Service %s is not metered: %s.",
+			     service->name, why);
+	}
+	if (!agent->view.n_services)
+		warn(out, "note", "services", "No service is configured: nothing is metered.");
+}
+
+static int rank(const json_t *warning)
+{
+	const char *level = json_string_value(json_object_get(warning, "level"));
+
+	return *level == 'c' ? 0 : *level == 'w' ? 1 : 2;
+}
+
+json_t *tally_agent_warnings(struct tally_agent *agent)
+{
+	json_t *all = json_array(), *out = json_array(), *warning;
+	struct tally_ship_status status;
+	size_t i;
+
+	tally_ship_status(agent->ship, &status);
+	warn_books(agent, &status, all);
+	warn_delivery(agent, &status, all);
+	warn_kernel(agent, all);
+	warn_config(agent, all);
+	for (int level = 0; level < 3; level++)
+		json_array_foreach(all, i, warning)
+			if (rank(warning) == level)
+				(void)!json_array_append(out, warning); /* as in warn() */
+	json_decref(all);
+	return out;
+}

@@ -52,13 +52,19 @@ static bool same_limits(const struct tally_config_limits *a, const struct tally_
 	       a->keys == b->keys && a->spool_bytes == b->spool_bytes;
 }
 
+static bool same_text(const char *a, const char *b)
+{
+	return a == b || (a && b && !strcmp(a, b));
+}
+
 static bool needs_restart(const struct tally_config *a, const struct tally_config *b)
 {
 	return strcmp(a->agent.state_dir, b->agent.state_dir) ||
 	       strcmp(a->agent.pin_dir, b->agent.pin_dir) ||
 	       strcmp(a->agent.runtime_dir, b->agent.runtime_dir) ||
 	       strcmp(a->agent.metrics.listen, b->agent.metrics.listen) ||
-	       !same_limits(&a->agent.limits, &b->agent.limits) || !tally_agent_sinks_equal(a, b);
+	       !same_limits(&a->agent.limits, &b->agent.limits) ||
+	       !same_text(a->agent.fleet_secret, b->agent.fleet_secret);
 }
 
 static void swap_texts(char **a, char **b)
@@ -99,38 +105,75 @@ static int load_config(const char *path, struct tally_config **ret_config)
 	return 0;
 }
 
-static void remember_file(struct tally_agent *agent)
+static bool file_changed(const char *path, const struct stat *old)
 {
-	if (stat(agent->config_path, &agent->config_file))
-		memset(&agent->config_file, 0, sizeof(agent->config_file));
+	struct stat st;
+
+	return !stat(path, &st) && (st.st_ino != old->st_ino || st.st_size != old->st_size ||
+				    st.st_mtim.tv_sec != old->st_mtim.tv_sec ||
+				    st.st_mtim.tv_nsec != old->st_mtim.tv_nsec);
 }
 
-/* G5: everything that can be refused comes before anything is changed. */
-static int reload(struct tally_agent *agent)
+/* Before it is read: a change while we read is one to come. */
+static void remember_file(const char *path, struct stat *ret_stat)
 {
-	_cleanup_(tally_config_freep) struct tally_config *config = NULL;
-	uint32_t generation = agent->rules.generation;
-	bool watched_others;
+	if (!path || stat(path, ret_stat))
+		memset(ret_stat, 0, sizeof(*ret_stat));
+}
+
+/* What a reload will put in force. */
+struct fresh {
+	struct tally_config *config;
+	struct tally_catalog *catalog;
+	struct tally_agent_sinks sinks;
+};
+
+static void fresh_done(struct fresh *fresh)
+{
+	tally_config_free(fresh->config);
+	tally_catalog_free(fresh->catalog);
+	tally_agent_sinks_discard(&fresh->sinks);
+}
+
+/* G5: everything that can be refused. The rules come last, as they change the kernel's. */
+static int prepare_reload(struct tally_agent *agent, struct fresh *fresh)
+{
 	int err;
 
-	remember_file(agent);
-	err = load_config(agent->config_path, &config);
-	if (!err)
-		err = tally_agent_kernel_enough(config);
-	if (!err)
-		err = tally_agent_rules_catalog(agent, config);
-	if (!err)
-		err = tally_agent_rules_apply(agent, config);
+	remember_file(agent->config_path, &agent->config_file);
+	err = load_config(agent->config_path, &fresh->config);
 	if (err)
 		return err;
-	watched_others = !tally_agent_pods_equal(agent->config, config);
-	if (needs_restart(agent->config, config))
-		tally_log_warning("reload", "reason=%s",
-				  "sinks, folders, metrics address and limits need a restart");
-	tally_log_setup(tally_config_log_level(config), config->agent.log.format);
-	keep_folders(&agent->config->agent, &config->agent);
+	remember_file(fresh->config->keys.file, &agent->catalog_file);
+	err = tally_agent_kernel_enough(fresh->config);
+	if (!err)
+		err = tally_agent_rules_read(agent, fresh->config, &fresh->catalog);
+	if (!err)
+		err = tally_agent_sinks_prepare(agent, fresh->config, &fresh->sinks);
+	return err ? err : tally_agent_rules_apply(agent, fresh->config);
+}
+
+static int reload(struct tally_agent *agent)
+{
+	_cleanup_(fresh_done) struct fresh fresh = {};
+	uint32_t generation = agent->rules.generation;
+	bool watched_others;
+	int err, sinks_err;
+
+	err = prepare_reload(agent, &fresh);
+	if (err)
+		return err;
+	watched_others = !tally_agent_pods_equal(agent->config, fresh.config);
+	if (needs_restart(agent->config, fresh.config))
+		tally_log_warning(
+			"reload", "reason=%s",
+			"folders, metrics address, limits and fleet secret need a restart");
+	tally_log_setup(tally_config_log_level(fresh.config), fresh.config->agent.log.format);
+	keep_folders(&agent->config->agent, &fresh.config->agent);
+	tally_agent_rules_take(agent, TAKE_PTR(fresh.catalog));
+	sinks_err = tally_agent_sinks_replace(agent, fresh.config, &fresh.sinks);
 	tally_config_free(agent->config);
-	agent->config = TAKE_PTR(config);
+	agent->config = TAKE_PTR(fresh.config);
 	if (watched_others)
 		tally_agent_pods_reopen(agent);
 	tally_agent_exe_open(agent);
@@ -139,7 +182,7 @@ static int reload(struct tally_agent *agent)
 		err = tally_agent_books_close_now(agent, TALLY_CAUSE_RELOAD);
 	if (!err)
 		err = arm_window(agent);
-	return err;
+	return err ? err : sinks_err;
 }
 
 static void try_reload(struct tally_agent *agent)
@@ -159,15 +202,20 @@ static void try_reload(struct tally_agent *agent)
 	tally_notify_send("READY=1\n");
 }
 
-static bool config_changed(const struct tally_agent *agent)
+/* What was tried and refused is tried again when it changes, or when we could not even read it. */
+static void watch_files(struct tally_agent *agent)
 {
-	const struct stat *old = &agent->config_file;
-	struct stat st;
+	const char *catalog = agent->config->keys.file;
+	int err;
 
-	return !stat(agent->config_path, &st) &&
-	       (st.st_ino != old->st_ino || st.st_size != old->st_size ||
-		st.st_mtim.tv_sec != old->st_mtim.tv_sec ||
-		st.st_mtim.tv_nsec != old->st_mtim.tv_nsec);
+	if (file_changed(agent->config_path, &agent->config_file)) {
+		try_reload(agent);
+	} else if (catalog && file_changed(catalog, &agent->catalog_file)) {
+		remember_file(catalog, &agent->catalog_file);
+		err = tally_agent_rules_catalog(agent, agent->config); /* said there */
+		if (err && err != -EINVAL)
+			memset(&agent->catalog_file, 0, sizeof(agent->catalog_file));
+	}
 }
 
 /* ---- ticks ---- */
@@ -210,15 +258,10 @@ static void sweep_pieces(struct tally_agent *agent)
 /* Once a second: what changes seldom. */
 static void slow_tick(struct tally_agent *agent)
 {
-	const char *catalog = agent->config->keys.file;
 	uint64_t number;
 
 	repair(agent);
-
-	if (config_changed(agent))
-		try_reload(agent);
-	else if (catalog && tally_catalog_changed(agent->catalog, catalog))
-		(void)!tally_agent_rules_catalog(agent, agent->config); /* said there */
+	watch_files(agent);
 	if (!tally_ledger_oldest(agent->ledger, &number) && !tally_agent_books_settle(agent))
 		tally_agent_sinks_step(agent);
 	else if (tally_ledger_prepare(agent->ledger))
@@ -300,10 +343,11 @@ static int start_config(struct tally_agent *agent)
 	err = tally_privileges_hide();
 	if (err)
 		return fail(TALLY_EXIT_BUG, "hiding memory", err);
-	remember_file(agent);
+	remember_file(agent->config_path, &agent->config_file);
 	err = load_config(agent->config_path, &agent->config);
 	if (err)
 		return TALLY_EXIT_CONFIG;
+	remember_file(agent->config->keys.file, &agent->catalog_file);
 	tally_log_setup(tally_config_log_level(agent->config), agent->config->agent.log.format);
 	err = tally_loop_new(&agent->loop);
 	if (!err) /* blocked before any library starts threads */

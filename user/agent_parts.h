@@ -49,6 +49,7 @@
 
 #define TALLY_AGENT_GRACE_NS (20 * TALLY_NS_PER_S) /* for shipping at the end */
 #define TALLY_AGENT_TICK_NS (TALLY_NS_PER_S / 4)
+#define TALLY_AGENT_SINKS 16
 #define TALLY_AGENT_VIEWS 16	/* rulesets read back at a time */
 #define TALLY_AGENT_LIVE 100000 /* rows of the last window kept for `connections` */
 #define TALLY_AGENT_PEEK 20000	/* rows of the open window read for a person, at most */
@@ -68,6 +69,12 @@ struct tally_agent_rules {
 	struct tally_agent_view views[TALLY_AGENT_VIEWS];
 	size_t next_view;
 	struct tally_resolve resolve; /* the last answer */
+};
+
+/* Sinks that are made and not in use yet. */
+struct tally_agent_sinks {
+	struct tally_sink *fresh[TALLY_AGENT_SINKS];
+	size_t n;
 };
 
 struct tally_agent_tags {
@@ -183,7 +190,7 @@ struct tally_agent_live {
 struct tally_agent {
 	const char *config_path;
 	struct tally_config *config;
-	struct stat config_file;
+	struct stat config_file, catalog_file; /* as last read, or tried */
 	struct tally_loop *loop;
 
 	struct tally_load *load;
@@ -243,6 +250,10 @@ void tally_agent_rules_resolver(struct tally_agent *agent, struct tally_resolver
 /* (Re)load the key catalog of the config. -EINVAL: said in the log, the old one stays. */
 TALLY_MUST int tally_agent_rules_catalog(struct tally_agent *agent,
 					 const struct tally_config *config);
+/* Its two halves: read it (NULL: the config names none), put it in force. */
+TALLY_MUST int tally_agent_rules_read(struct tally_agent *agent, const struct tally_config *config,
+				      struct tally_catalog **ret_catalog);
+void tally_agent_rules_take(struct tally_agent *agent, struct tally_catalog *catalog);
 
 /* agent_tags.c */
 TALLY_MUST int tally_agent_tags_open(struct tally_agent *agent);
@@ -309,7 +320,15 @@ void tally_agent_sinks_close(struct tally_agent *agent);
 void tally_agent_sinks_step(struct tally_agent *agent);
 /* Ship until nothing is left or the grace is over. */
 void tally_agent_sinks_flush(struct tally_agent *agent, uint64_t grace_ns);
-bool tally_agent_sinks_equal(const struct tally_config *a, const struct tally_config *b);
+/* Make the sinks of a config that the one in force has not, or has otherwise; changes nothing. */
+TALLY_MUST int tally_agent_sinks_prepare(const struct tally_agent *agent,
+					 const struct tally_config *config,
+					 struct tally_agent_sinks *ret_sinks);
+void tally_agent_sinks_discard(struct tally_agent_sinks *sinks);
+/* Ship to the sinks of config from here on; takes those it could add. */
+TALLY_MUST int tally_agent_sinks_replace(struct tally_agent *agent,
+					 const struct tally_config *config,
+					 struct tally_agent_sinks *sinks);
 
 /* agent_usage.c */
 /* Which members of a row's key count: those of the others are set to 0. */

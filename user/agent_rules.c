@@ -299,7 +299,8 @@ int tally_agent_rules_apply(struct tally_agent *agent, const struct tally_config
 
 /* ---- key catalog and secret ---- */
 
-int tally_agent_rules_catalog(struct tally_agent *agent, const struct tally_config *config)
+int tally_agent_rules_read(struct tally_agent *agent, const struct tally_config *config,
+			   struct tally_catalog **ret_catalog)
 {
 	struct tally_catalog *catalog = NULL;
 	struct tally_diag diag;
@@ -316,10 +317,25 @@ int tally_agent_rules_catalog(struct tally_agent *agent, const struct tally_conf
 	agent->counters.catalog_ok = !err;
 	if (err)
 		return err;
+	*ret_catalog = catalog;
+	return 0;
+}
+
+void tally_agent_rules_take(struct tally_agent *agent, struct tally_catalog *catalog)
+{
 	tally_catalog_free(agent->catalog);
 	agent->catalog = catalog;
 	tally_log_info("catalog", "keys=%zu", tally_catalog_count(catalog));
-	return 0;
+}
+
+int tally_agent_rules_catalog(struct tally_agent *agent, const struct tally_config *config)
+{
+	struct tally_catalog *catalog;
+	int err = tally_agent_rules_read(agent, config, &catalog);
+
+	if (!err)
+		tally_agent_rules_take(agent, catalog);
+	return err;
 }
 
 /* Without a fleet secret the agent has one of its own, made with its state. */

@@ -186,25 +186,65 @@ void tally_agent_sinks_close(struct tally_agent *agent)
 	agent->ship = NULL;
 }
 
-static bool same_text(const char *a, const char *b)
+/* ---- reload ---- */
+
+static const struct tally_config_sink *same_sink(const struct tally_config *config,
+						 const struct tally_config_sink *sink)
 {
-	return a == b || (a && b && !strcmp(a, b));
+	for (size_t i = 0; i < config->n_sinks; i++)
+		if (tally_option_equal(&tally_config_sink_table, &config->sinks[i], sink))
+			return &config->sinks[i];
+	return NULL;
 }
 
-/* Kind, name and target: what a running shipper cannot change. */
-bool tally_agent_sinks_equal(const struct tally_config *a, const struct tally_config *b)
+void tally_agent_sinks_discard(struct tally_agent_sinks *sinks)
 {
-	if (a->n_sinks != b->n_sinks)
-		return false;
-	for (size_t i = 0; i < a->n_sinks; i++) {
-		const struct tally_config_sink *x = &a->sinks[i], *y = &b->sinks[i];
+	for (size_t i = 0; i < sinks->n; i++)
+		sinks->fresh[i]->ops->free(sinks->fresh[i]);
+	sinks->n = 0;
+}
 
-		if (!same_text(x->name, y->name) || !x->kafka.place.line != !y->kafka.place.line ||
-		    !x->file.place.line != !y->file.place.line ||
-		    !same_text(x->kafka.brokers, y->kafka.brokers) ||
-		    !same_text(x->file.path, y->file.path) ||
-		    x->kafka.required != y->kafka.required || x->file.required != y->file.required)
-			return false;
+int tally_agent_sinks_prepare(const struct tally_agent *agent, const struct tally_config *config,
+			      struct tally_agent_sinks *ret_sinks)
+{
+	_cleanup_(tally_agent_sinks_discard) struct tally_agent_sinks sinks = {};
+
+	if (config->n_sinks > TALLY_AGENT_SINKS)
+		return -E2BIG;
+	for (size_t i = 0; i < config->n_sinks; i++) {
+		int err = 0;
+
+		if (!same_sink(agent->config, &config->sinks[i]))
+			err = new_sink(agent, &config->sinks[i], &sinks.fresh[sinks.n++]);
+		if (err) {
+			sinks.n--;
+			return err;
+		}
 	}
-	return true;
+	*ret_sinks = sinks;
+	sinks.n = 0;
+	return 0;
+}
+
+/* Old ones first: a changed sink keeps its name. Nothing is trimmed before the new ones are there. */
+int tally_agent_sinks_replace(struct tally_agent *agent, const struct tally_config *config,
+			      struct tally_agent_sinks *sinks)
+{
+	size_t removed = 0, added = 0;
+	int err = 0;
+
+	for (size_t i = 0; i < agent->config->n_sinks; i++)
+		if (!same_sink(config, &agent->config->sinks[i]) &&
+		    !tally_ship_remove(agent->ship, agent->config->sinks[i].name))
+			removed++;
+	for (; added < sinks->n && !err; added++)
+		err = tally_ship_add(agent->ship, sinks->fresh[added]);
+	if (err)
+		added--;
+	sinks->n -= added;
+	memmove(sinks->fresh, sinks->fresh + added, sinks->n * sizeof(sinks->fresh[0]));
+	if (removed || added)
+		tally_log_notice("sinks", "removed=%zu added=%zu", removed, added);
+	tally_agent_sinks_step(agent);
+	return err;
 }

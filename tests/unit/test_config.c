@@ -413,6 +413,47 @@ static void test_reference(void **state)
 	assert_non_null(strstr(text, "| `window` | duration | `10s` |"));
 }
 
+/* Each text differs from the first in one value, or says the same otherwise. */
+static void test_equal(void **state)
+{
+	static const char *const same[] = {
+		"{name: s, kafka: {brokers: b, properties: {a: 1, c: d}}}",
+		"{kafka: {properties: {a: '1', c: d}, brokers: 'b', required: true}, name: s}",
+	};
+	static const char *const others[] = {
+		"{name: t, kafka: {brokers: b, properties: {a: 1, c: d}}}",
+		"{name: s, kafka: {brokers: bb, properties: {a: 1, c: d}}}",
+		"{name: s, kafka: {brokers: b, properties: {a: 2, c: d}}}",
+		"{name: s, kafka: {brokers: b, properties: {a: 1}}}",
+		"{name: s, kafka: {brokers: b}}",
+		"{name: s, kafka: {brokers: b, properties: {a: 1, c: d}, required: false}}",
+		"{name: s, kafka: {brokers: b, properties: {a: 1, c: d}, partitions: 7}}",
+		"{name: s, kafka: {brokers: b, properties: {a: 1, c: d}, format: openmeter}}",
+		"{name: s, kafka: {brokers: b, properties: {a: 1, c: d}, topics: {records: x}}}",
+		"{name: s, kafka: {brokers: b, properties: {a: 1, c: d}, transaction_timeout: 5s}}",
+		"{name: s, file: {path: /b}}",
+		"{name: s, stdout: }",
+	};
+	struct tally_config *first = NULL, *config = NULL;
+	char text[512], out[4096];
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(same) + TALLY_ARRAY_SIZE(others); i++) {
+		bool is_same = i < TALLY_ARRAY_SIZE(same);
+
+		snprintf(text, sizeof(text), SERVICE "sinks: [%s]\n",
+			 is_same ? same[i] : others[i - TALLY_ARRAY_SIZE(same)]);
+		assert_int_equal(parse(text, 0, out, sizeof(out), i ? &config : &first), 0);
+		if (!i)
+			continue;
+		assert_int_equal(
+			tally_option_equal(&tally_config_sink_table, first->sinks, config->sinks),
+			is_same);
+		assert_int_equal(tally_option_equal(&tally_config_table, first, config), is_same);
+		tally_config_free(config);
+	}
+	tally_config_free(first);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -422,6 +463,7 @@ int main(void)
 		cmocka_unit_test(test_billion_laughs), cmocka_unit_test(test_deep),
 		cmocka_unit_test(test_many_errors),    cmocka_unit_test(test_examples),
 		cmocka_unit_test(test_schemas),	       cmocka_unit_test(test_reference),
+		cmocka_unit_test(test_equal),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

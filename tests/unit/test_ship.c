@@ -297,6 +297,67 @@ static void test_optional_sink_is_not_waited_for(void **state)
 	assert_int_equal(status.batch_files, 0);
 }
 
+static size_t records_in(const char *path)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t bytes, n = 0;
+
+	if (tally_util_read_file(path, 1 << 20, &text, &bytes) < 0)
+		return 0;
+	for (char *line = text; (line = strstr(line, "\"io.tallyd.usage.v1\"")); line++)
+		n++;
+	return n;
+}
+
+/* What the spool keeps for a required sink that never answers goes when the sink does. */
+static void test_removed_sink_is_not_waited_for(void **state)
+{
+	struct tally_ship_status status;
+	struct place *p = *state;
+	char path[128];
+	int wait_ms;
+
+	snprintf(path, sizeof(path), "%s/missing/usage.ndjson", p->folder);
+	assert_int_equal(tally_ship_add(p->ship, tally_file_sink_new("gone", path, p->folder)), 0);
+	assert_int_equal(seal(p, 1, 2), 0);
+	for (int i = 0; i < 20; i++)
+		assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+	assert_int_equal(records_in(p->path), 2);
+	assert_false(tally_ship_idle(p->ship));
+	assert_int_equal(tally_ship_remove(p->ship, "nobody"), -ENOENT);
+	assert_int_equal(tally_ship_remove(p->ship, "gone"), 0);
+	assert_int_equal(tally_ship_remove(p->ship, "gone"), -ENOENT);
+	ship_all(p);
+	tally_ship_status(p->ship, &status);
+	assert_int_equal(status.batch_files, 0);
+	check(p, 2, 1);
+}
+
+/* A sink that comes late gets what is still there; one that comes back goes on where it was. */
+static void test_sinks_come_and_go(void **state)
+{
+	struct place *p = *state;
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/other.ndjson", p->folder);
+	assert_int_equal(seal(p, 1, 2), 0);
+	ship_all(p);
+	assert_int_equal(seal(p, 2, 3), 0);
+	assert_int_equal(tally_ship_add(p->ship, tally_file_sink_new("other", path, p->folder)), 0);
+	assert_int_equal(tally_ship_remove(p->ship, "file"), 0);
+	ship_all(p);
+	assert_int_equal(records_in(p->path), 2);
+	assert_int_equal(records_in(path), 3);
+	assert_int_equal(tally_ship_remove(p->ship, "other"), 0);
+	assert_int_equal(seal(p, 3, 4), 0);
+	assert_int_equal(tally_ship_add(p->ship, tally_file_sink_new("other", path, p->folder)), 0);
+	assert_int_equal(tally_ship_add(p->ship, tally_file_sink_new("file", p->path, p->folder)),
+			 0);
+	ship_all(p);
+	assert_int_equal(records_in(path), 3 + 4);
+	assert_int_equal(records_in(p->path), 2 + 4);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -310,6 +371,8 @@ int main(void)
 		TEST(test_pinned_epoch_is_not_batched),
 		TEST(test_large_batch),
 		TEST(test_optional_sink_is_not_waited_for),
+		TEST(test_removed_sink_is_not_waited_for),
+		TEST(test_sinks_come_and_go),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -217,7 +217,7 @@ TALLY_MUST int tally_config_parse(const char *text, size_t bytes, unsigned int f
 void tally_config_free(struct tally_config *config);
 
 enum tally_log_level tally_config_log_level(const struct tally_config *config);
-extern const struct tally_option_table tally_config_table;
+extern const struct tally_option_table tally_config_table, tally_config_sink_table;
 
 TALLY_CLEANUP(struct tally_config *, tally_config_freep, tally_config_free)
 

@@ -184,7 +184,7 @@ static const struct tally_option sink_options[] = {
 	{ "stdout", TALLY_OPTION_SECTION, AT(tally_config_sink, out), TALLY_OPTION_OPTIONAL,
 	  .table = &stdout_table, .help = "Standard output, one record a line." },
 };
-static const struct tally_option_table sink_table = {
+const struct tally_option_table tally_config_sink_table = {
 	.title = "Sink",
 	.one_of = true,
 	.options = sink_options,
@@ -329,7 +329,7 @@ static const struct tally_option config_options[] = {
 	{ "keys", TALLY_OPTION_SECTION, AT(tally_config, keys), .table = &keys_table,
 	  .help = "Whose keys are whose." },
 	{ "sinks", TALLY_OPTION_LIST, AT_LIST(tally_config, sinks), TALLY_OPTION_REQUIRED, .min = 1,
-	  .max = 16, .table = &sink_table,
+	  .max = 16, .table = &tally_config_sink_table,
 	  .help = "Where usage records go. Each entry is one of `kafka`, `file`, `stdout`." },
 };
 

@@ -615,6 +615,90 @@ void tally_option_done(const struct tally_option_table *table, void *out)
 	memset(out, 0, table->bytes);
 }
 
+/* Comparing ------------------------------------------------------------------------------------ */
+
+static bool same_text(const char *a, const char *b)
+{
+	return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+static bool same_pairs(struct array a, struct array b)
+{
+	const struct tally_option_pair *x = a.items, *y = b.items;
+	size_t i = 0;
+
+	while (a.n == b.n && i < a.n && same_text(x[i].name, y[i].name) &&
+	       same_text(x[i].value, y[i].value) && x[i].flag == y[i].flag)
+		i++;
+	return a.n == b.n && i == a.n;
+}
+
+static bool same_list(const struct tally_option_table *table, struct array a, struct array b)
+{
+	for (size_t i = 0; a.n == b.n && i < a.n; i++)
+		if (!tally_option_equal(table, (char *)a.items + i * table->bytes,
+					(char *)b.items + i * table->bytes))
+			return false;
+	return a.n == b.n;
+}
+
+static bool same_ports(const struct tally_option_ports *a, const struct tally_option_ports *b)
+{
+	return a->set == b->set && a->all == b->all && a->n == b->n &&
+	       (!a->n || memcmp(a->list, b->list, a->n * sizeof(*a->list)) == 0);
+}
+
+/* A section that is left out is another than one with all defaults. */
+static bool is_there(const struct tally_option_table *table, const void *section)
+{
+	const struct tally_place *place;
+
+	if (table->place == TALLY_OPTION_NO_PLACE)
+		return true;
+	place = (const void *)((const char *)section + table->place);
+	return place->line != 0;
+}
+
+static bool same_member(const struct tally_option *option, const void *a, const void *b)
+{
+	switch (option->type) {
+	case TALLY_OPTION_BOOL:
+		return *(const bool *)a == *(const bool *)b;
+	case TALLY_OPTION_COUNT:
+	case TALLY_OPTION_DURATION:
+	case TALLY_OPTION_DECIMAL_TEXT:
+		return *(const uint64_t *)a == *(const uint64_t *)b;
+	case TALLY_OPTION_ENUM:
+		return *(const unsigned int *)a == *(const unsigned int *)b;
+	case TALLY_OPTION_TEXT:
+		return same_text(*(char *const *)a, *(char *const *)b);
+	case TALLY_OPTION_PORTS:
+		return same_ports(a, b);
+	case TALLY_OPTION_SECTION:
+		return (!(option->flags & TALLY_OPTION_OPTIONAL) ||
+			is_there(option->table, a) == is_there(option->table, b)) &&
+		       tally_option_equal(option->table, a, b);
+	case TALLY_OPTION_LIST:
+		return same_list(option->table, load_array(a), load_array(b));
+	case TALLY_OPTION_TEXTS:
+	case TALLY_OPTION_BOOLS:
+		return same_pairs(load_array(a), load_array(b));
+	}
+	return false;
+}
+
+bool tally_option_equal(const struct tally_option_table *table, const void *a, const void *b)
+{
+	for (size_t i = 0; i < table->n_options; i++) {
+		size_t offset = table->options[i].offset;
+
+		if (!same_member(&table->options[i], (const char *)a + offset,
+				 (const char *)b + offset))
+			return false;
+	}
+	return true;
+}
+
 const char *tally_option_type_name(enum tally_option_type type)
 {
 	static const char *const names[] = {

@@ -92,6 +92,10 @@ TALLY_MUST int tally_option_decode(const struct tally_option_table *table,
 /* Frees what decode made and zeroes the struct; texts are wiped. */
 void tally_option_done(const struct tally_option_table *table, void *out);
 
+/* Do two structs that decode filled say the same? Places in the file are not compared, but whether an
+ * optional section is there. */
+bool tally_option_equal(const struct tally_option_table *table, const void *a, const void *b);
+
 /* Of a type, in the manual. */
 const char *tally_option_type_name(enum tally_option_type type);
 

@@ -130,16 +130,18 @@ int tally_ship_new(const struct tally_ship_config *config, struct tally_ship **r
 	return 0;
 }
 
+static void free_link(struct link *link)
+{
+	link->sink->ops->free(link->sink);
+	tally_batch_free(link->batch);
+}
+
 void tally_ship_free(struct tally_ship *ship)
 {
 	if (!ship)
 		return;
-	for (size_t i = 0; i < ship->n_links; i++) {
-		struct link *link = &ship->links[i];
-
-		link->sink->ops->free(link->sink);
-		tally_batch_free(link->batch);
-	}
+	for (size_t i = 0; i < ship->n_links; i++)
+		free_link(&ship->links[i]);
 	tally_spool_done(&ship->spool);
 	if (ship->own_fs.free)
 		ship->own_fs.free(ship->own_fs.ctx);
@@ -162,6 +164,23 @@ int tally_ship_add(struct tally_ship *ship, struct tally_sink *sink)
 	if (sink->wake_fd >= 0 && epoll_ctl(ship->epoll, EPOLL_CTL_ADD, sink->wake_fd, &event) < 0)
 		return -errno;
 	ship->links[ship->n_links++] = (struct link){ .sink = sink };
+	return 0;
+}
+
+int tally_ship_remove(struct tally_ship *ship, const char *name)
+{
+	size_t i = 0;
+
+	while (i < ship->n_links && strcmp(ship->links[i].sink->name, name) != 0)
+		i++;
+	if (i == ship->n_links)
+		return -ENOENT;
+	/* the descriptor may have a twin in a thread that is still leaving, which would ring on */
+	if (ship->links[i].sink->wake_fd >= 0)
+		(void)epoll_ctl(ship->epoll, EPOLL_CTL_DEL, ship->links[i].sink->wake_fd, NULL);
+	free_link(&ship->links[i]);
+	ship->n_links--;
+	memmove(&ship->links[i], &ship->links[i + 1], (ship->n_links - i) * sizeof(ship->links[0]));
 	return 0;
 }
 

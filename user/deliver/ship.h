@@ -83,6 +83,13 @@ void tally_ship_free(struct tally_ship *ship);
 int tally_ship_add(struct tally_ship *ship, struct tally_sink *sink)
 	__attribute__((warn_unused_result));
 
+/*
+ * Let go of a sink. What it was sent last may be there or not: its own checkpoint says, should a sink of
+ * that name and place come back. Not while a step runs. -ENOENT.
+ */
+int tally_ship_remove(struct tally_ship *ship, const char *name)
+	__attribute__((warn_unused_result));
+
 /* Is this epoch durable already? Then its pins are only in the way. */
 bool tally_ship_has(const struct tally_ship *ship, const __u8 ledger[TALLY_LEDGER_ID],
 		    __u64 number);

@@ -3,7 +3,6 @@
 
 #include <openssl/hmac.h>
 #include <openssl/sha.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #include "tally/hash.h"
@@ -39,7 +38,6 @@ struct tally_catalog {
 	struct content content;
 	struct entry *entries;
 	struct entry *by_sha, *by_id;
-	struct stat stat; /* of the file it was loaded from; st_ino 0: from memory */
 };
 
 static const char *const mode_words[] = { "none", "live", "test", NULL };
@@ -255,41 +253,19 @@ int tally_catalog_parse(const char *text, size_t bytes, struct tally_diag *diag,
 	return r;
 }
 
-/* The stat is taken before reading: a change while reading is seen as one afterwards. */
 int tally_catalog_load(const char *path, struct tally_diag *diag,
 		       struct tally_catalog **ret_catalog)
 {
 	_cleanup_free_ char *text = NULL;
 	size_t bytes = 0;
-	struct stat st = {};
-	int r = stat(path, &st) < 0 ? -errno : 0;
+	int r = tally_util_read_file(path, FILE_MAX, &text, &bytes);
 
-	if (r == 0)
-		r = tally_util_read_file(path, FILE_MAX, &text, &bytes);
 	if (r < 0) {
 		tally_diag_error(diag, (struct tally_place){}, "", "cannot be read: %s",
 				 strerror(-r));
 		return r;
 	}
-	r = tally_catalog_parse(text, bytes, diag, ret_catalog);
-	if (r == 0)
-		(*ret_catalog)->stat = st;
-	return r;
-}
-
-bool tally_catalog_changed(const struct tally_catalog *catalog, const char *path)
-{
-	const struct stat *old;
-	struct stat st;
-
-	if (stat(path, &st) < 0)
-		return false;
-	if (!catalog)
-		return true;
-	old = &catalog->stat;
-	return st.st_ino != old->st_ino || st.st_dev != old->st_dev || st.st_size != old->st_size ||
-	       st.st_mtim.tv_sec != old->st_mtim.tv_sec ||
-	       st.st_mtim.tv_nsec != old->st_mtim.tv_nsec;
+	return tally_catalog_parse(text, bytes, diag, ret_catalog);
 }
 
 const struct tally_catalog_key *tally_catalog_find(const struct tally_catalog *catalog,

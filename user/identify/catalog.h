@@ -55,9 +55,6 @@ const struct tally_catalog_key *tally_catalog_find(const struct tally_catalog *c
 						   const uint8_t sha256[TALLY_CATALOG_SHA],
 						   int64_t time_s);
 size_t tally_catalog_count(const struct tally_catalog *catalog);
-/* Is the file another one than what was loaded (device, inode, size, mtime)? A missing file is
- * not; any file is, when nothing (NULL) was loaded. */
-bool tally_catalog_changed(const struct tally_catalog *catalog, const char *path);
 
 /* kfp_ id of a key that is not catalogued. */
 TALLY_MUST int tally_catalog_kfp(const uint8_t sha256[TALLY_CATALOG_SHA], const char *secret,

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running agent gets another configuration: nothing lost, nothing twice, nothing half."""
+
+import os
+import re
+import signal
+import socket
+import urllib.request
+from collections import Counter
+
+import pytest
+import yaml
+
+from lib import api
+from lib.client import Conn
+from lib.ledger import Ledger, read_events
+from lib.load import Load, mix
+from lib.sandbox import wait_for
+from lib.tallyd import differences, service
+
+RELOADS = 50
+
+
+@pytest.fixture
+def nginx(start):
+    return start("nginx", proxied=False)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Reloader:
+    """Changes the files of a running agent, each in one step, and waits until it has taken notice."""
+
+    def __init__(self, meter, sandbox, server):
+        self.dir = sandbox.dir
+        self.port = free_port()
+        self.agent = meter([service("api", server.ports, sandbox.cgroup_path)],
+                           agent={"metrics": {"listen": f"127.0.0.1:{self.port}"}})
+        self.config = yaml.safe_load(self.agent.config_path.read_text())
+        self.catalog = yaml.safe_load(self.agent.catalog.read_text())
+
+    def metric(self, name):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as page:
+            text = page.read().decode()
+        return float(re.search(rf"^tallyd_{name} (\S+)$", text, re.M).group(1))
+
+    def sink(self, name):
+        return {"name": name, "file": {"path": str(self.dir / f"{name}.ndjson")}}
+
+    def events(self, name):
+        return read_events(self.dir / f"{name}.ndjson")
+
+    def _replace(self, path, text):
+        fresh = path.with_suffix(".new")
+        fresh.write_text(text, encoding="utf-8")
+        os.replace(fresh, path)
+
+    def put(self, text=None, hup=True):
+        """The config, or this text in its place; the agent is told, or has to find out."""
+        before = self.metric("config_reloads_total")
+        self._replace(self.agent.config_path, text or yaml.safe_dump(self.config))
+        if hup:
+            self.agent.process.popen.send_signal(signal.SIGHUP)
+        wait_for(lambda: self.metric("config_reloads_total") > before, 30, "the reload")
+        return self.metric("config_last_reload_successful") == 1
+
+    def put_catalog(self, text=None):
+        self._replace(self.agent.catalog, text or yaml.safe_dump(self.catalog))
+
+
+def by_key_and_status(tally):
+    """Routes change meanwhile; a key that is out of the catalog has a fingerprint for an id."""
+    sums = Counter()
+    for (key, _, _, status), s in tally.items():
+        key = "key_c7" if key and key.startswith("kfp_") else key
+        sums[key, status, "requests"] += s.requests
+        sums[key, status, "in"] += s.request_bytes
+        sums[key, status, "out"] += s.response_bytes
+    return sums
+
+
+def change(reloader, i):
+    """One of five kinds of change, undone the next time it comes round."""
+    config, again = reloader.config, i // 5 % 2
+    entry = config["services"][0]
+    if i % 5 == 0:
+        entry["routes"] = [{"match": r, "credits": i} for r in api.ROUTES[again * 4:]]
+    elif i % 5 == 1:
+        extra = dict(entry, name="extra", match=dict(entry["match"], ports=[22999]))
+        config["services"] = [entry] if again else [entry, extra]
+    elif i % 5 == 2:
+        entry["key"] = list(api.KEY_SOURCES[:3 - again])
+        config["agent"]["window"] = "1s" if again else "2s"
+    elif i % 5 == 3:
+        keys = [k for k in reloader.catalog["keys"] if k["id"] != "key_c7"]
+        removed = [k for k in reloader.all_keys if k["id"] == "key_c7"]
+        reloader.catalog["keys"] = keys + (removed if again else [])
+        reloader.put_catalog()
+    else:
+        config["sinks"] = [reloader.first_sink] + ([] if again else [reloader.sink("second")])
+
+
+def test_fifty_reloads_under_load(nginx, meter, sandbox, keys):
+    """Routes, services, key sources, the catalog and sinks change while 50 connections work."""
+    templates = mix(keys)
+    r = Reloader(meter, sandbox, nginx)
+    r.all_keys, r.first_sink = list(r.catalog["keys"]), r.config["sinks"][0]
+    load = Load(sandbox, keys, nginx.port, templates, 50, seconds=300)
+    for i in range(RELOADS):
+        change(r, i)
+        assert r.put(hup=i % 2 == 0), r.agent.log()[-2000:]
+    answered = len(nginx.entries())
+    wait_for(lambda: len(nginx.entries()) > answered + 100, 20, "load after the last reload")
+    truth = load.stop().result()
+    assert load.lost == 0, load.report
+    assert r.metric("config_reload_errors_total") == 0
+    ledger = r.agent.stop(60)
+    counted, expected = by_key_and_status(ledger.tally("api")), by_key_and_status(truth)
+    print(f"{RELOADS} reloads, {api.total(truth).requests} requests, "
+          f"{len(ledger.usage)} records, rulesets {len({d['ruleset'] for d in ledger.rows()})}")
+    assert counted == expected, (expected - counted, counted - expected)
+    assert len({d["ruleset"] for d in ledger.rows()}) >= 10
+    assert not ledger.audit()
+    both = Ledger(read_events(r.agent.usage) + r.events("second"))
+    assert r.events("second") and not both.problems and len(both.usage) == len(ledger.usage)
+
+
+def ask(sandbox, server, keys, n, truth, key):
+    data = api.request("GET", "/v1/x", key)
+    with Conn(sandbox, server.port) as c:
+        for _ in range(n):
+            response = c.ask(data)
+            api.add(truth, (keys.id_of(key), "GET", "/v1/**", 200),
+                    api.Sums(1, len(data), response.size))
+
+
+def test_sinks_replaced(nginx, meter, sandbox, keys):
+    """One sink goes as another comes: together they have everything, each record whole."""
+    key, truth = keys.new("a"), api.new_tally()
+    r = Reloader(meter, sandbox, nginx)
+    for name in ("usage", "second", "third", "second"):
+        r.config["sinks"] = [r.sink(name)] if name != "usage" else r.config["sinks"]
+        assert r.put()
+        ask(sandbox, nginx, keys, 7, truth, key)
+        wait_for(lambda n=name: Ledger(r.events(n)).count("api") >= 7, 15, f"records in {name}")
+    r.agent.stop()
+    ledger = Ledger(r.events("usage") + r.events("second") + r.events("third"))
+    assert not differences(truth, ledger, "api")
+    assert not ledger.problems and not ledger.audit()
+
+
+def test_a_sink_that_hangs_is_taken_out(nginx, meter, sandbox, keys):
+    """A required broker that does not answer fills the spool; without it the spool empties."""
+    key, truth = keys.new("a"), api.new_tally()
+    r = Reloader(meter, sandbox, nginx)
+    first = r.config["sinks"]
+    r.config["sinks"] = first + [{"kafka": {"brokers": "127.0.0.1:9"}}]
+    assert r.put()
+    ask(sandbox, nginx, keys, 7, truth, key)
+    r.agent.wait_for_records(lambda l: l.count("api") == 7, what="the file has them")
+    assert r.metric("spool_records") > 0
+    r.config["sinks"] = first
+    assert r.put(hup=False)
+    wait_for(lambda: r.metric("spool_records") == 0, 15, "the spool to be empty")
+    ask(sandbox, nginx, keys, 7, truth, key)
+    ledger = r.agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert not ledger.audit()
+
+
+MISTAKES = {
+    "not YAML": lambda c: "services: [",
+    "unknown key": lambda c: dict(c, sevices=[]),
+    "tie": lambda c: dict(c, services=c["services"] + [dict(c["services"][0], name="twin")]),
+    "route": lambda c: dict(c, services=[dict(c["services"][0], routes=[{"match": "x{"}])]),
+    "no sink": lambda c: dict(c, sinks=[]),
+    "librdkafka": lambda c: dict(c, sinks=c["sinks"] + [
+        {"kafka": {"brokers": "b", "properties": {"no.such.property": 1}}}]),
+    "no catalog": lambda c: dict(c, keys={"file": "/nonexistent/keys.yaml"}),
+    "no secret": lambda c: dict(c, agent=dict(c["agent"], fleet_secret="${file:/nonexistent}")),
+    "a capability given up": lambda c: dict(c, services=c["services"] + [
+        {"name": "other", "match": {"executable": "/usr/bin/other", "ports": [1]},
+         "tainted": "owner"}]),
+}
+
+
+def state_of(agent):
+    """What the agent says of its services and sinks, without what grows."""
+    words = "name", "match", "routes", "ports", "cgroups", "sink", "connected"
+    text = "".join(agent.command(c, "-o", "json", "-c", str(agent.good)).stdout
+                   for c in ("services", "status"))
+    return sorted(re.findall(rf'"(?:{"|".join(words)})": (?:"[^"]*"|\d+|true|false)', text))
+
+
+def test_mistakes_change_nothing(nginx, meter, sandbox, keys):
+    """Each is refused as a whole, told by a metric and a line of the log; counting goes on."""
+    key, truth = keys.new("a"), api.new_tally()
+    r = Reloader(meter, sandbox, nginx)
+    r.agent.good = sandbox.dir / "good.yaml"
+    r.agent.good.write_text(r.agent.config_path.read_text())
+    assert r.put()
+    before = state_of(r.agent)
+    assert before
+    for name, spoil in MISTAKES.items():
+        bad = spoil(r.config)
+        lines = len(r.agent.log().splitlines())
+        errors = r.metric("config_reload_errors_total")
+        assert not r.put(bad if isinstance(bad, str) else yaml.safe_dump(bad)), name
+        assert r.metric("config_reload_errors_total") > errors, name
+        said = "\n".join(r.agent.log().splitlines()[lines:])
+        assert re.search("refused|reason=", said), (name, said)
+        assert state_of(r.agent) == before, name
+        ask(sandbox, nginx, keys, 3, truth, key)
+    assert r.put(hup=False) and r.metric("config_last_reload_successful") == 1
+    ask(sandbox, nginx, keys, 3, truth, key)
+    ledger = r.agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert len({d["ruleset"] for d in ledger.rows("api")}) == 1
+    assert not ledger.audit()
+
+
+def test_broken_catalog_changes_nothing(nginx, meter, sandbox, keys):
+    """The old keys hold; the metric says so until the file is good again."""
+    key, truth = keys.new("a"), api.new_tally()
+    r = Reloader(meter, sandbox, nginx)
+    r.put_catalog("keys: [")
+    wait_for(lambda: r.metric("catalog_last_reload_successful") == 0, 15, "the refusal")
+    ask(sandbox, nginx, keys, 5, truth, key)
+    assert not r.put()      # nor does a reload take another config with it
+    r.put_catalog()
+    wait_for(lambda: r.metric("catalog_last_reload_successful") == 1, 15, "the good one")
+    ask(sandbox, nginx, keys, 5, truth, key)
+    ledger = r.agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert not ledger.audit()

@@ -14,7 +14,11 @@
 # Someone who builds twice at once takes another folder: make BUILD=/somewhere/else.
 
 VERSION := 0.1.0
-BUILD	?= build
+# For another machine: ARCH=arm64, and SYSROOT, a tree of its libraries (`make arm64` does both).
+HOST	:= $(shell dpkg --print-architecture 2>/dev/null || echo amd64)
+ARCH	?= $(HOST)
+SYSROOT ?=
+BUILD	?= build$(if $(filter-out $(HOST),$(ARCH)),-$(ARCH))
 B	:= $(BUILD)
 V	?=
 Q	:= $(if $(V),,@)
@@ -27,13 +31,19 @@ MAKEFLAGS += --no-builtin-rules
 
 # Tools -----------------------------------------------------------------------------------------
 
-CC	:= gcc
+TRIPLE_amd64 := x86_64-linux-gnu
+TRIPLE_arm64 := aarch64-linux-gnu
+TRIPLE	:= $(or $(TRIPLE_$(ARCH)),$(shell gcc -print-multiarch))
+CROSS_COMPILE ?= $(if $(filter-out $(HOST),$(ARCH)),$(TRIPLE)-)
+CC	:= $(CROSS_COMPILE)gcc
+PKG_CONFIG := $(if $(CROSS_COMPILE),PKG_CONFIG_SYSROOT_DIR=$(SYSROOT) \
+	PKG_CONFIG_LIBDIR=$(SYSROOT)/usr/lib/$(TRIPLE)/pkgconfig:$(SYSROOT)/usr/share/pkgconfig )pkg-config
 CLANG	?= clang
 BPFTOOL ?= $(firstword $(wildcard /usr/sbin/bpftool /usr/local/sbin/bpftool) bpftool)
 PKGS	:= libbpf libelf zlib rdkafka yaml-0.1 jansson libcrypto libpcap libmicrohttpd libcurl \
 	   libseccomp
-PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
-PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS   := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null)
 
 # Flags -----------------------------------------------------------------------------------------
 
@@ -44,18 +54,21 @@ WARN	:= -Wall -Wextra -Wno-unused-parameter -Wshadow -Wvla -Wstrict-prototypes \
 	   -Werror=incompatible-pointer-types -Werror=int-conversion -Werror=return-type
 REPRO	:= -ffile-prefix-map=$(CURDIR)=.
 CPPFLAGS := -Iinclude -Iuser -I. -I$(B) -D_GNU_SOURCE -DTALLY_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
-CFLAGS	:= -std=gnu11 -g $(WARN) $(WERROR) $(REPRO)
+CFLAGS	:= $(SYSROOT:%=--sysroot=%) -std=gnu11 -g $(WARN) $(WERROR) $(REPRO)
+BRANCHES_amd64 := -fcf-protection
+BRANCHES_arm64 := -mbranch-protection=standard
 HARDEN	:= -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fstack-clash-protection \
-	   -fcf-protection -fPIE
-LDFLAGS := -pie -Wl,-z,relro,-z,now -Wl,--as-needed
+	   $(BRANCHES_$(ARCH)) -fPIE
+LDFLAGS := $(SYSROOT:%=--sysroot=%) -pie -Wl,-z,relro,-z,now -Wl,--as-needed
 LDLIBS	:= $(PKG_LIBS) -lpthread -lm
 SANITIZE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 FUZZ	:= -O1 -fsanitize=address,undefined -fno-sanitize-recover=all
 
-# ARCH as the kernel's tracing headers name it; only x86 for now.
-BPF_CFLAGS := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -std=gnu11 -Iinclude -Ibpf -I. \
+# As the kernel's tracing headers name the machine.
+BPF_ARCH := $(or $(ARCH:amd64=x86),$(ARCH))
+BPF_CFLAGS := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_$(BPF_ARCH) -std=gnu11 -Iinclude -Ibpf -I. \
 	   -Wall -Wextra -Wno-unused-function -Wno-unused-parameter -Werror=return-type \
-	   -fno-stack-protector -idirafter /usr/include/$(shell $(CC) -print-multiarch) $(REPRO)
+	   -fno-stack-protector -idirafter $(SYSROOT)/usr/include/$(TRIPLE) $(REPRO)
 
 # Sources ---------------------------------------------------------------------------------------
 
@@ -180,7 +193,7 @@ $(DEMO_PROGS): $(B)/demo-%: $(B)/obj/deploy/demo/%.o
 others	  = $(if $(wildcard tests/$(1)/$(1).c),$(filter-out tests/$(1)/$(1).c,$(wildcard tests/$(1)/*.c)),\
 	    $(wildcard tests/$(1)/lib*.c))
 libs	  = $(patsubst %.c,$(B)/$(1)/%.o,$(sort $(call others,$(patsubst $(B)/test/%/,%,$(dir $(2))))))
-TEST_LIBS := $(shell pkg-config --libs cmocka 2>/dev/null)
+TEST_LIBS := $(shell $(PKG_CONFIG) --libs cmocka 2>/dev/null)
 $(B)/test/diff/%: TEST_LIBS += -lhttp_parser
 
 .SECONDEXPANSION:
@@ -226,7 +239,7 @@ $(B)/.tools:
 	@mkdir -p $(B)
 	@for t in $(CC) $(CLANG) $(BPFTOOL) pkg-config; do command -v $$t >/dev/null || \
 		{ echo "$$t is missing: sudo make deps" >&2; exit 1; }; done
-	@pkg-config --print-errors --exists $(PKGS) cmocka || \
+	@$(PKG_CONFIG) --print-errors --exists $(PKGS) cmocka || \
 		{ echo "libraries are missing: sudo make deps" >&2; exit 1; }
 	@touch $@
 
@@ -244,7 +257,14 @@ install: all ## copy the binary, units, schema and licences under DESTDIR
 	$(if $(wildcard deploy/systemd/*.service),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system deploy/systemd/*.service)
 	install -d -m 0755 $(DESTDIR)/etc/tallyd $(DESTDIR)/var/lib/tallyd
 
-deb: all $(MANUAL) ## the Debian package, in the build folder
-	deploy/debian/build.sh $(B) $(VERSION)
+deb: all $(if $(CROSS_COMPILE),native,$(MANUAL)) ## the Debian package, in the build folder
+	NATIVE=$(if $(CROSS_COMPILE),build,$(B)) deploy/debian/build.sh $(B) $(VERSION) $(ARCH)
+
+# What is made for another machine needs the manual, which this one prints.
+.PHONY: native arm64
+native:
+	+$(Q)$(MAKE) --no-print-directory ARCH=$(HOST) SYSROOT= BUILD=build build/manual build/tallyd
+arm64: ## cross-compile for arm64 into build-arm64, with libraries from Debian packages
+	+$(Q)$(MAKE) --no-print-directory ARCH=arm64 SYSROOT=$$(scripts/sysroot.sh arm64) all
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -259,12 +259,59 @@ void tally_agent_services_count(const struct tally_agent *agent, uint32_t *ret_w
 	}
 }
 
+static void match_text(const struct tally_config_match *match, char *out, size_t size)
+{
+	if (match->cgroup)
+		(void)snprintf(out, size, "cgroup %s", match->cgroup);
+	else if (match->unit)
+		(void)snprintf(out, size, "unit %s", match->unit);
+	else if (match->executable)
+		(void)snprintf(out, size, "executable %s", match->executable);
+	else
+		(void)snprintf(out, size, "%s", match->pods.place.line ? "pods" : "port alone");
+}
+
+/* Hooks at this folder, or at the attached one above it, which covers it. */
+static uint32_t hooks_at(const struct tally_agent *agent, const char *path)
+{
+	const struct tally_cgroups *all = &agent->tags.cgroups;
+
+	for (size_t i = 0; i < all->n; i++) {
+		const char *above = all->items[i].path;
+		size_t len = strlen(above);
+		uint32_t hooks;
+
+		if (strncmp(path, above, len) != 0 || (path[len] && path[len] != '/'))
+			continue;
+		hooks = tally_attach_hooks(agent->load, all->items[i].id);
+		if (hooks)
+			return hooks;
+	}
+	return 0;
+}
+
+/* Names of the hooks that all of its cgroups have. */
+static json_t *hooks_of(const struct tally_agent *agent, const json_t *cgroups)
+{
+	uint32_t common = json_array_size(cgroups) ? UINT32_MAX : 0;
+	json_t *out = json_array(), *cgroup;
+	size_t i;
+
+	json_array_foreach(cgroups, i, cgroup)
+		common &= hooks_at(agent, json_string_value(cgroup));
+	for (int hook = 0; hook < TALLY_HOOK_COUNT; hook++)
+		if (common & 1U << hook)
+			json_array_append_new(out, json_string(tally_load_hook_name(hook)));
+	return out;
+}
+
 static json_t *service_row(struct tally_agent *agent, const struct tally_config_service *service,
 			   const struct tally_frozen *open)
 {
 	const char *why = tally_agent_service_why_not(agent, service);
 	struct tally_totals totals = {};
 	json_t *out = json_object();
+	char match[512];
 	uint16_t index;
 
 	if (!tally_agent_rules_index(agent, service->name, &index)) {
@@ -281,7 +328,10 @@ static json_t *service_row(struct tally_agent *agent, const struct tally_config_
 	json_object_set_new(out, "attached", json_boolean(!why));
 	json_object_set_new(out, "why_not", why ? json_string(why) : json_null());
 	json_object_set_new(out, "ports", ports_of(&service->match.ports));
+	match_text(&service->match, match, sizeof(match));
+	json_object_set_new(out, "matched_by", json_string(match));
 	json_object_set_new(out, "cgroups", cgroups_of(agent, service));
+	json_object_set_new(out, "hooks", hooks_of(agent, json_object_get(out, "cgroups")));
 	json_object_set_new(out, "routes", json_integer((json_int_t)service->n_routes));
 	json_object_set_new(out, "connections", json_integer((json_int_t)totals.connections));
 	json_object_set_new(out, "responses", json_integer((json_int_t)totals.seen));

@@ -64,7 +64,7 @@ static void warn_delivery(const struct tally_agent *agent, const struct tally_sh
 	if (capacity && s->spool_bytes / FULL_PERCENT >= capacity / 100)
 		warn(out, "critical", "spool", "The spool is more than %d %% full.", FULL_PERCENT);
 	for (size_t i = 0; !tally_ship_sink_status(agent->ship, i, &sink); i++)
-		if (!sink.connected)
+		if (!sink.connected && sink.failures) /* not just before its first attempt */
 			warn(out, "warning", "sink", "Sink %s does not answer%s.", sink.name,
 			     sink.required ? "; records wait on disk" : "");
 }

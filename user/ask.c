@@ -9,7 +9,8 @@
 const char *tally_ask_config = TALLY_CONFIG_PATH;
 const char *tally_ask_format = "table";
 
-/* Only the socket's folder is wanted, so that faults elsewhere in the file do not matter. */
+/* Only the socket's folder is wanted: faults elsewhere in the file do not matter, least of all now that
+ * somebody asks what is wrong. */
 static int runtime_dir(char *out, size_t size)
 {
 	_cleanup_(tally_config_freep) struct tally_config *config = NULL;
@@ -17,11 +18,13 @@ static int runtime_dir(char *out, size_t size)
 	int err;
 
 	tally_diag_init(&diag, tally_ask_config);
-	err = tally_config_load(tally_ask_config, TALLY_OPTION_KEEP_REFERENCES, &diag, &config);
-	if (err)
+	err = tally_config_load(tally_ask_config,
+				TALLY_OPTION_KEEP_REFERENCES | TALLY_CONFIG_FAULTY_TOO, &diag,
+				&config);
+	if (err && (!config || !config->agent.runtime_dir))
 		tally_diag_print(&diag, stderr);
 	tally_diag_done(&diag);
-	if (err)
+	if (err && (!config || !config->agent.runtime_dir))
 		return TALLY_EXIT_CONFIG;
 	(void)snprintf(out, size, "%s", config->agent.runtime_dir);
 	return TALLY_EXIT_OK;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "ask.h"
 
+#define CGROUPS_SHOWN 4
+
 static void print_ports(json_t *ports, char *out, size_t size)
 {
 	size_t used = 0, i;
@@ -21,25 +23,47 @@ static void print_ports(json_t *ports, char *out, size_t size)
 	}
 }
 
+/* Below its name: by what it is matched, where it is attached; or why it is not. */
+static void print_where(json_t *row)
+{
+	json_t *cgroups = json_object_get(row, "cgroups"), *hooks = json_object_get(row, "hooks");
+	json_t *hook;
+	size_t i;
+
+	if (!json_is_true(json_object_get(row, "attached"))) {
+		printf("  not metered: %s\n  wanted by %s\n", tally_ask_text(row, "why_not"),
+		       tally_ask_text(row, "matched_by"));
+		return;
+	}
+	printf("  by %s; hooks", tally_ask_text(row, "matched_by"));
+	json_array_foreach(hooks, i, hook)
+		printf("%s %s", i ? "," : "", json_string_value(hook));
+	printf("%s\n", json_array_size(hooks) ? "" : " none");
+	for (i = 0; i < json_array_size(cgroups) && i < CGROUPS_SHOWN; i++)
+		printf("  %s\n", json_string_value(json_array_get(cgroups, i)));
+	if (i < json_array_size(cgroups))
+		printf("  and %zu more cgroups\n", json_array_size(cgroups) - i);
+}
+
 static void table(json_t *answer)
 {
 	json_t *row, *rows = json_object_get(answer, "rows");
-	char ports[64], in[16], out[16];
+	char ports[64], responses[16], in[16], out[16];
 	size_t i;
 
-	printf("%-16s %-12s %7s %7s %9s %7s %7s %6s\n", "SERVICE", "PORTS", "CGROUPS", "CONNS",
-	       "RESPONSES", "IN", "OUT", "ROUTES");
+	printf("%-22s %-12s %-17s %7s %6s %5s %5s\n", "SERVICE", "STATE", "PORTS", "CONNS", "RESP",
+	       "IN", "OUT");
 	json_array_foreach(rows, i, row) {
-		json_t *cgroups = json_object_get(row, "cgroups");
+		bool attached = json_is_true(json_object_get(row, "attached"));
 
 		print_ports(json_object_get(row, "ports"), ports, sizeof(ports));
-		printf("%-16s %-12s %7zu %7lld %9lld %7s %7s %6lld%s\n",
-		       tally_ask_text(row, "service"), ports, json_array_size(cgroups),
-		       tally_ask_int(row, "connections"), tally_ask_int(row, "responses"),
+		printf("%-22.22s %-12s %-17.17s %7lld %6s %5s %5s\n",
+		       tally_ask_text(row, "service"), attached ? "metered" : "NOT METERED", ports,
+		       tally_ask_int(row, "connections"),
+		       tally_ask_short(tally_ask_real(row, "responses"), responses),
 		       tally_ask_short(tally_ask_real(row, "bytes_in"), in),
-		       tally_ask_short(tally_ask_real(row, "bytes_out"), out),
-		       tally_ask_int(row, "routes"),
-		       json_is_true(json_object_get(row, "attached")) ? "" : "  NOT ATTACHED");
+		       tally_ask_short(tally_ask_real(row, "bytes_out"), out));
+		print_where(row);
 	}
 }
 
@@ -54,7 +78,9 @@ const struct tally_cli_command tally_cmd_services = {
 	.name = "services",
 	.args = "",
 	.summary = "the metered services, where they are attached, and their totals",
-	.details = "Totals are since the agent's start. IN and OUT are bytes of the stream.",
+	.details =
+		"For each: by what it is matched, its cgroups, the hooks attached there, what was counted since\n"
+		"the agent's start (responses and bytes of the stream), or why it is not metered.",
 	.options = options,
 	.run = run,
 };

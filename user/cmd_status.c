@@ -10,8 +10,21 @@ static void print_sinks(json_t *sinks)
 		printf("sink      %s: %s, batch %lld, %lld failures\n",
 		       tally_ask_text(sink, "name"),
 		       json_is_true(json_object_get(sink, "connected")) ? "connected"
-									: "not connected",
+		       : tally_ask_int(sink, "failures")		? "no answer"
+									: "not asked yet",
 		       tally_ask_int(sink, "batch"), tally_ask_int(sink, "failures"));
+}
+
+static void print_warnings(json_t *warnings)
+{
+	json_t *warning;
+	size_t i;
+
+	json_array_foreach(warnings, i, warning)
+		printf("%-9s %s\n", tally_ask_text(warning, "level"),
+		       tally_ask_text(warning, "text"));
+	if (!json_array_size(warnings))
+		printf("state     good\n");
 }
 
 static void table(json_t *answer)
@@ -43,6 +56,7 @@ static void table(json_t *answer)
 	       tally_ask_int(spool, "records_sealed"), tally_ask_int(spool, "records_acked"),
 	       json_is_true(json_object_get(spool, "sealing_fails")) ? ", SEALING FAILS" : "");
 	print_sinks(json_object_get(answer, "sinks"));
+	print_warnings(json_object_get(answer, "warnings"));
 }
 
 static int run(int argc, char **argv)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * 80 columns:
- * KEY                CUSTOMER     SERVICE    ROUTE                  REQ/S  2XX  ERR  OUT/S
+ * 80 columns, and what a wider terminal has goes to the route:
+ * KEY             CUSTOMER     SERVICE    ROUTE             REQ/S   2XX  ERR OUT/S
  */
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -17,17 +17,41 @@ static void on_signal(int signal)
 	ended = 1;
 }
 
-static void print_row(json_t *row, double period)
+/* Too long a text keeps its begin and its end: what tells routes and keys apart stands there. */
+static const char *fit(const char *text, int width, char *out, size_t size)
+{
+	int len = (int)strlen(text), head = (width - 1) / 3;
+
+	if (len <= width || (size_t)width >= size)
+		(void)snprintf(out, size, "%s", text);
+	else
+		(void)snprintf(out, size, "%.*s~%s", head, text, text + len - (width - 1 - head));
+	return out;
+}
+
+/* The route has what the others leave: 17 of 80 columns. */
+static int route_width(void)
+{
+	struct winsize size;
+
+	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || size.ws_col <= 80)
+		return 17;
+	return TALLY_MIN(size.ws_col - 63, 120);
+}
+
+static void print_row(json_t *row, double period, int width)
 {
 	json_t *classes = json_object_get(row, "status_classes");
 	const char *key = json_string_value(json_object_get(row, "api_key_id"));
-	char rate[16], good[16], bad[16], bytes[16], route[64];
+	char rate[16], good[16], bad[16], bytes[16], route[1200], texts[4][160];
 
 	(void)snprintf(route, sizeof(route), "%s %s", tally_ask_text(row, "method"),
 		       tally_ask_text(row, "route"));
-	printf("%-16.16s %-12.12s %-10.10s %-16.16s %5s %5s %4s %5s\n",
-	       key ? key : tally_ask_text(row, "attribution"), tally_ask_text(row, "customer_id"),
-	       tally_ask_text(row, "service"), route,
+	printf("%-15s %-12s %-10s %-*s %5s %5s %4s %5s\n",
+	       fit(key ? key : tally_ask_text(row, "attribution"), 15, texts[0], 160),
+	       fit(tally_ask_text(row, "customer_id"), 12, texts[1], 160),
+	       fit(tally_ask_text(row, "service"), 10, texts[2], 160), width,
+	       fit(route, width, texts[3], 160),
 	       tally_ask_short(tally_ask_real(row, "requests_per_s"), rate),
 	       tally_ask_short(tally_ask_real(classes, "2xx"), good),
 	       tally_ask_short(tally_ask_real(classes, "4xx") + tally_ask_real(classes, "5xx"),
@@ -40,6 +64,7 @@ static void print_page(json_t *answer, size_t max_rows)
 {
 	json_t *row, *rows = json_object_get(answer, "rows");
 	double period = tally_ask_real(answer, "seconds"), rate = 0;
+	int width = route_width();
 	char total[16];
 	size_t i;
 
@@ -48,12 +73,12 @@ static void print_page(json_t *answer, size_t max_rows)
 	printf("tallyd: %s requests/s over the last %.0f s, %lld rows, window %lld\n\n",
 	       tally_ask_short(rate, total), period, tally_ask_int(answer, "rows_total"),
 	       tally_ask_int(answer, "epoch"));
-	printf("%-16s %-12s %-10s %-16s %5s %5s %4s %5s\n", "KEY", "CUSTOMER", "SERVICE", "ROUTE",
-	       "REQ/S", "2XX", "ERR", "OUT/S");
+	printf("%-15s %-12s %-10s %-*s %5s %5s %4s %5s\n", "KEY", "CUSTOMER", "SERVICE", width,
+	       "ROUTE", "REQ/S", "2XX", "ERR", "OUT/S");
 	json_array_foreach(rows, i, row) {
 		if (i == max_rows)
 			break;
-		print_row(row, period);
+		print_row(row, period, width);
 	}
 }
 

@@ -224,6 +224,20 @@ int tally_attach_set(struct tally_load *load, const struct tally_cgroups *wanted
 	return failed && !attached ? last : 0;
 }
 
+uint32_t tally_attach_hooks(const struct tally_load *load, uint64_t cgroup)
+{
+	char name[64], path[PATH_MAX];
+	uint32_t hooks = 0;
+
+	for (int hook = 0; hook < TALLY_HOOK_COUNT; hook++) {
+		(void)snprintf(name, sizeof(name), "link-%" PRIu64 "-%s", cgroup,
+			       tally_load_hook_name(hook));
+		if (!tally_load_path(load, name, path, sizeof(path)) && !access(path, F_OK))
+			hooks |= 1U << hook;
+	}
+	return hooks;
+}
+
 int tally_attach_clear(struct tally_load *load)
 {
 	struct tally_cgroups none = {};

@@ -26,6 +26,9 @@ TALLY_MUST int tally_attach_update(struct tally_load *load);
 TALLY_MUST int tally_attach_set(struct tally_load *load, const struct tally_cgroups *wanted,
 				uint32_t *ret_attached, uint32_t *ret_failed);
 
+/* Bit n: enum tally_hook n is pinned for this cgroup. */
+uint32_t tally_attach_hooks(const struct tally_load *load, uint64_t cgroup);
+
 /* Detach everything. */
 TALLY_MUST int tally_attach_clear(struct tally_load *load);
 

@@ -122,14 +122,15 @@ static int read_dictionary(struct tally_keys *keys)
 		int err = 0;
 
 		previous = &hash;
+		/* Only an entry that is gone may be passed over: of another the key would have no name. */
 		if (bpf_map_lookup_elem(fd, &hash, &entry))
-			continue;
-		if (entry.state == TALLY_KEY_RESOLVED)
+			err = errno == ENOENT ? 0 : -errno;
+		else if (entry.state == TALLY_KEY_RESOLVED)
 			err = remember(keys, hash, entry.sha256);
 		if (err)
 			return err;
 	}
-	return 0;
+	return errno == ENOENT ? 0 : -errno;
 }
 
 TALLY_CLEANUP(struct tally_keys *, keys_closep, tally_keys_close)

@@ -136,7 +136,7 @@ struct tally_h1 {
 	__u32 key_len;	   /* octets in key_text */
 	__u32 basic;	   /* base64 bits not yet octets: value | count << 24 */
 	__u32 spill_slot;  /* the driver's: where spilled octets are, a ticket; 0: none */
-	__u32 pad;
+	__u32 kept_len;	   /* key_len of the first value, while a second one is read */
 	struct tally_sip sip;
 	__u8 key_text[TALLY_KEY_INLINE + 8];
 };
@@ -179,6 +179,13 @@ TALLY_INLINE void h1_taint(struct tally_h1 *p, __u8 detail)
 {
 	if (!p->taint)
 		p->taint = detail;
+}
+
+/* Octets that nobody reads. Behind a request of HTTP/0.9 there should be none. */
+TALLY_INLINE void h1_ignored(struct tally_h1 *p)
+{
+	if (p->state == H1_BAD && p->protocol == TALLY_PROTO_HTTP09)
+		h1_taint(p, TALLY_DETAIL_BAD_START);
 }
 
 /* Framing is lost. A request's connection is tainted; a response's is given up. */
@@ -327,6 +334,7 @@ TALLY_INLINE void key_begin(struct tally_h1 *p, __u8 priority)
 		p->flags |= H1_F_KEY_DUPLICATE;
 	else
 		p->flags &= ~H1_F_KEY_LIMIT;
+	p->kept_len = p->key_len;
 	p->key_len = 0;
 	if (p->key_spilled && !(p->flags & H1_F_KEY_DUPLICATE)) {
 		p->key_spilled = 0;
@@ -395,7 +403,7 @@ TALLY_INLINE void key_end(struct tally_h1 *p, const struct tally_rules *r)
 		/* A spilled first value cannot be compared: two such values are ambiguous. */
 		if (!same)
 			h1_taint(p, TALLY_DETAIL_AMBIGUOUS_KEY);
-		p->key_len = p->held_len;
+		p->key_len = p->kept_len;
 		return;
 	}
 	if (!same) {
@@ -546,6 +554,8 @@ TALLY_INLINE void h1_value_done(struct tally_h1 *p, const struct tally_rules *r)
 		break;
 	case TALLY_NAME_CODING:
 		p->flags |= H1_F_CODING;
+		if (p->flags & H1_F_DIGITS)
+			h1_taint(p, TALLY_DETAIL_BAD_CODING);
 		h1_coding_done(p);
 		break;
 	case TALLY_NAME_NONE:
@@ -1024,6 +1034,8 @@ TALLY_INLINE void step_query_skip(struct tally_h1 *p, const struct tally_rules *
 		h1_take(p, 1);
 		p->state = H1_QUERY_NAME;
 	} else if (c == ' ' || c == '\t') {
+		if (c == '\t') /* for some it is part of the target */
+			h1_taint(p, TALLY_DETAIL_BAD_START);
 		h1_take(p, 1);
 		p->state = H1_VERSION;
 	} else if (c == '\r' || c == '\n') {
@@ -1085,6 +1097,8 @@ TALLY_INLINE void step_version(struct tally_h1 *p, const struct tally_chunk *chu
 	c = tally_octet(w, k);
 	h1_take(p, 1);
 	if (c == '\r' && k + 1 < n && tally_octet(w, k + 1) == '\n') {
+		if (p->flags & H1_F_VALUE_END) /* a second CR */
+			h1_taint(p, TALLY_DETAIL_BAD_START);
 		h1_take(p, 1);
 		c = '\n';
 	}
@@ -1573,7 +1587,10 @@ TALLY_INLINE void step_length(struct tally_h1 *p, __u64 w, __u32 n)
 	}
 }
 
-/* Transfer-Encoding: a list of codings, lower-cased into p->text one by one. */
+/*
+ * Transfer-Encoding: a list of codings, lower-cased into p->text one by one. VALUE_END: one is over, a
+ * comma must follow; DIGITS: the comma was read, a coding must follow. Else servers differ.
+ */
 TALLY_INLINE void step_coding(struct tally_h1 *p, __u64 w, __u32 n)
 {
 	__u64 mark = tally_mark_less(w, 0x21) | tally_mark_eq(w, ',');
@@ -1583,6 +1600,9 @@ TALLY_INLINE void step_coding(struct tally_h1 *p, __u64 w, __u32 n)
 	if (k > n)
 		k = n;
 	if (k) {
+		if (p->flags & H1_F_VALUE_END)
+			h1_taint(p, TALLY_DETAIL_BAD_CODING);
+		p->flags &= ~H1_F_DIGITS;
 		h1_gather(p, tally_lower(tally_low(w, k)), k);
 		h1_take(p, k);
 	}
@@ -1590,9 +1610,15 @@ TALLY_INLINE void step_coding(struct tally_h1 *p, __u64 w, __u32 n)
 		return;
 	c = tally_octet(w, k);
 	if (c == ',') {
+		if (!p->fill && !(p->flags & H1_F_VALUE_END))
+			h1_taint(p, TALLY_DETAIL_BAD_CODING);
 		h1_coding_done(p);
+		p->flags &= ~H1_F_VALUE_END;
+		p->flags |= H1_F_DIGITS;
 		h1_take(p, 1);
 	} else if (c == ' ' || c == '\t') {
+		if (p->fill)
+			p->flags |= H1_F_VALUE_END;
 		h1_coding_done(p);
 		h1_take(p, 1);
 	} else if (c == '\r' || c == '\n') {
@@ -1860,8 +1886,9 @@ TALLY_INLINE void h1_step_body(struct tally_h1 *p, __u64 w, __u32 n, __u32 left)
 	case H1_CHUNK_LF:
 		step_chunk_end(p, w);
 		break;
-	default:
-		h1_take(p, left); /* CLOSE, TUNNEL, BAD */
+	default: /* CLOSE, TUNNEL, BAD */
+		h1_ignored(p);
+		h1_take(p, left);
 	}
 }
 
@@ -1925,6 +1952,7 @@ TALLY_INLINE __u32 tally_h1_skip(struct tally_h1 *p, __u32 n)
 	p->event = TALLY_EV_MORE;
 	if (p->state > H1_SKIPPING)
 		return 0;
+	h1_ignored(p);
 	if (p->state == H1_BODY || p->state == H1_CHUNK_DATA) {
 		if (p->remain < n)
 			k = p->remain;

@@ -401,6 +401,20 @@ static void outcome_text(struct player *p, const struct vector_rules *rules,
 	free(rows);
 }
 
+#define LEARNED 64
+
+static char *learned_text(struct player *p)
+{
+	const void *texts[LEARNED];
+	size_t bytes[LEARNED], n = tally_meter_keys(p->meter);
+
+	if (n > LEARNED)
+		abort();
+	for (size_t i = 0; i < n; i++)
+		texts[i] = tally_meter_key_nth(p->meter, i, &bytes[i]);
+	return vector_learned(texts, bytes, n);
+}
+
 static void player_init(struct player *p, const struct vector *v, const struct vector_rules *rules,
 			const struct play_plan *plan)
 {
@@ -446,6 +460,7 @@ void play(const struct vector *v, const struct vector_rules *rules, const struct
 	ret_result->totals = *tally_meter_totals(p.meter, 0);
 	check_books(&p, &c);
 	outcome_text(&p, rules, ret_result);
+	ret_result->learned = learned_text(&p);
 	if (p.nothing)
 		munmap(p.nothing, HUGE_SEGMENT);
 	tally_meter_free(p.meter);

@@ -518,6 +518,26 @@ static void key_text(char *to, size_t room, const uint8_t *text, size_t bytes)
 	to[at] = 0;
 }
 
+char *vector_learned(const void *const *texts, const size_t *bytes, size_t n)
+{
+	char *words[256], *text = NULL;
+	size_t len = 0;
+	FILE *out = must(open_memstream(&text, &len));
+
+	for (size_t i = 0; i < n && i < TALLY_ARRAY_SIZE(words); i++) {
+		words[i] = must(malloc(TALLY_KEY_MAX + 64));
+		key_text(words[i], TALLY_KEY_MAX + 64, texts[i], bytes[i]);
+	}
+	qsort(words, TALLY_MIN(n, TALLY_ARRAY_SIZE(words)), sizeof(words[0]), by_text);
+	fputs("learned", out);
+	for (size_t i = 0; i < n && i < TALLY_ARRAY_SIZE(words); i++) {
+		fprintf(out, " %s", words[i]);
+		free(words[i]);
+	}
+	fclose(out);
+	return text;
+}
+
 static void line_of(const struct vector_rules *rules, const struct vector_outcome *o,
 		    const struct tally_meter_entry *e, struct line *l)
 {

@@ -118,6 +118,8 @@ struct vector_outcome {
 /* Both as sorted lines of the same form, to compare and to print. To free. */
 char *vector_actual(const struct vector_rules *rules, const struct vector_outcome *outcome);
 char *vector_expected(const struct vector *v);
+/* "learned" and the texts of these keys, sorted, as a vector writes them. To free. */
+char *vector_learned(const void *const *texts, const size_t *bytes, size_t n);
 /* "gap" and "learned" lines that do not hold: printed to out. Returns how many. */
 int vector_check_asserted(const struct vector *v, const struct tally_totals *totals,
 			  const char *learned, FILE *out);

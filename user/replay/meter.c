@@ -669,6 +669,18 @@ size_t tally_meter_keys(const struct tally_meter *meter)
 	return HASH_COUNT(meter->keys);
 }
 
+const void *tally_meter_key_nth(const struct tally_meter *meter, size_t n, size_t *ret_bytes)
+{
+	const struct known *k = meter->keys;
+
+	while (k && n--)
+		k = k->hh.next;
+	if (!k)
+		return NULL;
+	*ret_bytes = k->bytes;
+	return k->text;
+}
+
 int tally_meter_know(struct tally_meter *meter, const struct tally_rules *rules, const void *text,
 		     size_t bytes)
 {

@@ -94,6 +94,8 @@ const struct tally_totals *tally_meter_totals(const struct tally_meter *meter, u
 /* The text of an accepted key; NULL: it never was. */
 const void *tally_meter_key(const struct tally_meter *meter, uint64_t hash, size_t *ret_bytes);
 size_t tally_meter_keys(const struct tally_meter *meter);
+/* The nth of them, in the order they were accepted; NULL: there are not so many. */
+const void *tally_meter_key_nth(const struct tally_meter *meter, size_t n, size_t *ret_bytes);
 /* Makes a key known beforehand, as an agent's dictionary does. */
 TALLY_MUST int tally_meter_know(struct tally_meter *meter, const struct tally_rules *rules,
 				const void *text, size_t bytes);

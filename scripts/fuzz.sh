@@ -29,6 +29,9 @@ fuzz() {
 	local name=$1 dictionary=tests/fuzz/$1.dict args=()
 	shift
 	mkdir -p "$found/$name" "tests/fuzz/corpus/$name"
+	case $name in
+	request | response | connection) dictionary=tests/fuzz/http.dict ;;
+	esac
 	[ ! -f "$dictionary" ] || args+=("-dict=$dictionary")
 	nice "$build/test/fuzz/fuzz_$name" "${args[@]}" -artifact_prefix="$found/$name-" -timeout=10 \
 		-rss_limit_mb=2048 -print_final_stats=1 "$@"

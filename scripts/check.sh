@@ -22,6 +22,7 @@ export BUILD=${BUILD:-build}
 logs=$BUILD/check
 kept=tests/allowed-skips
 skip_line='^(SKIP|ok .*# SKIP|KNOWN FAILURE)'
+diff=$BUILD/test/diff/diff
 sim='/usr/bin/python3 tests/sim/run.py'
 pytest='/usr/bin/python3 -m pytest -q -rsfE --color=no'
 
@@ -31,6 +32,7 @@ build       | check | 300  | scripts/check.sh --run-build              | everyth
 lint        | check | 120  | tests/lint/run.sh                         | format, layers, licences, functions
 unit        | check | 120  | scripts/check.sh --run-programs unit      | modules of the agent, ASan and UBSan
 vectors     | check | 240  | scripts/check.sh --run-programs vectors   | the engine, whole and at every split
+diff        | check | 90   | $diff -t 60                               | the engine and two other parsers agree
 sim         | check | 120  | $sim --histories 5000                     | sealing and shipping through seeded faults
 fuzz        | check | 300  | scripts/fuzz.sh --all 120                 | corpus, then two minutes of new input
 kernel      | check | 120  | scripts/check.sh --run-programs kernel    | the engine inside this kernel
@@ -42,6 +44,7 @@ vm          | check | 400  | tests/vm/matrix.sh                        | other k
 e2e-long    | long  | 600  | $pytest -m long tests/e2e                 | load, many connections, long bodies
 kafka       | long  | 300  | $pytest -s tests/kafka                    | a real Kafka: transactions, kills, doubt, readers
 k8s         | long  | 700  | $pytest tests/k8s                         | a real kube-apiserver: pods come, change, go
+diff-long   | long  | 180  | $diff -t 150                              | the same, for longer
 sim-long    | long  | 240  | $sim --histories 20000 --outage 72 --mutants | more histories, days of outage; planted bugs are found
 vm-long     | long  | 300  | tests/vm/matrix.sh --long                 | power cuts, full disks
 faults      | long  | 900  | tests/faults/run.py --ci --jobs 2         | a real Kafka, 200 faults, books that close

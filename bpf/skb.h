@@ -680,62 +680,68 @@ static __always_inline void peer_of(struct bpf_sock *sk, __u8 *peer, __u16 *port
 	*port = bpf_ntohs(sk->dst_port);
 }
 
-static __always_inline __u32 scope_find(__u64 cgroup, __u16 port)
+static __always_inline struct tally_scope *scope_find(__u64 cgroup, __u16 port)
 {
 	struct tally_scope_key k = { .cgroup = cgroup, .port = port };
-	struct tally_scope *s = bpf_map_lookup_elem(&scopes, &k);
 
-	return s ? s->service : SERVICE_NONE;
+	return bpf_map_lookup_elem(&scopes, &k);
 }
 
-struct service_loop {
+struct scope_loop {
 	struct bpf_sock *sk;
 	struct tally_settings *set;
 };
 
-/* The service of a cgroup that many levels below the deepest at which services can be tagged. */
-static __noinline __u32 service_above(struct bpf_sock *sk, struct tally_settings *set, __u32 i)
+/* The scope of a cgroup that many levels below the deepest at which services can be tagged. */
+static __noinline struct tally_scope *scope_above(struct bpf_sock *sk, struct tally_settings *set,
+						  __u32 i)
 {
-	__u32 level = TALLY_SCOPE_LEVELS - 1 - i, service;
+	__u32 level = TALLY_SCOPE_LEVELS - 1 - i;
+	struct tally_scope *scope;
 	__u64 cgroup;
 
 	if (level >= TALLY_SCOPE_LEVELS || !(set->levels_mask >> (level & 31) & 1))
-		return SERVICE_NONE;
+		return 0;
 	cgroup = bpf_sk_ancestor_cgroup_id(sk, level);
 	if (!cgroup)
-		return SERVICE_NONE;
-	service = scope_find(cgroup, sk->src_port);
-	return service != SERVICE_NONE ? service : scope_find(cgroup, 0);
+		return 0;
+	scope = scope_find(cgroup, sk->src_port);
+	return scope ? scope : scope_find(cgroup, 0);
 }
 
-static long service_step(__u32 i, void *ctx)
+static long scope_step(__u32 i, void *ctx)
 {
-	struct service_loop *l = ctx;
+	struct scope_loop *l = ctx;
 
-	return service_above(l->sk, l->set, i) != SERVICE_NONE;
+	return scope_above(l->sk, l->set, i) != 0;
 }
 
 /*
- * The one service that owns a socket: the deepest tagged cgroup with its port, else the port. The loop
+ * The one scope that owns a socket: the deepest tagged cgroup with its port, else the port. The loop
  * only tells where it stopped: what it wrote the verifier of Linux 6.1 would not see.
  */
-static __noinline __u32 service_of(struct bpf_sock *sk)
+static __noinline struct tally_scope *scope_of(struct bpf_sock *sk)
 {
-	__u32 zero = 0, service;
-	struct service_loop l = { sk, bpf_map_lookup_elem(&settings, &zero) };
+	__u32 zero = 0;
+	struct scope_loop l = { sk, bpf_map_lookup_elem(&settings, &zero) };
+	struct tally_scope *scope;
 
 	if (!l.set)
-		return SERVICE_NONE;
-	service = service_above(sk, l.set, bpf_loop(TALLY_SCOPE_LEVELS, service_step, &l, 0) - 1);
-	return service != SERVICE_NONE ? service : scope_find(0, sk->src_port);
+		return 0;
+	scope = scope_above(sk, l.set, bpf_loop(TALLY_SCOPE_LEVELS, scope_step, &l, 0) - 1);
+	return scope ? scope : scope_find(0, sk->src_port);
 }
 
 /* Whom the connection belongs to, decided at its first packet. */
 static __noinline int conn_resolve(struct bpf_sock *sk, struct __sk_buff *skb, struct tally_conn *c)
 {
+	struct tally_scope *scope;
+
 	if (c->resolved)
 		return !c->ignored;
-	c->service = service_of(sk);
+	scope = scope_of(sk);
+	c->service = scope ? scope->service : SERVICE_NONE;
+	c->origin = scope ? scope->origin : 0;
 	c->cookie = bpf_get_socket_cookie(skb);
 	peer_of(sk, c->peer, &c->peer_port);
 	c->resolved = 1;
@@ -915,12 +921,13 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
  */
 static __noinline struct tally_totals *totals_missed(struct bpf_sock *sk)
 {
-	__u32 zero = 0, service = service_of(sk);
+	__u32 zero = 0;
+	struct tally_scope *scope = scope_of(sk);
 	struct tally_epoch *e = bpf_map_lookup_elem(&epoch, &zero);
 
-	if (!e || service >= TALLY_SERVICES)
+	if (!e || !scope || scope->service >= TALLY_SERVICES)
 		return 0;
-	return totals_in(e->index & 1, TALLY_NEST, service);
+	return totals_in(e->index & 1, TALLY_NEST, scope->service);
 }
 
 /* Data that came with the listener waits for the connection to be born. */

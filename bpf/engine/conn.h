@@ -102,7 +102,8 @@ struct tally_conn {
 	__u32 parked_count[2];
 	__u16 peer_port;
 	__u8 peer[16];
-	__u8 pad[6];
+	__u8 pad[2];
+	__u32 origin; /* of its scope */
 	struct tally_exchange queue[TALLY_PIPELINE];
 	struct tally_exchange orphan;
 	__u8 over[TALLY_OVER];
@@ -383,7 +384,8 @@ TALLY_INLINE void tally_conn_row_key(const struct tally_conn *c, const struct ta
 	k->attribution = x->attribution;
 	k->detail = x->detail;
 	k->protocol = x->protocol;
-	k->pad[0] = k->pad[1] = k->pad[2] = k->pad[3] = k->pad[4] = k->pad[5] = 0;
+	k->pad[0] = k->pad[1] = 0;
+	k->origin = c->origin;
 }
 
 /* The front exchange is booked: the next response belongs to the next one. */

@@ -39,7 +39,8 @@ struct tally_row_key {
 	__u8 attribution; /* enum tally_attribution */
 	__u8 detail;	  /* enum tally_detail */
 	__u8 protocol;	  /* enum tally_protocol */
-	__u8 pad[6];
+	__u8 pad[2];
+	__u32 origin; /* of the scope: the agent's number of where it was answered; 0: not told */
 };
 TALLY_ASSERT(sizeof(struct tally_row_key) == 40, "ABI: row key");
 
@@ -158,7 +159,7 @@ struct tally_scope_key {
 };
 struct tally_scope {
 	__u32 service;
-	__u32 pad;
+	__u32 origin; /* as in row keys */
 };
 
 /* Settings programs read at run time; the agent writes them, pinned programs keep them. */

@@ -373,6 +373,8 @@ static int start_state(struct tally_agent *agent)
 	if (!err)
 		err = tally_agent_rules_open(agent);
 	if (!err)
+		err = tally_agent_origins_load(agent);
+	if (!err)
 		err = tally_agent_pods_load(agent);
 	return err ? fail(TALLY_EXIT_IO, state_dir, err) : TALLY_EXIT_OK;
 }
@@ -463,6 +465,7 @@ static void close_all(struct tally_agent *agent)
 	tally_agent_tags_close(agent);
 	tally_agent_pods_close(agent);
 	tally_agent_exe_close(agent);
+	tally_agent_origins_close(agent);
 	tally_agent_sinks_close(agent);
 	tally_agent_kernel_close(agent);
 	tally_agent_rules_close(agent);

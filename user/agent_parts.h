@@ -7,6 +7,7 @@
  *	agent_rules.c	generations of rules, indices of services; who owns a key (the resolver)
  *	agent_tags.c	services -> cgroups and ports, kept up to date
  *	agent_executables.c	processes that run a service's file -> their cgroups and ports
+ *	agent_origins.c	numbers of where requests are answered -> what records say of it
  *	agent_pods.c	pods of the API server -> services, and where their cgroups are
  *	agent_books.c	close a window, seal what is frozen, release it
  *	agent_sinks.c	sinks of the config, the shipper in the loop
@@ -94,6 +95,7 @@ enum { TALLY_AGENT_CLASSES = 6 }; /* of a status: none, 1xx .. 5xx */
 
 struct tally_agent_claim {
 	const char *service;
+	uint32_t origin;
 	const struct tally_option_ports *ports;
 };
 
@@ -108,6 +110,18 @@ struct tally_agent_exe {
 	uint32_t tries;
 	uint64_t events, lost, refused;
 	json_t *cgroups; /* {service: [path, ...]} */
+};
+
+#define TALLY_AGENT_ORIGINS 8192 /* kept by number */
+
+struct tally_agent_origin; /* agent_origins.c */
+
+struct tally_agent_origins {
+	struct tally_agent_origin *by_id, *by_name;
+	size_t n;
+	uint32_t next;
+	bool changed;
+	uint64_t refused;
 };
 
 struct tally_agent_pod; /* agent_pods.c */
@@ -206,6 +220,7 @@ struct tally_agent {
 	struct tally_agent_tags tags;
 	struct tally_agent_pods pods;
 	struct tally_agent_exe exe;
+	struct tally_agent_origins origins;
 	/* The config with services of pods added: what is in force. Only services and kubernetes. */
 	struct tally_config view;
 	size_t view_own; /* where they begin */
@@ -275,6 +290,16 @@ TALLY_MUST int tally_agent_exe_look(struct tally_agent *agent, tally_agent_exe_f
 /* Is another look worth while, though nothing was told? */
 bool tally_agent_exe_again(struct tally_agent *agent);
 json_t *tally_agent_exe_cgroups(const struct tally_agent *agent, const char *service);
+
+/* agent_origins.c */
+TALLY_MUST int tally_agent_origins_load(struct tally_agent *agent);
+void tally_agent_origins_close(struct tally_agent *agent);
+void tally_agent_origins_save(struct tally_agent *agent);
+void tally_agent_origins_unmark(struct tally_agent *agent);
+/* The number of what records shall say of this pod; 0: nothing. */
+uint32_t tally_agent_origins_of(struct tally_agent *agent, const struct tally_kubernetes_pod *pod);
+/* struct tally_resolver.origin */
+void tally_agent_origins_find(void *ctx, __u32 id, struct tally_origin *ret_origin);
 
 /* agent_pods.c */
 /* What was known before; later the watch. Without the section `kubernetes` both do nothing. */

@@ -162,6 +162,19 @@ static int save(struct tally_agent *agent)
 	return err ? err : tally_util_write_file(path, text, strlen(text), 0640);
 }
 
+static void find_node(struct tally_agent *agent)
+{
+	const char *name = agent->config->kubernetes.node;
+	char *out = agent->pods.node;
+
+	if (!name)
+		name = getenv("NODE_NAME");
+	if (name && *name)
+		(void)snprintf(out, sizeof(agent->pods.node), "%s", name);
+	else if (gethostname(out, sizeof(agent->pods.node) - 1))
+		out[0] = 0;
+}
+
 int tally_agent_pods_load(struct tally_agent *agent)
 {
 	_cleanup_free_ char *text = NULL;
@@ -175,6 +188,7 @@ int tally_agent_pods_load(struct tally_agent *agent)
 		err = tally_util_random(hash_seed, sizeof(hash_seed));
 	if (err || !is_on(agent->config))
 		return err;
+	find_node(agent);
 	err = tally_util_read_file(path, FILE_MAX, &text, &bytes);
 	if (err == -ENOENT)
 		return 0;
@@ -459,7 +473,7 @@ static void claim(struct tally_agent_pod *entry, const struct tally_config_servi
 	}
 	if (entry->n_claims < TALLY_AGENT_CLAIMS)
 		entry->claims[entry->n_claims++] =
-			(struct tally_agent_claim){ service->name, ports };
+			(struct tally_agent_claim){ service->name, 0, ports };
 }
 
 /* P2: what the config says wins over the annotation. */
@@ -519,6 +533,14 @@ static void judge(const struct tally_config *view, size_t own, struct tally_agen
 		judge_own(view, own, entry);
 }
 
+static void set_origin(struct tally_agent *agent, struct tally_agent_pod *entry)
+{
+	uint32_t origin = tally_agent_origins_of(agent, entry->pod);
+
+	for (size_t i = 0; i < entry->n_claims; i++)
+		entry->claims[i].origin = origin;
+}
+
 /* ---- cgroups ---- */
 
 struct look {
@@ -573,8 +595,12 @@ int tally_agent_pods_look(struct tally_agent *agent, tally_agent_pods_fn fn, voi
 
 	if (!is_on(view))
 		return 0;
-	HASH_ITER(by_uid, agent->pods.by_uid, entry, next)
+	tally_agent_origins_unmark(agent);
+	HASH_ITER(by_uid, agent->pods.by_uid, entry, next) {
 		judge(view, agent->view_own, entry);
+		set_origin(agent, entry);
+	}
+	tally_agent_origins_save(agent);
 	if (!strcmp(root, "/"))
 		root = "";
 	look.skip = strlen(root);
@@ -646,19 +672,6 @@ static int default_api(char *out, size_t size)
 			port) < (int)size
 		       ? 0
 		       : -ENAMETOOLONG;
-}
-
-static void find_node(struct tally_agent *agent)
-{
-	const char *name = agent->config->kubernetes.node;
-	char *out = agent->pods.node;
-
-	if (!name)
-		name = getenv("NODE_NAME");
-	if (name && *name)
-		(void)snprintf(out, sizeof(agent->pods.node), "%s", name);
-	else if (gethostname(out, sizeof(agent->pods.node) - 1))
-		out[0] = 0;
 }
 
 static int open_watch(struct tally_agent *agent)

@@ -149,6 +149,7 @@ static int add_pod(void *ctx, const char *path, const struct tally_agent_claim *
 	if (err)
 		return err == -ENOENT ? 0 : err;
 	want.service = index;
+	want.origin = claim->origin;
 	return add_ports(to->plan, claim->ports, want);
 }
 

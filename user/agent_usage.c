@@ -15,6 +15,7 @@ void tally_agent_by_usage(struct tally_row_key *key)
 	key->status = 0;
 	key->detail = 0;
 	key->protocol = 0;
+	key->origin = 0;
 }
 
 void tally_agent_by_connection(struct tally_row_key *key)

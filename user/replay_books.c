@@ -278,7 +278,7 @@ static bool is_idle(const struct tally_frozen *frozen)
 
 static int close_window(struct tally_replay *replay, enum tally_close_cause cause)
 {
-	const struct tally_resolver resolver = { replay, owner_of, terms_of, service_of };
+	const struct tally_resolver resolver = { replay, owner_of, terms_of, service_of, NULL };
 	struct tally_totals totals[TALLY_SERVICES];
 	struct tally_sealed sealed;
 	struct tally_frozen frozen;

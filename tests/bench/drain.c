@@ -128,7 +128,7 @@ static void check(const struct bench *b, const struct tally_frozen *frozen,
 
 static void close_books(struct bench *b)
 {
-	static const struct tally_resolver resolver = { NULL, owner, terms, service };
+	static const struct tally_resolver resolver = { NULL, owner, terms, service, NULL };
 	uint64_t end_ns = START_NS + 10 * TALLY_NS_PER_S;
 	uint64_t number = tally_ledger_number(b->ledger), at;
 	struct tally_buf buf = {};

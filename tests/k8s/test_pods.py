@@ -4,10 +4,13 @@
 What was lost is asked of the servers: each counts its own answers.
 """
 
+import json
 from collections import Counter
 
+import jsonschema
 import pytest
 from conftest import USER
+from lib.build import REPO
 from lib.sandbox import wait_for
 from node import METER, owner, systemd_path
 
@@ -267,3 +270,40 @@ def test_no_secrets_of_pods(node, agent, namespace):
     state = (node.sandbox.dir / "state" / "pods.json").read_text()
     assert pod.uid in state
     assert "hunter" not in state + a.log()
+
+
+@pytest.mark.parametrize("asked", [
+    {"namespace": True, "workload": True}, {"pod": True}, {"node": True, "pod": True}, {}])
+def test_dimensions(node, agent, keys, namespace, asked):
+    """What of a pod its records say; and after a restart of the agent still."""
+    ns, key, ports = namespace(), keys.new("a"), node.sandbox.ports(3)
+    a = agent([{"name": "geo", "match": {"pods": {"labels": {"app": "geo"}}, "ports": ports},
+                "key": [{"header": "X-API-Key"}]}], kubernetes={"dimensions": asked})
+    owners = [owner("ReplicaSet", "geo-api-7d9c"), owner("StatefulSet", "geo-db"), []]
+    labels = {**METER, "app": "geo", "pod-template-hash": "7d9c"}
+    pods = [node.run(f"geo-{n}", ns, labels=labels, owners=owners[n], port=ports[n])
+            for n in range(3)]
+    a.wait_metered(*pods)
+    wanted = Counter()
+    for n, pod in enumerate(pods):
+        pod.ask(key, 5 + n)
+        says = {"namespace": ns, "workload": ["Deployment/geo-api", "StatefulSet/geo-db", None][n],
+                "pod": pod.name, "node": node.name}
+        wanted[tuple(sorted((k, says[k]) for k in asked if says[k]))] += 2 * (5 + n)
+    a.kill()
+    for n, pod in enumerate(pods):
+        pod.ask(key, 5 + n)
+    a.start()
+    for pod in pods:
+        node.delete(pod)
+    ledger = a.stop()
+    told = Counter()
+    for d in ledger.rows("geo"):
+        if d["requests"]:
+            told[tuple(sorted(d.get("kubernetes", {}).items()))] += d["requests"]
+    assert told == wanted
+    assert all(("kubernetes" in d) == bool(d.get("kubernetes")) for d in ledger.rows())
+    schema = json.loads((REPO / "deploy" / "schema" / "record.schema.json").read_text())
+    for event in ledger.usage:
+        jsonschema.validate(event, schema)
+    assert not ledger.audit()

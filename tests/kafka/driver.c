@@ -120,7 +120,7 @@ static const char *service(void *ctx, __u16 index)
 	return index ? NULL : "api";
 }
 
-static const struct tally_resolver resolver = { NULL, owner, terms, service };
+static const struct tally_resolver resolver = { NULL, owner, terms, service, NULL };
 
 static int print_truth(void)
 {

@@ -318,7 +318,8 @@ static void compile(struct tally_load *load, struct tally_rules *ret_rules)
 
 static void put_rules(struct tally_load *load, const struct tally_cgroups *cgroups)
 {
-	struct tally_scope_want scope = { cgroups->items[0].id, cgroups->items[0].level, 0, PORT };
+	struct tally_scope_want scope = { cgroups->items[0].id, cgroups->items[0].level, 0, PORT,
+					  0 };
 	struct tally_rules *rules = calloc(1, sizeof(*rules));
 	struct tally_rulesets *rulesets;
 

@@ -119,7 +119,7 @@ static const char *service(void *ctx, __u16 index)
 	return "geo-api";
 }
 
-static const struct tally_resolver resolver = { NULL, owner, terms, service };
+static const struct tally_resolver resolver = { NULL, owner, terms, service, NULL };
 
 static int seal(struct outage *o, struct tally_ship *ship, __u64 number)
 {

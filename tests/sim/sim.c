@@ -118,7 +118,7 @@ static const char *service(void *ctx, __u16 index)
 	return "api";
 }
 
-static const struct tally_resolver resolver = { NULL, owner, terms, service };
+static const struct tally_resolver resolver = { NULL, owner, terms, service, NULL };
 
 /* --- kernel --- */
 

@@ -58,7 +58,18 @@ static const char *service(void *ctx, __u16 index)
 	return index ? NULL : "geo-api";
 }
 
-const struct tally_resolver ledger_resolver = { NULL, owner, terms, service };
+/* 1 and 2; others are not told. */
+static void origin(void *ctx, __u32 id, struct tally_origin *ret_origin)
+{
+	(void)ctx;
+	if (id == 1)
+		*ret_origin = (struct tally_origin){ "geo", "Deployment/geo-api", NULL, NULL };
+	if (id == 2)
+		*ret_origin =
+			(struct tally_origin){ "geo", "Deployment/geo-api", "geo-api-1", "n" };
+}
+
+const struct tally_resolver ledger_resolver = { NULL, owner, terms, service, origin };
 
 struct tally_frozen_row ledger_row(__u64 key, __u16 route, __u16 status, __u64 requests)
 {

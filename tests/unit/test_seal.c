@@ -51,6 +51,45 @@ static void test_reads_what_was_written(void **state)
 	tally_sealed_done(&again);
 }
 
+/* Rows are told apart by where they were answered, in files and when files are merged; files without
+ * such rows are as they were before there was an origin. */
+static void test_origins(void **state)
+{
+	_cleanup_(tally_buf_done) struct tally_buf body = { 0 };
+	struct tally_frozen_row rows[5];
+	struct tally_sealed sealed, again;
+	struct tally_totals totals;
+	struct tally_frozen frozen;
+	struct tally_reader reader;
+	const struct tally_sealed_shape *shape;
+
+	(void)state;
+	for (__u32 i = 0; i < 5; i++) {
+		rows[i] = ledger_row(1, 1, 200, 1 + i);
+		rows[i].key.origin = (__u32[]){ 1, 2, 1, 0, 77 }[i];
+	}
+	frozen = ledger_epoch(1, rows, 5, &totals);
+	ledger_close(&frozen, &sealed);
+	assert_int_equal(sealed.n_rows, 3);
+	assert_int_equal(tally_sealed_encode(&sealed, &body), 0);
+	tally_reader_init(&reader, body.data, body.len);
+	assert_int_equal(tally_sealed_decode(&reader, &again), 0);
+	assert_int_equal(again.n_shapes, 3);
+	assert_memory_equal(again.shapes, sealed.shapes, 3 * sizeof(*again.shapes));
+	shape = &again.shapes[1];
+	assert_string_equal(again.strings[shape->workload], "Deployment/geo-api");
+	assert_string_equal(again.strings[shape->pod], "geo-api-1");
+	assert_int_equal(tally_sealed_merge(&again, &sealed), -EINVAL); /* the same epochs */
+	tally_sealed_done(&again);
+	tally_sealed_init(&again);
+	assert_int_equal(tally_sealed_merge(&again, &sealed), 0);
+	tally_sealed_settle(&again);
+	assert_int_equal(again.n_rows, 3);
+	assert_string_equal(again.strings[again.shapes[again.rows[1].shape].node], "n");
+	tally_sealed_done(&again);
+	tally_sealed_done(&sealed);
+}
+
 /* Without its digest, too, no input may do harm: every cut and every flipped bit of a body. */
 static void test_damaged_bodies_do_no_harm(void **state)
 {
@@ -202,6 +241,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_reads_what_was_written),
+		cmocka_unit_test(test_origins),
 		cmocka_unit_test(test_damaged_bodies_do_no_harm),
 		cmocka_unit_test(test_frame_finds_every_flip_and_cut),
 		cmocka_unit_test(test_merging_adds_within_the_hour),

@@ -178,6 +178,22 @@ static int add_names(struct closing *c, const struct tally_terms *terms,
 	return r < 0 ? r : add_tariff(c, terms, &shape->tariff);
 }
 
+static int add_origin(struct closing *c, __u32 origin, struct tally_sealed_shape *shape)
+{
+	struct tally_origin o = { 0 };
+	int r;
+
+	if (!origin || !c->resolver->origin)
+		return 0;
+	c->resolver->origin(c->resolver->ctx, origin, &o);
+	r = tally_sealed_text(c->sealed, o.namespace, &shape->namespace);
+	if (r == 0)
+		r = tally_sealed_text(c->sealed, o.workload, &shape->workload);
+	if (r == 0)
+		r = tally_sealed_text(c->sealed, o.pod, &shape->pod);
+	return r < 0 ? r : tally_sealed_text(c->sealed, o.node, &shape->node);
+}
+
 static void unknown_terms(struct closing *c, __u16 service, struct tally_terms *ret_terms)
 {
 	const char *name = c->resolver->service(c->resolver->ctx, service);
@@ -255,6 +271,8 @@ static int add_row(struct closing *c, const struct tally_frozen_row *from)
 		r = get_terms(c, &key, from->row.requests, &terms);
 	if (r == 0)
 		r = add_names(c, &terms, &shape);
+	if (r == 0)
+		r = add_origin(c, key.origin, &shape);
 	if (r < 0)
 		return r;
 	if (from->key.attribution != key.attribution) {

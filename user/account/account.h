@@ -44,6 +44,11 @@ struct tally_terms {
 	size_t n_units; /* at most TALLY_UNITS_MAX */
 };
 
+/* Where a request was answered; NULL: not told. Texts are copied before the next callback. */
+struct tally_origin {
+	const char *namespace, *workload, *pod, *node;
+};
+
 struct tally_resolver {
 	void *ctx;
 	/* hash of the key's text -> owner, by the catalog in force at time_s. -ENOENT: the text is
@@ -54,6 +59,8 @@ struct tally_resolver {
 	int (*terms)(void *ctx, const struct tally_row_key *key, struct tally_terms *ret_terms);
 	/* Name of a service index; NULL: unknown. */
 	const char *(*service)(void *ctx, __u16 service);
+	/* Of a row's origin, not 0; unknown: all NULL. May be NULL itself. */
+	void (*origin)(void *ctx, __u32 origin, struct tally_origin *ret_origin);
 };
 
 /* Default rule of RECORD: success only. For the resolver's use. */

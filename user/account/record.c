@@ -112,6 +112,29 @@ static void put_identity(struct tally_buf *buf, const struct tally_sealed *seale
 	put_text(buf, ",\"attribution_detail\":", details[shape->detail]);
 }
 
+/* Only what was asked for; without any, no object. */
+static void put_origin(struct tally_buf *buf, const struct tally_sealed *sealed,
+		       const struct tally_sealed_shape *shape)
+{
+	const struct {
+		const char *name;
+		__u32 text;
+	} fields[] = { { "\"namespace\":", shape->namespace },
+		       { "\"workload\":", shape->workload },
+		       { "\"pod\":", shape->pod },
+		       { "\"node\":", shape->node } };
+	const char *before = ",\"kubernetes\":{";
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(fields); i++) {
+		if (fields[i].text == TALLY_NO_TEXT)
+			continue;
+		tally_buf_text(buf, before);
+		put_text(buf, fields[i].name, sealed->strings[fields[i].text]);
+		before = ",";
+	}
+	tally_buf_text(buf, *before == ',' && !before[1] ? "}" : "");
+}
+
 static void put_data(struct tally_buf *buf, const struct tally_batch *batch, __u64 index)
 {
 	const struct tally_sealed *sealed = &batch->sealed;
@@ -125,6 +148,7 @@ static void put_data(struct tally_buf *buf, const struct tally_batch *batch, __u
 	put_field(buf, ",\"response_bytes\":", row->sums.response_bytes);
 	put_field(buf, ",\"duration_us\":", row->sums.duration_ns / 1000);
 	put_units(buf, sealed, &sealed->tariffs[shape->tariff], row->sums.chargeable);
+	put_origin(buf, sealed, shape);
 	put_agent(buf, &batch->head);
 	put_field(buf, ",\"epoch\":", sealed->epoch_last);
 	put_field(buf, ",\"seq\":", batch->head.seq_first + index);

@@ -442,6 +442,10 @@ static int merge_tables(struct tally_sealed *into, const struct tally_sealed *fr
 		shape.route = map->text[shape.route];
 		shape.method = map->text[shape.method];
 		shape.ruleset = map->text[shape.ruleset];
+		shape.namespace = map->text[shape.namespace];
+		shape.workload = map->text[shape.workload];
+		shape.pod = map->text[shape.pod];
+		shape.node = map->text[shape.node];
 		shape.tariff = map->tariff[shape.tariff];
 		r = tally_sealed_shape(into, &shape, &map->shape[i]);
 	}

@@ -73,6 +73,7 @@ struct tally_sealed_tariff {
 
 struct tally_sealed_shape {
 	__u32 service, route, method, ruleset; /* string indices */
+	__u32 namespace, workload, pod, node;  /* likewise: where it was answered, if it is told */
 	__u32 tariff;
 	__u16 status;
 	__u8 protocol, attribution, detail, reason; /* enums */

@@ -115,6 +115,22 @@ static void put_tables(struct tally_buf *buf, const struct tally_sealed *s)
 	}
 }
 
+/* In the octet of reason and billable: four more strings follow. Files without them are as before. */
+#define HAS_ORIGIN 0x80
+
+static bool has_origin(const struct tally_sealed_shape *shape)
+{
+	return shape->namespace || shape->workload || shape->pod || shape->node;
+}
+
+static void put_origin(struct tally_buf *buf, const struct tally_sealed_shape *shape)
+{
+	tally_buf_var(buf, shape->namespace);
+	tally_buf_var(buf, shape->workload);
+	tally_buf_var(buf, shape->pod);
+	tally_buf_var(buf, shape->node);
+}
+
 static void put_shapes(struct tally_buf *buf, const struct tally_sealed *s)
 {
 	tally_buf_var(buf, s->n_shapes);
@@ -130,7 +146,10 @@ static void put_shapes(struct tally_buf *buf, const struct tally_sealed *s)
 		tally_buf_u8(buf, shape->protocol);
 		tally_buf_u8(buf, shape->attribution);
 		tally_buf_u8(buf, shape->detail);
-		tally_buf_u8(buf, (__u8)(shape->reason << 1 | shape->billable));
+		tally_buf_u8(buf, (__u8)(shape->reason << 1 | shape->billable |
+					 (has_origin(shape) ? HAS_ORIGIN : 0)));
+		if (has_origin(shape))
+			put_origin(buf, shape);
 	}
 }
 
@@ -266,6 +285,17 @@ static void get_tariffs(struct tally_reader *in, struct tally_sealed *s)
 	}
 }
 
+static void get_origin(struct tally_reader *in, const struct tally_sealed *s,
+		       struct tally_sealed_shape *shape)
+{
+	shape->namespace = (__u32)tally_reader_below(in, s->n_strings);
+	shape->workload = (__u32)tally_reader_below(in, s->n_strings);
+	shape->pod = (__u32)tally_reader_below(in, s->n_strings);
+	shape->node = (__u32)tally_reader_below(in, s->n_strings);
+	if (!has_origin(shape) && !in->error)
+		in->error = -EBADMSG; /* S4 */
+}
+
 static void get_shape(struct tally_reader *in, const struct tally_sealed *s,
 		      struct tally_sealed_shape *shape)
 {
@@ -281,8 +311,10 @@ static void get_shape(struct tally_reader *in, const struct tally_sealed *s,
 	shape->attribution = tally_reader_u8(in);
 	shape->detail = tally_reader_u8(in);
 	code = tally_reader_u8(in);
-	shape->reason = code >> 1;
+	shape->reason = (code & ~HAS_ORIGIN) >> 1;
 	shape->billable = code & 1;
+	if (code & HAS_ORIGIN)
+		get_origin(in, s, shape);
 	if (shape->protocol >= TALLY_PROTO_COUNT || shape->attribution >= TALLY_ATTR_COUNT ||
 	    shape->detail >= TALLY_DETAIL_COUNT || shape->reason >= TALLY_REASON_COUNT)
 		in->error = in->error ? in->error : -EBADMSG;

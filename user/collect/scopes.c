@@ -52,7 +52,8 @@ static int add_scopes(struct tally_load *load, const struct tally_scope_want *wa
 {
 	for (size_t i = 0; i < n; i++) {
 		struct tally_scope_key key = key_of(&wanted[i]);
-		struct tally_scope value = { .service = wanted[i].service };
+		struct tally_scope value = { .service = wanted[i].service,
+					     .origin = wanted[i].origin };
 
 		if (bpf_map_update_elem(load->maps[TALLY_MAP_SCOPES], &key, &value, BPF_ANY))
 			return -errno;

@@ -19,7 +19,8 @@ struct tally_scope_want {
 	uint64_t cgroup; /* 0: any */
 	uint32_t level;	 /* of the cgroup */
 	uint32_t service;
-	uint16_t port; /* 0: any */
+	uint16_t port;	 /* 0: any */
+	uint32_t origin; /* for the rows of its sockets; 0: none */
 };
 
 /* Make the scopes exactly these. -E2BIG: more than the map holds. */

@@ -406,6 +406,10 @@ TALLY_INLINE void key_end(struct tally_h1 *p, const struct tally_rules *r)
 		p->key_len = p->kept_len;
 		return;
 	}
+	if (!p->key_spilled && !p->key_len) { /* nothing but octets that no key has */
+		p->flags |= H1_F_EMPTY_KEY;
+		return;
+	}
 	if (!same) {
 		tally_h1_key_hash(p, r);
 		p->held_hash = tally_sip_done(&p->sip);

@@ -688,7 +688,7 @@ TALLY_GLOBAL int meter_place(struct tally_run *run, struct tally_conn *c,
 	gap = run->seq - next;
 	run->at = 0;
 	if (gap <= 0) {
-		__u32 old = -gap;
+		__u32 old = next - run->seq;
 
 		run->at = old < run->len ? old : run->len;
 		return run->at < run->len ? PLACED_FEED : PLACED_NOTHING;

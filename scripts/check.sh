@@ -206,6 +206,7 @@ suite() {
 	printf '    %d passed, %d failed, %d skipped in %d s of %d  %s\n\n' \
 		"$passed" "$failed" "$skipped" "$took" "$budget" "$notes"
 	table+=$(printf '  %-10s %8d %8d %8d %8d %8d  %s' "$name" "$passed" "$failed" "$skipped" "$took" "$budget" "$notes")$'\n'
+	[ "$failed" = 0 ] || broken+=("$name")
 	all_passed=$((all_passed + passed)) all_failed=$((all_failed + failed)) all_skipped=$((all_skipped + skipped))
 }
 
@@ -216,8 +217,19 @@ print_skips() {
 	done | sort | uniq -c | sed 's/^ */  skipped /'
 }
 
+# What the logs of these suites say of their failures: here, too, because who reads only the end wants it.
+print_failures() {
+	local name
+	for name in "$@"; do
+		printf '\n  --- %s failed; of %s:\n' "$name" "$logs/$name.log"
+		grep -E '^(FAIL|not ok|FAILED|ERROR|E  |run.sh:|.*: runtime error:|SUMMARY:)' "$logs/$name.log" | tail -n 40 | cut -c1-400
+		echo '  ...'
+		tail -n 12 "$logs/$name.log" | cut -c1-400
+	done
+}
+
 run_suites() {
-	local name start=$SECONDS budget=0
+	local name start=$SECONDS budget=0 broken=()
 	for name in "$@"; do
 		[ -n "$(field "$name" 3)" ] || die "no suite '$name' (scripts/check.sh --list)"
 		budget=$((budget + $(field "$name" 3)))
@@ -230,7 +242,9 @@ run_suites() {
 	printf '  %-10s %8s %8s %8s %8s %8s\n' suite passed failed skipped seconds budget
 	printf '%s' "$table"
 	print_skips "$@"
-	printf '  total %d s\n\n' $((SECONDS - start))
+	printf '  total %d s\n' $((SECONDS - start))
+	[ "${#broken[@]}" = 0 ] || print_failures "${broken[@]}"
+	echo
 	echo "$all_passed passed, $all_failed failed, $all_skipped skipped"
 	[ "$all_failed" = 0 ]
 }

@@ -15,15 +15,17 @@ passed=0 failed=0
 
 # case TITLE COMMAND...
 case_of() {
-	local title=$1 start=$SECONDS
+	local title=$1 start=$SECONDS status
 	shift
 	printf -- '--- %s\n' "$title"
-	if "$@"; then
+	"$@"
+	status=$?
+	if [ "$status" = 0 ]; then
 		passed=$((passed + 1))
 		printf 'ok %s (%d s)\n' "$title" $((SECONDS - start))
 	else
 		failed=$((failed + 1))
-		printf 'FAIL %s: exit status %d (%d s)\n' "$title" $? $((SECONDS - start))
+		printf 'FAIL %s: exit status %d (%d s)\n' "$title" "$status" $((SECONDS - start))
 	fi
 }
 

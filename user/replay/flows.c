@@ -142,8 +142,10 @@ static uint32_t unacked_same(const struct unacked *u, uint32_t seq, const uint8_
 	if (skip >= n)
 		return n;
 	at = seq + skip - u->base;
+	if (at >= u->len)
+		return skip;
 	len = TALLY_MIN(n - skip, u->len - at);
-	return len && memcmp(u->data + at, data + skip, len) ? 0 : skip + len;
+	return memcmp(u->data + at, data + skip, len) ? 0 : skip + len;
 }
 
 /* Flows ----------------------------------------------------------------------------------------- */

@@ -272,6 +272,7 @@ static void slow_tick(struct tally_agent *agent)
 	if (agent->tags.failed || !(agent->slow_at_ns / TALLY_NS_PER_S % 10))
 		(void)!tally_agent_tags_apply(agent); /* said there */
 	tally_agent_usage_tick(agent);
+	tally_agent_hops_look(agent);
 	report_status(agent);
 }
 

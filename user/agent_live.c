@@ -192,8 +192,8 @@ static bool has_text(const json_t *list, const char *text)
 	return false;
 }
 
-static json_t *cgroups_of(const struct tally_agent *agent,
-			  const struct tally_config_service *service)
+json_t *tally_agent_service_cgroups(const struct tally_agent *agent,
+				    const struct tally_config_service *service)
 {
 	const struct tally_config_match *match = &service->match;
 	json_t *out = json_array();
@@ -219,7 +219,7 @@ static json_t *cgroups_of(const struct tally_agent *agent,
 const char *tally_agent_service_why_not(const struct tally_agent *agent,
 					const struct tally_config_service *service)
 {
-	json_t *cgroups = cgroups_of(agent, service);
+	json_t *cgroups = tally_agent_service_cgroups(agent, service);
 	size_t n = json_array_size(cgroups);
 
 	json_decref(cgroups);
@@ -241,7 +241,7 @@ bool tally_agent_service_is_idle(const struct tally_agent *agent,
 
 	if (!service->match.pods.place.line)
 		return false;
-	cgroups = cgroups_of(agent, service);
+	cgroups = tally_agent_service_cgroups(agent, service);
 	none = !json_array_size(cgroups);
 	json_decref(cgroups);
 	return none;
@@ -330,8 +330,9 @@ static json_t *service_row(struct tally_agent *agent, const struct tally_config_
 	json_object_set_new(out, "ports", ports_of(&service->match.ports));
 	match_text(&service->match, match, sizeof(match));
 	json_object_set_new(out, "matched_by", json_string(match));
-	json_object_set_new(out, "cgroups", cgroups_of(agent, service));
+	json_object_set_new(out, "cgroups", tally_agent_service_cgroups(agent, service));
 	json_object_set_new(out, "hooks", hooks_of(agent, json_object_get(out, "cgroups")));
+	json_object_set_new(out, "called_by", tally_agent_hops_callers(agent, service->name));
 	json_object_set_new(out, "routes", json_integer((json_int_t)service->n_routes));
 	json_object_set_new(out, "connections", json_integer((json_int_t)totals.connections));
 	json_object_set_new(out, "responses", json_integer((json_int_t)totals.seen));

@@ -182,6 +182,8 @@ static void put_config(const struct tally_agent *agent, FILE *out)
 	gauge(out, "services_configured",
 	      "Services in the config, but those of pods of which none is on this node.", wanted);
 	gauge(out, "services_attached", "Of these, metered now.", attached);
+	gauge(out, "metered_hops", "Pairs of services of which one calls the other on this host.",
+	      tally_agent_hops_count(agent));
 	gauge(out, "cgroups_attached", "Cgroups with our programs.", agent->tags.attached);
 	tally_prom_family(out, "attach_errors_total", "counter", "Cgroups not attached.");
 	tally_prom_count(out, "attach_errors_total", LABELS({ "reason", "cgroup" }),

@@ -13,6 +13,7 @@
  *	agent_sinks.c	sinks of the config, the shipper in the loop
  *	agent_usage.c	sums of the last window and of now; a short history
  *	agent_live.c	what the control socket answers
+ *	agent_hops.c	services of one host that call each other
  *	agent_warnings.c what an operator should know
  *	agent_metrics.c	what /metrics answers
  *	agent_page.c	what the status page shows
@@ -201,6 +202,12 @@ struct tally_agent_live {
 	uint64_t page_at_ns;
 };
 
+/* [i][n]: when the service of index n was last seen calling the one of index i; 0: never. */
+struct tally_agent_hops {
+	uint64_t seen_s[TALLY_SERVICES][TALLY_SERVICES];
+	size_t next; /* to be looked at */
+};
+
 struct tally_agent {
 	const char *config_path;
 	struct tally_config *config;
@@ -233,6 +240,7 @@ struct tally_agent {
 
 	struct tally_agent_counters counters;
 	struct tally_agent_live live;
+	struct tally_agent_hops hops;
 	uint64_t started_ns, watchdog_ns, watchdog_at_ns, slow_at_ns;
 	bool recovering; /* the open window began under an agent before us */
 	bool ready;
@@ -407,6 +415,18 @@ void tally_agent_live_put_who(struct tally_agent *agent, const struct tally_agen
 void tally_agent_live_put_sums(const struct tally_agent_sum *sum, double period, json_t *out);
 json_t *tally_agent_live_status(struct tally_agent *agent);
 json_t *tally_agent_live_services(struct tally_agent *agent);
+
+/* The cgroups where a service is metered: paths. */
+json_t *tally_agent_service_cgroups(const struct tally_agent *agent,
+				    const struct tally_config_service *service);
+
+/* agent_hops.c */
+/* Look at the next service. */
+void tally_agent_hops_look(struct tally_agent *agent);
+/* Pairs of services that count the same requests. */
+uint32_t tally_agent_hops_count(const struct tally_agent *agent);
+/* Names of the services that call this one. */
+json_t *tally_agent_hops_callers(const struct tally_agent *agent, const char *service);
 
 /* agent_warnings.c */
 /* What an operator should know now: [{level, what, text}], the worst first; levels are critical, warning,

@@ -117,6 +117,22 @@ static void warn_config(struct tally_agent *agent, json_t *out)
 		warn(out, "note", "services", "No service is configured: nothing is metered.");
 }
 
+static void warn_hops(const struct tally_agent *agent, json_t *out)
+{
+	for (size_t i = 0; i < agent->view.n_services; i++) {
+		const char *name = agent->view.services[i].name;
+		json_t *callers = tally_agent_hops_callers(agent, name), *caller;
+		size_t n;
+
+		json_array_foreach(callers, n, caller)
+			warn(out, "note", "hops",
+			     "Service %s calls service %s on this host: such a request is counted "
+			     "in both. Invoice one of them.",
+			     json_string_value(caller), name);
+		json_decref(callers);
+	}
+}
+
 static int rank(const json_t *warning)
 {
 	const char *level = json_string_value(json_object_get(warning, "level"));
@@ -135,6 +151,7 @@ json_t *tally_agent_warnings(struct tally_agent *agent)
 	warn_delivery(agent, &status, all);
 	warn_kernel(agent, all);
 	warn_config(agent, all);
+	warn_hops(agent, all);
 	for (int level = 0; level < 3; level++)
 		json_array_foreach(all, i, warning)
 			if (rank(warning) == level)

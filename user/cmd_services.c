@@ -39,6 +39,9 @@ static void print_where(json_t *row)
 	json_array_foreach(hooks, i, hook)
 		printf("%s %s", i ? "," : "", json_string_value(hook));
 	printf("%s\n", json_array_size(hooks) ? "" : " none");
+	json_array_foreach(json_object_get(row, "called_by"), i, hook)
+		printf("  called by service %s on this host: such requests are counted in both\n",
+		       json_string_value(hook));
 	for (i = 0; i < json_array_size(cgroups) && i < CGROUPS_SHOWN; i++)
 		printf("  %s\n", json_string_value(json_array_get(cgroups, i)));
 	if (i < json_array_size(cgroups))

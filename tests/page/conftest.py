@@ -3,6 +3,7 @@
 
 import base64
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
+# Told to stop by a time limit, sandboxes are still taken down.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
 REPO = Path(__file__).parents[2]
 sys.path.insert(0, str(REPO / "tests/e2e"))
 

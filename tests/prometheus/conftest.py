@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures: a server, and an agent whose /metrics answers."""
 
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+# Told to stop by a time limit, sandboxes are still taken down.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
 REPO = Path(__file__).parents[2]
 sys.path.insert(0, str(REPO / "tests/e2e"))
 

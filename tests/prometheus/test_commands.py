@@ -3,7 +3,10 @@
 
 import json
 
-from lib.load import Load, mix
+from lib import servers
+from lib.load import Load, Template, mix
+from lib.sandbox import Sandbox
+from lib.scrape import Agent
 from lib.tallyd import service
 
 
@@ -31,6 +34,30 @@ def test_services_say_why(agent, sandbox, keys, server):
     text = say(meter, "services")
     assert "hooks ingress, egress, sockops" in text
     assert "NOT METERED" in text and "not metered: no cgroup of that name is there" in text
+
+
+def test_metered_hops(keys):
+    """nginx and the application behind it, both metered: warned of, and counted in both."""
+    with Sandbox("hops", netns=False) as sandbox:   # the agent sees its own network namespace
+        look_for_hops(sandbox, keys)
+
+
+def look_for_hops(sandbox, keys):
+    proxy, app = sandbox.new_cgroup("proxy"), sandbox.new_cgroup("app")
+    origin = servers.Python(sandbox, keys, cgroup=app).start()
+    front = servers.Nginx(sandbox, keys, cgroup=proxy, origin=origin.port)
+    front.start()
+    meter = Agent(sandbox, keys, [service("edge", front.ports, proxy),
+                                  service("app", origin.ports, app)]).start()
+    assert meter.metrics().sum("tallyd_metered_hops") == 0
+    key = keys.new("hop")
+    load = Load(sandbox, keys, front.port, [Template("GET", "/upgrade", key)], 2, seconds=90)
+    meter.wait_for_metrics(lambda m: m.sum("tallyd_metered_hops") == 1, 60, "the hop to be seen")
+    rows = {r["service"]: r for r in json.loads(say(meter, "services", "-o", "json"))["rows"]}
+    assert rows["app"]["called_by"] == ["edge"] and rows["edge"]["called_by"] == []
+    assert "called by service edge" in say(meter, "services")
+    assert "Service edge calls service app" in say(meter, "status")
+    load.stop().result()
 
 
 def test_status_warns(agent):

@@ -128,7 +128,7 @@ def test_every_loss_is_on_a_dashboard_or_in_an_alert():
     text = RULES.read_text(encoding="utf-8") + "".join(p.read_text(encoding="utf-8") for p in DASHBOARDS)
     shown = set(re.findall(r"\b(?:tallyd|process)_\w+", text))
     left = set(documented()) - shown - {
-        "tallyd_build_info", "tallyd_catalog_keys", "tallyd_cgroups_attached", "tallyd_swap_seconds_max",
+        "tallyd_build_info", "tallyd_catalog_keys", "tallyd_cgroups_attached", "tallyd_metered_hops", "tallyd_swap_seconds_max",
         "tallyd_config_reloads_total", "tallyd_config_reload_errors_total", "tallyd_attach_errors_total",
         "tallyd_window_end_timestamp_seconds", "process_open_fds", "process_max_fds",
         "process_virtual_memory_bytes"}

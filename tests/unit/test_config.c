@@ -354,7 +354,8 @@ static void test_many_errors(void **state)
 /* Tests run in the root of the sources. */
 static void test_examples(void **state)
 {
-	static const char *const names[] = { "minimal", "full", "openmeter", "kubernetes" };
+	static const char *const names[] = { "minimal",	   "full",  "openmeter",
+					     "kubernetes", "units", "kafka" };
 
 	for (size_t i = 0; i < TALLY_ARRAY_SIZE(names); i++) {
 		_cleanup_(tally_config_freep) struct tally_config *config = NULL;

@@ -117,7 +117,10 @@ static int next_event(struct reader *reader, yaml_event_t *ret_event)
 	place = place_of(p->problem_mark);
 	if (p->error == YAML_READER_ERROR)
 		place.line = 0; /* libyaml knows only the offset */
-	tally_diag_error(reader->diag, place, "", "not YAML: %s", p->problem ? p->problem : "?");
+	tally_diag_error(reader->diag, place, "", "not YAML: %s%s", p->problem ? p->problem : "?",
+			 p->problem && strstr(p->problem, "cannot start any token")
+				 ? " (a tab? YAML indents with blanks)"
+				 : "");
 	return -EINVAL;
 }
 

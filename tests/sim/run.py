@@ -169,18 +169,14 @@ def options_of():
     return parser.parse_args()
 
 
-def try_program(args, work, pool):
-    """The code as it is: how many of its runs went well, and badly."""
+def start_program(args, work, pool):
+    """The code as it is: its runs, under way."""
     sim = os.path.join(work, "sim")
     compile_sim(os.path.join(work, "plain"), sim, args.sanitize)
     runs = [pool.submit(run_sim, sim, args.histories, "--seed", str(args.seed))]
     if args.outage:
         runs.append(pool.submit(run_sim, sim, 0, "--outage", str(args.outage)))
-    bad = 0
-    for done in (run.result() for run in runs):
-        print(done.stdout, end="", flush=True)
-        bad += done.returncode != 0
-    return len(runs) - bad, bad
+    return runs
 
 
 def main():
@@ -188,11 +184,14 @@ def main():
     passed = failed = 0
     with tempfile.TemporaryDirectory() as work, \
             concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        if not args.only_mutants:
-            passed, failed = try_program(args, work, pool)
+        runs = [] if args.only_mutants else start_program(args, work, pool)
         for mutant, why, said in try_mutants(work, 5000) if args.mutants or args.only_mutants else []:
             print(f"{'NOT FOUND' if why else 'found'}: {mutant[0]}: {why or said}", flush=True)
             passed, failed = passed + (why is None), failed + (why is not None)
+        for done in (run.result() for run in runs):
+            print(done.stdout, end="", flush=True)
+            good = done.returncode == 0
+            passed, failed = passed + good, failed + (not good)
     print(f"{passed} passed, {failed} failed, 0 skipped")
     sys.exit(failed != 0)
 

@@ -537,6 +537,7 @@ int main(int argc, char **argv)
 	const char *text;
 	int c;
 
+	tally_log_setup((enum tally_log_level)0, TALLY_LOG_TEXT);
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (c == 's')
 			seed = strtoull(optarg, NULL, 10);
@@ -551,8 +552,8 @@ int main(int argc, char **argv)
 		else
 			return 64;
 	}
-	if (!verbose)
-		tally_log_setup((enum tally_log_level)0, TALLY_LOG_TEXT);
+	if (verbose)
+		tally_log_setup(TALLY_LOG_DEBUG, TALLY_LOG_TEXT);
 	for (__u64 i = seed; i < seed + n * every; i += every) {
 		text = history(i, &sim);
 		crashes += sim.crashes;

@@ -109,7 +109,7 @@ static int new_sink(const struct tally_agent *agent, const struct tally_config_s
 		err = new_kafka(agent, config, &sink);
 	} else if (config->file.place.line) {
 		required = config->file.required;
-		sink = tally_file_sink_new(config->name, config->file.path, state_dir);
+		sink = tally_file_sink_new(config->name, config->file.path);
 	} else {
 		required = config->out.required;
 		sink = tally_stdout_sink_new(config->name, state_dir);

@@ -179,7 +179,7 @@ static int add_sinks(struct tally_ship *ship)
 	int r = 0;
 
 	if (opt.file)
-		r = tally_ship_add(ship, tally_file_sink_new("file", opt.file, opt.state_dir));
+		r = tally_ship_add(ship, tally_file_sink_new("file", opt.file));
 	if (r == 0 && opt.kafka)
 		r = add_kafka(ship);
 	if (r == 0 && !opt.kafka && !opt.file)

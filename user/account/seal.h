@@ -168,6 +168,10 @@ bool tally_sealed_position(const struct tally_sealed *sealed, struct tally_posit
 /* Sums over all rows. */
 void tally_sealed_sum(const struct tally_sealed *sealed, struct tally_sealed_sums *ret_sums);
 
+/* Codec of a position, its epoch excepted. Read: sticky errors of the reader. */
+void tally_position_put(const struct tally_position *at, struct tally_buf *buf);
+void tally_position_get(struct tally_reader *in, struct tally_position *at);
+
 /* Codec of the body: everything but the file's frame. Read: -EBADMSG for what is not valid. */
 int tally_sealed_encode(const struct tally_sealed *sealed, struct tally_buf *buf);
 int tally_sealed_decode(struct tally_reader *reader, struct tally_sealed *ret_sealed)

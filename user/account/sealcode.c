@@ -392,3 +392,26 @@ int tally_sealed_decode(struct tally_reader *reader, struct tally_sealed *ret_se
 	*ret_sealed = sealed;
 	return 0;
 }
+
+void tally_position_put(const struct tally_position *at, struct tally_buf *buf)
+{
+	tally_buf_put(buf, at->ledger, sizeof(at->ledger));
+	tally_buf_var(buf, at->number);
+	tally_buf_var(buf, at->end_s);
+	tally_buf_u64(buf, (__u64)at->held);
+	tally_buf_u8(buf, at->cause);
+}
+
+void tally_position_get(struct tally_reader *in, struct tally_position *at)
+{
+	const void *ledger = tally_reader_get(in, sizeof(at->ledger));
+
+	if (ledger)
+		memcpy(at->ledger, ledger, sizeof(at->ledger));
+	at->number = tally_reader_var(in);
+	at->end_s = tally_reader_var(in);
+	at->held = (__s64)tally_reader_u64(in);
+	at->cause = tally_reader_u8(in);
+	if (!in->error && at->cause >= TALLY_CAUSE_COUNT)
+		in->error = -EBADMSG;
+}

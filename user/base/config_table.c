@@ -162,7 +162,8 @@ TABLE(kafka, "Kafka", tally_config_kafka);
 
 static const struct tally_option file_options[] = {
 	{ "path", TALLY_OPTION_TEXT, AT(tally_config_file, path), TALLY_OPTION_REQUIRED,
-	  .max = 4000, .help = "File that gets one record a line (NDJSON); an absolute path." },
+	  .max = 4000,
+	  .help = "File that gets one record a line (NDJSON); an absolute path. Beside it a hidden file says how far it is complete." },
 	{ "required", TALLY_OPTION_BOOL, AT(tally_config_file, required), .fallback = "true",
 	  .help = "Keep records in the spool until this sink has them." },
 };

@@ -6,10 +6,13 @@
 
 #define FILE_MAX 4096
 
-static int path_of(const char *state_dir, const char *name, const char *suffix, char **ret_path)
+static int path_of(const char *state_dir, const char *name, char **ret_path)
 {
-	if (asprintf(ret_path, "%s/sinks/%s%s", state_dir, name, suffix) < 0)
+	char *path = NULL;
+
+	if (asprintf(&path, "%s/sinks/%s", state_dir, name) < 0)
 		return -ENOMEM;
+	*ret_path = path;
 	return 0;
 }
 
@@ -26,33 +29,33 @@ static int decode(struct tally_reader *in, struct tally_checkpoint_file *file)
 		memcpy(file->at.chain, chain, TALLY_CHAIN);
 	for (int i = 0; i < TALLY_CHECKPOINT_EXTRA; i++)
 		file->extra[i] = tally_reader_var(in);
+	file->at.position.epoch = tally_reader_var(in);
+	tally_position_get(in, &file->at.position);
 	return in->error;
 }
 
-static int set_aside(const char *state_dir, const char *name, const char *path)
+static int set_aside(const char *path)
 {
 	_cleanup_free_ char *to = NULL;
-	int r = path_of(state_dir, name, ".damaged", &to);
 
-	if (r < 0)
-		return r;
-	tally_log_error("sink_checkpoint_damaged", "sink=%s moved_to=%s", name, to);
+	if (asprintf(&to, "%s.damaged", path) < 0) {
+		to = NULL;
+		return -ENOMEM;
+	}
+	tally_log_error("sink_checkpoint_damaged", "file=%s moved_to=%s", path, to);
 	return rename(path, to) < 0 ? -errno : -EBADMSG;
 }
 
-int tally_checkpoint_load(const char *state_dir, const char *name, const char *agent,
-			  struct tally_checkpoint_file *ret_file)
+int tally_checkpoint_load_at(const char *path, const char *agent,
+			     struct tally_checkpoint_file *ret_file)
 {
 	struct tally_checkpoint_file file = { 0 };
-	_cleanup_free_ char *path = NULL;
 	_cleanup_free_ char *data = NULL;
 	struct tally_reader reader;
 	size_t len = 0;
 	int r;
 
-	r = path_of(state_dir, name, "", &path);
-	if (r == 0)
-		r = tally_util_read_file(path, FILE_MAX, &data, &len);
+	r = tally_util_read_file(path, FILE_MAX, &data, &len);
 	if (r < 0)
 		return r;
 	r = tally_frame_get(data, len, TALLY_FRAME_SINK, agent, NULL, &reader);
@@ -61,17 +64,25 @@ int tally_checkpoint_load(const char *state_dir, const char *name, const char *a
 	if (r == 0)
 		r = decode(&reader, &file);
 	if (r < 0)
-		return set_aside(state_dir, name, path);
+		return set_aside(path);
 	*ret_file = file;
 	return 0;
 }
 
-int tally_checkpoint_save(const char *state_dir, const char *name, const char *agent,
-			  const struct tally_checkpoint_file *file)
+int tally_checkpoint_load(const char *state_dir, const char *name, const char *agent,
+			  struct tally_checkpoint_file *ret_file)
+{
+	_cleanup_free_ char *path = NULL;
+	int r = path_of(state_dir, name, &path);
+
+	return r < 0 ? r : tally_checkpoint_load_at(path, agent, ret_file);
+}
+
+int tally_checkpoint_save_at(const char *path, const char *agent,
+			     const struct tally_checkpoint_file *file)
 {
 	_cleanup_(tally_buf_done) struct tally_buf payload = { 0 };
 	_cleanup_(tally_buf_done) struct tally_buf framed = { 0 };
-	_cleanup_free_ char *path = NULL;
 	int r;
 
 	tally_buf_var(&payload, file->at.batch);
@@ -81,10 +92,19 @@ int tally_checkpoint_save(const char *state_dir, const char *name, const char *a
 	tally_buf_put(&payload, file->at.chain, TALLY_CHAIN);
 	for (int i = 0; i < TALLY_CHECKPOINT_EXTRA; i++)
 		tally_buf_var(&payload, file->extra[i]);
+	tally_buf_var(&payload, file->at.position.epoch);
+	tally_position_put(&file->at.position, &payload);
 	if (payload.error)
 		return payload.error;
 	r = tally_frame_put(&framed, TALLY_FRAME_SINK, agent, payload.data, payload.len);
-	if (r == 0)
-		r = path_of(state_dir, name, "", &path);
 	return r < 0 ? r : tally_util_write_file(path, framed.data, framed.len, 0600);
+}
+
+int tally_checkpoint_save(const char *state_dir, const char *name, const char *agent,
+			  const struct tally_checkpoint_file *file)
+{
+	_cleanup_free_ char *path = NULL;
+	int r = path_of(state_dir, name, &path);
+
+	return r < 0 ? r : tally_checkpoint_save_at(path, agent, file);
 }

@@ -2,9 +2,13 @@
 /*
  * The file sink: one record a line (NDJSON), usage and control records in one file.
  *
+ *	usage.ndjson  .usage.ndjson.checkpoint
+ *
  * Exactly once: a piece is appended and fsynced, then the checkpoint with the file's new length is
- * written; on opening, what lies behind the checkpointed length is cut off. A file that was rotated
- * away (another inode, or shorter than the checkpoint says) is left alone and a new one begun.
+ * written; on opening, what lies behind the checkpointed length is cut off. The checkpoint stands
+ * beside the file and not in the state directory: a state directory of yesterday that is put back
+ * must not make us cut lines that were delivered since. A file that was rotated away (another inode,
+ * or shorter than the checkpoint says) is left alone and a new one begun.
  */
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -20,7 +24,7 @@ enum extra { OFFSET, INODE, DEVICE };
 
 struct file_sink {
 	struct tally_sink sink;
-	char *path, *state_dir;
+	char *path, *checkpoint;
 	char agent[TALLY_AGENT_ID + 1];
 	int fd;
 	struct tally_checkpoint_file saved;
@@ -43,6 +47,22 @@ static bool continues(const struct tally_checkpoint_file *saved, const struct st
 	       (__u64)st->st_size >= saved->extra[OFFSET];
 }
 
+/* Somebody else's last line may be half of one: ours begins on its own. Takes the size along. */
+static int end_line(int fd, struct stat *st)
+{
+	char last = '\n';
+	int r;
+
+	if (st->st_size && pread(fd, &last, 1, st->st_size - 1) != 1)
+		return -EIO;
+	if (last == '\n')
+		return 0;
+	r = tally_util_write_all(fd, "\n", 1);
+	if (r == 0)
+		st->st_size++;
+	return r;
+}
+
 /*
  * What lies behind the checkpointed length is cut off. In a file that is new to us nothing is; where
  * it ends now is remembered before the first line is written.
@@ -58,10 +78,12 @@ static int settle(struct file_sink *file)
 	if (continues(saved, &st)) {
 		r = ftruncate(file->fd, (off_t)saved->extra[OFFSET]) < 0 ? -errno : 0;
 	} else {
+		r = end_line(file->fd, &st);
 		saved->extra[OFFSET] = (__u64)st.st_size;
 		saved->extra[INODE] = st.st_ino;
 		saved->extra[DEVICE] = st.st_dev;
-		r = tally_checkpoint_save(file->state_dir, file->sink.name, file->agent, saved);
+		if (r == 0)
+			r = tally_checkpoint_save_at(file->checkpoint, file->agent, saved);
 	}
 	if (r == 0 && fsync(file->fd) < 0)
 		r = -errno;
@@ -85,7 +107,7 @@ static int open_file(struct file_sink *file)
 {
 	int r;
 
-	r = tally_checkpoint_load(file->state_dir, file->sink.name, file->agent, &file->saved);
+	r = tally_checkpoint_load_at(file->checkpoint, file->agent, &file->saved);
 	if (r < 0 && r != -ENOENT && r != -EBADMSG)
 		return r;
 	if (r < 0)
@@ -160,7 +182,7 @@ static int append(struct file_sink *file, const struct tally_send *send)
 		return r;
 	tally_checkpoint_at(send->batch, to, &next.at);
 	next.extra[OFFSET] += lines.len;
-	r = tally_checkpoint_save(file->state_dir, file->sink.name, file->agent, &next);
+	r = tally_checkpoint_save_at(file->checkpoint, file->agent, &next);
 	if (r == 0)
 		file->saved = next;
 	return r;
@@ -181,7 +203,7 @@ static int file_confirm(struct tally_sink *sink)
 	struct tally_checkpoint_file saved;
 	int r;
 
-	r = tally_checkpoint_load(file->state_dir, sink->name, file->agent, &saved);
+	r = tally_checkpoint_load_at(file->checkpoint, file->agent, &saved);
 	if (r == 0)
 		file->saved = saved;
 	answer(file, r < 0 ? TALLY_SINK_FAILED : TALLY_SINK_CONFIRMED, r);
@@ -214,7 +236,7 @@ static void file_free(struct tally_sink *sink)
 		return;
 	tally_util_close(file->fd);
 	free(file->path);
-	free(file->state_dir);
+	free(file->checkpoint);
 	free(file->sink.name);
 	free(file);
 }
@@ -228,7 +250,17 @@ static const struct tally_sink_ops file_ops = {
 	.free = file_free,
 };
 
-struct tally_sink *tally_file_sink_new(const char *name, const char *path, const char *state_dir)
+/* In the folder of the file, under a name that no rotation of it matches. */
+static char *checkpoint_of(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	int dir = slash ? (int)(slash - path) + 1 : 0;
+	char *text = NULL;
+
+	return asprintf(&text, "%.*s.%s.checkpoint", dir, path, path + dir) < 0 ? NULL : text;
+}
+
+struct tally_sink *tally_file_sink_new(const char *name, const char *path)
 {
 	struct file_sink *file = calloc(1, sizeof(*file));
 
@@ -238,8 +270,8 @@ struct tally_sink *tally_file_sink_new(const char *name, const char *path, const
 	file->fd = -1;
 	file->sink.name = strdup(name);
 	file->path = strdup(path);
-	file->state_dir = strdup(state_dir);
-	if (!file->sink.name || !file->path || !file->state_dir) {
+	file->checkpoint = checkpoint_of(path);
+	if (!file->sink.name || !file->path || !file->checkpoint) {
 		file_free(&file->sink);
 		return NULL;
 	}

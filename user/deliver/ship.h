@@ -114,7 +114,7 @@ int tally_ship_sink_status(const struct tally_ship *ship, size_t index,
 			   struct tally_ship_sink_status *ret_status);
 
 /* The sinks. Texts are copied. */
-struct tally_sink *tally_file_sink_new(const char *name, const char *path, const char *state_dir);
+struct tally_sink *tally_file_sink_new(const char *name, const char *path);
 struct tally_sink *tally_stdout_sink_new(const char *name, const char *state_dir);
 
 struct tally_kafka_option {

@@ -8,16 +8,6 @@
 
 static const char *const names[] = { "state.0", "state.1" };
 
-/* All but its epoch. */
-static void encode_position(const struct tally_position *at, struct tally_buf *buf)
-{
-	tally_buf_put(buf, at->ledger, sizeof(at->ledger));
-	tally_buf_var(buf, at->number);
-	tally_buf_var(buf, at->end_s);
-	tally_buf_u64(buf, (__u64)at->held);
-	tally_buf_u8(buf, at->cause);
-}
-
 static void encode(const struct tally_state *state, struct tally_buf *buf)
 {
 	tally_buf_put(buf, state->machine, sizeof(state->machine));
@@ -28,8 +18,8 @@ static void encode(const struct tally_state *state, struct tally_buf *buf)
 	tally_buf_put(buf, state->chain, sizeof(state->chain));
 	tally_buf_var(buf, state->batched.epoch);
 	tally_buf_var(buf, state->sealed.epoch);
-	encode_position(&state->sealed, buf);
-	encode_position(&state->batched, buf);
+	tally_position_put(&state->sealed, buf);
+	tally_position_put(&state->batched, buf);
 }
 
 static void get_bytes(struct tally_reader *in, __u8 *ret_bytes, size_t len)
@@ -38,17 +28,6 @@ static void get_bytes(struct tally_reader *in, __u8 *ret_bytes, size_t len)
 
 	if (p)
 		memcpy(ret_bytes, p, len);
-}
-
-static void decode_position(struct tally_reader *in, struct tally_position *at)
-{
-	get_bytes(in, at->ledger, sizeof(at->ledger));
-	at->number = tally_reader_var(in);
-	at->end_s = tally_reader_var(in);
-	at->held = (__s64)tally_reader_u64(in);
-	at->cause = tally_reader_u8(in);
-	if (!in->error && at->cause >= TALLY_CAUSE_COUNT)
-		in->error = -EBADMSG;
 }
 
 static int decode(struct tally_reader *in, struct tally_state *state)
@@ -61,9 +40,9 @@ static int decode(struct tally_reader *in, struct tally_state *state)
 	get_bytes(in, state->chain, sizeof(state->chain));
 	state->batched.epoch = tally_reader_var(in);
 	state->sealed.epoch = tally_reader_var(in);
-	decode_position(in, &state->sealed);
+	tally_position_get(in, &state->sealed);
 	if (!in->error && in->pos < in->len) /* else of a version that did not write it */
-		decode_position(in, &state->batched);
+		tally_position_get(in, &state->batched);
 	else if (state->batched.epoch == state->sealed.epoch)
 		state->batched = state->sealed;
 	return in->error;

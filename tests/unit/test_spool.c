@@ -448,6 +448,33 @@ static void test_hole_raises_the_incarnation(void **state)
 	assert_int_equal(p->spool.state.next_seq, 2);
 }
 
+/* State files that know less than the batches, and then only one of them: raised as far as they were. */
+static void test_doubted_state_learns_from_batches(void **state)
+{
+	struct place *p = *state;
+	char from[256], to[256];
+
+	for (__u64 number = 1; number <= 5; number += 2) {
+		seal(p, number);
+		assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+		snprintf(from, sizeof(from), "%s/state.1", p->folder);
+		snprintf(to, sizeof(to), "%s/kept", p->folder);
+		if (number == 1)
+			copy(from, to);
+	}
+	assert_int_equal(p->spool.state.incarnation, 3);
+	close_spool(p);
+	copy(to, from);
+	snprintf(from, sizeof(from), "%s/state.0", p->folder);
+	assert_int_equal(unlink(from), 0);
+	open_spool(p, "machine-a");
+	assert_int_equal(p->spool.state_origin, TALLY_STATE_DOUBTED);
+	assert_int_equal(p->spool.batches.n, 3);
+	assert_int_equal(p->spool.state.incarnation, 3);
+	assert_int_equal(p->spool.state.next_seq, 2);
+	assert_true(p->spool.state.next_batch > 3);
+}
+
 /* A write that was cut short is nobody's file. */
 static void test_unfinished_writes_are_removed(void **state)
 {
@@ -476,6 +503,7 @@ int main(void)
 		TEST(test_other_machine_is_another_agent),
 		TEST(test_lost_state_is_another_agent),
 		TEST(test_half_a_state_raises_the_incarnation),
+		TEST(test_doubted_state_learns_from_batches),
 		TEST(test_only_one_agent_at_a_time),
 		TEST(test_unsent_epochs_of_an_hour_become_one_batch),
 		TEST(test_reset_ledger_is_a_hole),

@@ -189,6 +189,18 @@ static void learn_sealed(struct tally_state *state, const struct tally_sealed *s
 		state->sealed = at;
 }
 
+/* Whatever batch it is in: after a doubted state, its number may be below the one to come. */
+static void learn_seq(struct tally_state *state, const struct tally_batch *batch)
+{
+	__u64 next = tally_batch_seq_last(batch) + 1;
+
+	if (batch->head.incarnation < state->incarnation ||
+	    (batch->head.incarnation == state->incarnation && next <= state->next_seq))
+		return;
+	state->incarnation = batch->head.incarnation;
+	state->next_seq = next;
+}
+
 static void learn_batch(struct tally_state *state, const struct tally_batch *batch)
 {
 	struct tally_position at;
@@ -196,13 +208,10 @@ static void learn_batch(struct tally_state *state, const struct tally_batch *bat
 	learn_sealed(state, &batch->sealed);
 	if (tally_sealed_position(&batch->sealed, &at) && at.epoch > state->batched.epoch)
 		state->batched = at;
+	learn_seq(state, batch);
 	if (batch->head.number < state->next_batch)
 		return;
 	state->next_batch = batch->head.number + 1;
-	if (batch->head.incarnation >= state->incarnation) {
-		state->incarnation = batch->head.incarnation;
-		state->next_seq = tally_batch_seq_last(batch) + 1;
-	}
 	memcpy(state->chain, batch->chain, sizeof(state->chain));
 }
 

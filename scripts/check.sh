@@ -49,6 +49,7 @@ sim-long    | long  | 240  | $sim --histories 20000 --outage 72 --mutants | more
 vm-long     | long  | 300  | tests/vm/matrix.sh --long                 | power cuts, full disks
 faults      | long  | 900  | tests/faults/run.py --ci --jobs 2         | a real Kafka, 200 faults, books that close
 bench       | own   | 900  | /usr/bin/python3 tests/bench/run.py       | nanoseconds, throughput, memory
+histories   | own   | 900  | $sim --histories 100000                   | 100,000 histories through the simulator
 soak        | own   | $((${TALLY_SOAK_S:-3600} + 600)) | $pytest -m soak tests/e2e                 | an hour of load (TALLY_SOAK_S)
 calls       | own   | 1800 | tests/kafka/inject.py                     | each call of sealing and shipping, each error
 calls-agent | own   | 7200 | tests/faults/run.py --every-call --jobs 2 | each call of a close and of a start, each error

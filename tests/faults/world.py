@@ -63,6 +63,14 @@ def sh(*argv, check=True, timeout=60, **more):
     return done
 
 
+def covers(file, other):
+    """Are all epochs of the other one in this one, which a recovery would keep?"""
+    def rank(f):
+        return f["epoch_last"] - f["epoch_first"], f["folder"] == "batches"
+    return file["epoch_first"] <= other["epoch_first"] and \
+        other["epoch_last"] <= file["epoch_last"] and rank(file) > rank(other)
+
+
 class Disk:
     """A small ext4 in a file: the state directory lives on it."""
 
@@ -311,7 +319,10 @@ class World:
         return json.loads(done.stdout or "[]")
 
     def waiting(self):
-        return [f for f in self.spool() if f["folder"] != "quarantine"]
+        """What is still to be shipped. A kill between a merge or a batch and the removal of what went
+        into it leaves both: then what another file covers counts there, once."""
+        files = [f for f in self.spool() if f["folder"] != "quarantine"]
+        return [f for f in files if not any(covers(other, f) for other in files)]
 
     @staticmethod
     def total(tally):

@@ -323,6 +323,17 @@ void tally_capture_close(struct tally_capture *capture)
 	free(capture);
 }
 
+/* What no clock showed when a packet came: before 1970, or later than the format of pcap can say (2106). */
+static bool time_of(const struct pcap_pkthdr *head, uint64_t *ret_ns)
+{
+	/* tv_usec is nanoseconds here */
+	if (head->ts.tv_sec < 0 || head->ts.tv_sec > UINT32_MAX || head->ts.tv_usec < 0 ||
+	    (uint64_t)head->ts.tv_usec >= TALLY_NS_PER_S)
+		return false;
+	*ret_ns = (uint64_t)head->ts.tv_sec * TALLY_NS_PER_S + (uint64_t)head->ts.tv_usec;
+	return true;
+}
+
 int tally_capture_next(struct tally_capture *capture, struct tally_capture_packet *ret_packet)
 {
 	struct tally_capture_packet packet;
@@ -335,10 +346,9 @@ int tally_capture_next(struct tally_capture *capture, struct tally_capture_packe
 
 		capture->counts.packets++;
 		packet = (struct tally_capture_packet){ 0 };
-		packet.time_ns = (uint64_t)head->ts.tv_sec * TALLY_NS_PER_S +
-				 (uint64_t)head->ts.tv_usec; /* which are nanoseconds here */
-		r = v.len > SNAP_MAX ? TALLY_CAPTURE_SKIP_MALFORMED
-				     : take_packet(capture->link, &v, &packet);
+		r = v.len > SNAP_MAX || !time_of(head, &packet.time_ns)
+			    ? TALLY_CAPTURE_SKIP_MALFORMED
+			    : take_packet(capture->link, &v, &packet);
 		if (r) {
 			capture->counts.skipped[r]++;
 			continue;

@@ -189,9 +189,9 @@ $(DEMO_PROGS): $(B)/demo-%: $(B)/obj/deploy/demo/%.o
 
 # Tests -----------------------------------------------------------------------------------------
 
-# libs FLAVOUR PROGRAM: what of its suite is linked to it
+# libs FLAVOUR PROGRAM: what of its suite is linked to it; tests of the kernel play vectors, too
 others	  = $(if $(wildcard tests/$(1)/$(1).c),$(filter-out tests/$(1)/$(1).c,$(wildcard tests/$(1)/*.c)),\
-	    $(wildcard tests/$(1)/lib*.c))
+	    $(wildcard tests/$(1)/lib*.c $(if $(filter kernel,$(1)),tests/vectors/lib*.c)))
 libs	  = $(patsubst %.c,$(B)/$(1)/%.o,$(sort $(call others,$(patsubst $(B)/test/%/,%,$(dir $(2))))))
 TEST_LIBS := $(shell $(PKG_CONFIG) --libs cmocka 2>/dev/null)
 $(B)/test/diff/%: TEST_LIBS += -lhttp_parser

@@ -21,8 +21,8 @@ struct stream {
 struct player {
 	const struct vector *v;
 	const struct play_plan *plan;
-	struct tally_meter *meter;
-	struct tally_meter_conn *conn;
+	const struct play_target *target;
+	struct play_outcome outcome;
 	struct stream s[2];
 	uint64_t seed, now;
 	const struct vector_step *held; /* its beginning has not come yet */
@@ -80,7 +80,7 @@ static void deliver(struct player *p, int dir, const uint8_t *data, uint64_t at,
 	seg.data = copy ? copy : p->nothing;
 	seg.seq = seq_of(p, dir, s->begin + at);
 	fill_tcp(p, &seg);
-	must_be_0(tally_meter_segment(p->meter, p->conn, &seg));
+	p->target->segment(&seg);
 	p->now += 1000;
 	free(copy);
 	if (s->begin + at + len > s->sent)
@@ -248,7 +248,7 @@ static void send_fin(struct player *p, const struct vector_step *st)
 
 	seg.seq = seq_of(p, st->dir, p->s[st->dir].sent);
 	fill_tcp(p, &seg);
-	must_be_0(tally_meter_segment(p->meter, p->conn, &seg));
+	p->target->segment(&seg);
 }
 
 /* What was held of an earlier step comes now; TCP has all of it then. */
@@ -346,8 +346,8 @@ static void check_books(struct player *p, struct checker *c)
 	const struct tally_totals *t = &c->result->totals;
 	uint64_t octets[2] = { 0, 0 }, answered = 0, aborted = 0, keyed = 0, others = 0;
 
-	for (size_t i = 0; i < tally_meter_rows(p->meter); i++) {
-		const struct tally_meter_entry *e = tally_meter_row(p->meter, i);
+	for (size_t i = 0; i < p->outcome.n_rows; i++) {
+		const struct tally_meter_entry *e = &p->outcome.rows[i];
 
 		octets[0] += e->row.request_bytes;
 		octets[1] += e->row.response_bytes;
@@ -374,46 +374,91 @@ static void check_books(struct player *p, struct checker *c)
 	check(c, "unattributed", answered - keyed, others);
 	check(c, "aborted", aborted, t->aborted);
 	check(c, "held at the end", t->held_enter, t->held_leave);
-	check(c, "candidates in use", 0, tally_meter_candidates(p->meter));
-	check(c, "pieces in use", 0, tally_meter_pieces(p->meter));
-}
-
-static const void *key_of(void *ctx, uint64_t hash, size_t *ret_bytes)
-{
-	return tally_meter_key(ctx, hash, ret_bytes);
+	check(c, "candidates in use", 0, p->outcome.candidates);
+	check(c, "pieces in use", 0, p->outcome.pieces);
 }
 
 /* The rows of several hours and connections are one here. */
 static void outcome_text(struct player *p, const struct vector_rules *rules,
 			 struct play_result *result)
 {
-	size_t n = tally_meter_rows(p->meter);
+	size_t n = p->outcome.n_rows;
 	const struct tally_meter_entry **rows = calloc(n + 1, sizeof(struct tally_meter_entry *));
-	struct vector_outcome o = { .n_rows = n, .totals = &result->totals, .key = key_of };
+	struct vector_outcome o = { .n_rows = n, .totals = &result->totals, .key = p->outcome.key };
 
 	if (!rows)
 		abort();
 	for (size_t i = 0; i < n; i++)
-		rows[i] = tally_meter_row(p->meter, i);
+		rows[i] = &p->outcome.rows[i];
 	o.rows = rows;
-	o.ctx = p->meter;
+	o.ctx = p->outcome.ctx;
 	result->text = vector_actual(rules, &o);
 	free(rows);
 }
 
+/* The native meter ------------------------------------------------------------------------------ */
+
 #define LEARNED 64
 
-static char *learned_text(struct player *p)
+static struct {
+	struct tally_meter *meter;
+	struct tally_meter_conn *conn;
+} native;
+
+static void native_open(const struct vector *v, const struct vector_rules *rules,
+			const struct tally_meter_options *options,
+			const struct tally_meter_birth *birth)
+{
+	tally_meter_free(native.meter);
+	native.meter = NULL;
+	must_be_0(tally_meter_new(options, &native.meter));
+	for (size_t i = 0; i < v->n_known; i++)
+		must_be_0(tally_meter_know(native.meter, rules->rules, v->known[i],
+					   strlen(v->known[i])));
+	must_be_0(tally_meter_open(native.meter, birth, &native.conn));
+}
+
+static void native_segment(const struct tally_meter_segment *segment)
+{
+	must_be_0(tally_meter_segment(native.meter, native.conn, segment));
+}
+
+static const void *native_key(void *ctx, uint64_t hash, size_t *ret_bytes)
+{
+	return tally_meter_key(ctx, hash, ret_bytes);
+}
+
+static char *native_learned(void)
 {
 	const void *texts[LEARNED];
-	size_t bytes[LEARNED], n = tally_meter_keys(p->meter);
+	size_t bytes[LEARNED], n = tally_meter_keys(native.meter);
 
 	if (n > LEARNED)
 		abort();
 	for (size_t i = 0; i < n; i++)
-		texts[i] = tally_meter_key_nth(p->meter, i, &bytes[i]);
+		texts[i] = tally_meter_key_nth(native.meter, i, &bytes[i]);
 	return vector_learned(texts, bytes, n);
 }
+
+static void native_close(const struct tally_meter_segment *last, struct play_outcome *ret_outcome)
+{
+	struct play_outcome o = { .key = native_key, .ctx = native.meter };
+
+	must_be_0(tally_meter_close(native.meter, native.conn, last));
+	o.n_rows = tally_meter_rows(native.meter);
+	o.rows = calloc(o.n_rows + 1, sizeof(*o.rows));
+	if (!o.rows)
+		abort();
+	for (size_t i = 0; i < o.n_rows; i++)
+		o.rows[i] = *tally_meter_row(native.meter, i);
+	o.totals = *tally_meter_totals(native.meter, 0);
+	o.candidates = tally_meter_candidates(native.meter);
+	o.pieces = tally_meter_pieces(native.meter);
+	o.learned = native_learned();
+	*ret_outcome = o;
+}
+
+const struct play_target play_native = { native_open, native_segment, native_close };
 
 static void player_init(struct player *p, const struct vector *v, const struct vector_rules *rules,
 			const struct play_plan *plan)
@@ -432,11 +477,8 @@ static void player_init(struct player *p, const struct vector *v, const struct v
 		options.pieces = 2 * TALLY_PARK_PIECES;
 	options.guarded = true;
 	options.fill = plan->fill;
-	must_be_0(tally_meter_new(&options, &p->meter));
-	for (size_t i = 0; i < v->n_known; i++)
-		must_be_0(
-			tally_meter_know(p->meter, rules->rules, v->known[i], strlen(v->known[i])));
-	must_be_0(tally_meter_open(p->meter, &birth, &p->conn));
+	p->target = plan->target ? plan->target : &play_native;
+	p->target->open(v, rules, &options, &birth);
 	for (size_t i = 0; i < v->n_steps; i++)
 		p->bodies |= v->steps[i].dir == VECTOR_CLIENT && v->steps[i].data &&
 			     (memmem(v->steps[i].data, v->steps[i].len, "Content-Length", 14) ||
@@ -456,14 +498,14 @@ void play(const struct vector *v, const struct vector_rules *rules, const struct
 		play_step(&p, i);
 	p.s[VECTOR_SERVER].taken = p.s[VECTOR_SERVER].sent;
 	fill_tcp(&p, &last);
-	must_be_0(tally_meter_close(p.meter, p.conn, &last));
-	ret_result->totals = *tally_meter_totals(p.meter, 0);
+	p.target->close(&last, &p.outcome);
+	ret_result->totals = p.outcome.totals;
+	ret_result->learned = p.outcome.learned;
 	check_books(&p, &c);
 	outcome_text(&p, rules, ret_result);
-	ret_result->learned = learned_text(&p);
 	if (p.nothing)
 		munmap(p.nothing, HUGE_SEGMENT);
-	tally_meter_free(p.meter);
+	free(p.outcome.rows);
 }
 
 void play_done(struct play_result *result)

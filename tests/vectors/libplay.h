@@ -19,7 +19,29 @@ enum play_mode {
 	PLAY_SHUFFLE, /* random pieces, in any order, some twice or overlapping; old ones as garbage */
 };
 
+/* What is played to: the native meter, or another one. */
+struct play_outcome {
+	struct tally_meter_entry *rows;
+	size_t n_rows;
+	struct tally_totals totals;
+	const void *(*key)(void *ctx, uint64_t hash, size_t *ret_bytes);
+	void *ctx;
+	size_t candidates, pieces; /* still in use */
+	char *learned;
+};
+
+struct play_target {
+	void (*open)(const struct vector *v, const struct vector_rules *rules,
+		     const struct tally_meter_options *options,
+		     const struct tally_meter_birth *birth);
+	void (*segment)(const struct tally_meter_segment *segment);
+	/* rows and learned to free; the rest is valid until the next open(). */
+	void (*close)(const struct tally_meter_segment *last, struct play_outcome *ret_outcome);
+};
+extern const struct play_target play_native;
+
 struct play_plan {
+	const struct play_target *target; /* NULL: native */
 	enum play_mode mode;
 	size_t step;
 	uint64_t at;

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Vectors inside the kernel: the very code of the programs from packet_meter() on, under
+ * BPF_PROG_TEST_RUN. A test packet has no TCP socket, so the connection stands in an array, and what TCP
+ * knows is told (vectors.h). The end of a connection is that of sock_ops.
+ */
+#include "vmlinux.h"
+
+#include "sock.h"
+
+#include "tests/kernel/vectors.h"
+
+ARRAY(vectors_conn, 1, struct tally_conn);
+ARRAY(vectors_segment, 1, struct vectors_segment);
+
+static __always_inline int run_segment(struct __sk_buff *skb, __u32 dir)
+{
+	__u32 zero = 0;
+	struct vectors_segment *v = bpf_map_lookup_elem(&vectors_segment, &zero);
+	struct tally_conn *c = bpf_map_lookup_elem(&vectors_conn, &zero);
+	struct packet_head h = { 0 };
+	struct tally_scratch *s;
+
+	if (!v || !c)
+		return 0;
+	s = scratch_take();
+	if (!s)
+		return 0;
+	h.seq = v->seq;
+	h.off = VECTORS_OFF;
+	h.len = v->len;
+	h.flags = v->flags;
+	s->run.rcv_nxt = v->rcv_nxt;
+	s->run.snd_nxt = v->snd_nxt;
+	s->run.snd_una = v->snd_una;
+	packet_meter(skb, s, c, &h, dir);
+	scratch_give(s);
+	return PASS;
+}
+
+SEC("cgroup_skb/ingress")
+int vectors_in(struct __sk_buff *skb)
+{
+	return run_segment(skb, TALLY_IN);
+}
+
+SEC("cgroup_skb/ingress")
+int vectors_out(struct __sk_buff *skb)
+{
+	return run_segment(skb, TALLY_OUT);
+}
+
+SEC("cgroup_skb/ingress")
+int vectors_close(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct vectors_segment *v = bpf_map_lookup_elem(&vectors_segment, &zero);
+	struct tally_conn *c = bpf_map_lookup_elem(&vectors_conn, &zero);
+	struct tally_scratch *s;
+
+	if (!v || !c)
+		return 0;
+	s = scratch_take();
+	if (!s)
+		return 0;
+	conn_died(s, c, v->rcv_nxt, v->snd_una);
+	scratch_give(s);
+	return PASS;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,556 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The vectors inside this kernel: the programs' own code under BPF_PROG_TEST_RUN (vectors.bpf.c), whole,
+ * and cut as the seed says. Each run must give what the vector says, and the totals and keys that the native
+ * meter has after the same run.
+ *
+ *	vectors [-v] [-s SEED] [-n CUTS] [WORD...]	SEED, CUTS: also TALLYD_SEED, TALLYD_CUTS
+ *
+ * Not here: vectors marked @native, and those with smaller caps, which are constants of the programs.
+ */
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+
+#include "bpf/meter_types.h"
+#include "tally/hash.h"
+#include "tests/kernel/vectors.h"
+#include "tests/kernel/vectors.skel.h"
+#include "tests/vectors/libplay.h"
+
+#define FOLDER "tests/vectors"
+#define HEAD (14 + VECTORS_OFF)
+#define CUTS 24 /* of each vector, by default */
+#define KEYS 64
+#define ROWS 4096
+
+/* An array of the programs, as they see it. */
+struct pool {
+	uint8_t *at;
+	size_t n, bytes;
+};
+
+static struct {
+	struct vectors_bpf *skel;
+	struct pool candidates, candidates_long, pieces;
+	int rows, spill, totals, cpus;
+	const struct tally_rules *rules; /* in the kernel now */
+	bool cut;			 /* some segment was played as more packets */
+	uint8_t frame[HEAD + VECTORS_MAX];
+	struct tally_candidate_long keys[KEYS]; /* learnt, or known beforehand */
+	size_t n_keys;
+} k;
+
+static void __attribute__((noreturn)) die(const char *what)
+{
+	fprintf(stderr, "vectors: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static int fd_of(const struct bpf_map *map)
+{
+	return bpf_map__fd(map);
+}
+
+static void put(const struct bpf_map *map, const void *value)
+{
+	uint32_t zero = 0;
+
+	if (bpf_map_update_elem(fd_of(map), &zero, value, BPF_ANY))
+		die(bpf_map__name(map));
+}
+
+/* Loading --------------------------------------------------------------------------------------- */
+
+static void *pool_at(const struct pool *pool, size_t i)
+{
+	return pool->at + i * pool->bytes;
+}
+
+/* Mapped: a look-up of each of its slots, by a call, would take most of the time. */
+static void pool_map(const struct bpf_map *map, struct pool *ret_pool)
+{
+	struct pool pool = { .n = bpf_map__max_entries(map),
+			     .bytes = (bpf_map__value_size(map) + 7) / 8 * 8 };
+
+	pool.at =
+		mmap(NULL, pool.n * pool.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_of(map), 0);
+	if (pool.at == MAP_FAILED)
+		die(bpf_map__name(map));
+	*ret_pool = pool;
+}
+
+static void may_be_mapped(struct bpf_map *map)
+{
+	if (bpf_map__set_map_flags(map, bpf_map__map_flags(map) | BPF_F_MMAPABLE))
+		die(bpf_map__name(map));
+}
+
+/* As the template of the inner map, which libbpf forgets when it has loaded. */
+static int map_like(const struct bpf_map *outer, uint32_t n)
+{
+	const struct bpf_map *inner = bpf_map__inner_map((struct bpf_map *)outer);
+	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = bpf_map__map_flags(inner));
+	int fd = bpf_map_create(bpf_map__type(inner), "vectors", bpf_map__key_size(inner),
+				bpf_map__value_size(inner), n, &opts);
+
+	if (fd < 0)
+		die("map");
+	return fd;
+}
+
+/* What the agent writes before it attaches the programs. */
+static void set_up(void)
+{
+	struct vectors_bpf *s = k.skel;
+	const struct tally_settings settings = { .abi_version = TALLY_ABI_VERSION };
+	const struct tally_service service = { .slot = 0 };
+	const struct tally_epoch epoch = { .number = 1 };
+	const struct tally_clock clock = { .hour = 500000 };
+
+	k.cpus = libbpf_num_possible_cpus();
+	put(s->maps.epochs_rows, &k.rows);
+	put(s->maps.epochs_spill, &k.spill);
+	put(s->maps.epochs_totals, &k.totals);
+	put(s->maps.epoch, &epoch);
+	put(s->maps.clock, &clock);
+	put(s->maps.settings, &settings);
+	put(s->maps.services, &service);
+	k.frame[12] = 8; /* IPv4, with a header as long as it says */
+	k.frame[14] = 0x45;
+}
+
+static void load(void)
+{
+	struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
+
+	(void)setrlimit(RLIMIT_MEMLOCK, &all); /* only old kernels look at it */
+	k.skel = vectors_bpf__open();
+	if (!k.skel)
+		die("open");
+	k.rows = map_like(k.skel->maps.epochs_rows, ROWS);
+	k.spill = map_like(k.skel->maps.epochs_spill, ROWS);
+	k.totals = map_like(k.skel->maps.epochs_totals, TALLY_TOTALS);
+	may_be_mapped(k.skel->maps.candidates);
+	may_be_mapped(k.skel->maps.candidates_long);
+	may_be_mapped(k.skel->maps.parked);
+	if (vectors_bpf__load(k.skel))
+		die("load");
+	pool_map(k.skel->maps.candidates, &k.candidates);
+	pool_map(k.skel->maps.candidates_long, &k.candidates_long);
+	pool_map(k.skel->maps.parked, &k.pieces);
+	set_up();
+}
+
+/* Between vectors ------------------------------------------------------------------------------- */
+
+static void clear_hash(int fd, size_t key_bytes)
+{
+	uint8_t key[64];
+
+	if (key_bytes > sizeof(key))
+		abort();
+	while (!bpf_map_get_next_key(fd, NULL, key))
+		if (bpf_map_delete_elem(fd, key))
+			die("clear");
+}
+
+static void clear_totals(void)
+{
+	struct tally_totals *none = calloc((size_t)k.cpus, sizeof(*none));
+
+	if (!none)
+		abort();
+	for (uint32_t level = 0; level <= TALLY_NEST; level++) {
+		uint32_t at = TALLY_TOTALS_AT(level, 0);
+
+		if (bpf_map_update_elem(k.totals, &at, none, BPF_ANY))
+			die("totals");
+	}
+	free(none);
+}
+
+/* Every slot free: states are the low bits. Returns how many were held without being accepted. */
+static size_t clear_pool(const struct pool *pool)
+{
+	size_t held = 0;
+
+	for (size_t i = 0; i < pool->n; i++) {
+		uint32_t *state = pool_at(pool, i);
+
+		held += TALLY_CAND_STATE(*state) == TALLY_CAND_HELD;
+		if (TALLY_CAND_STATE(*state))
+			memset(state, 0, pool->bytes);
+	}
+	return held;
+}
+
+static size_t count_pieces(void)
+{
+	size_t busy = 0;
+
+	for (size_t i = 0; i < k.pieces.n; i++)
+		busy += ((const struct tally_parked *)pool_at(&k.pieces, i))->busy != 0;
+	return busy;
+}
+
+/* Playing --------------------------------------------------------------------------------------- */
+
+static void know(const struct tally_rules *rules, const char *text)
+{
+	const __u64 secret[2] = { rules->secret[0], rules->secret[1] };
+	const struct tally_key_entry entry = { .state = TALLY_KEY_RESOLVED };
+	struct tally_candidate_long *key = &k.keys[k.n_keys++];
+
+	key->len = (__u32)strlen(text);
+	memcpy(key->text, text, key->len);
+	key->hash = tally_key_hash(text, key->len, secret);
+	if (bpf_map_update_elem(fd_of(k.skel->maps.dictionary), &key->hash, &entry, BPF_ANY))
+		die("dictionary");
+}
+
+static void kernel_open(const struct vector *v, const struct vector_rules *rules,
+			const struct tally_meter_options *options,
+			const struct tally_meter_birth *birth)
+{
+	struct tally_conn *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		abort();
+	if (k.rules != rules->rules)
+		put(k.skel->maps.rulesets, rules->rules);
+	k.rules = rules->rules;
+	clear_hash(k.rows, sizeof(struct tally_row_key));
+	clear_hash(fd_of(k.skel->maps.dictionary), sizeof(__u64));
+	clear_totals();
+	k.n_keys = 0;
+	k.cut = false;
+	for (size_t i = 0; i < v->n_known; i++)
+		know(rules->rules, v->known[i]);
+	if (birth->midstream)
+		tally_conn_join(c);
+	else
+		tally_conn_born(c, birth->next_in, birth->next_out);
+	c->cookie = birth->cookie;
+	c->resolved = 1;
+	put(k.skel->maps.vectors_conn, c);
+	free(c);
+}
+
+static void run_program(const struct bpf_program *program, size_t payload)
+{
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = k.frame,
+		    .data_size_in = (__u32)(HEAD + payload), .repeat = 1);
+
+	if (bpf_prog_test_run_opts(bpf_program__fd(program), &opts))
+		die("BPF_PROG_TEST_RUN");
+	if (opts.retval != 1) {
+		fprintf(stderr, "vectors: the program did not run to its end\n");
+		exit(1);
+	}
+}
+
+static void one_packet(const struct tally_meter_segment *s, uint32_t at, uint32_t n)
+{
+	bool last = at + n == s->len;
+	struct vectors_segment told = {
+		.seq = s->seq + at,
+		.len = n,
+		.flags = (s->fin && last ? 1u : 0) | (s->urgent ? 32u : 0),
+		.rcv_nxt = s->rcv_nxt,
+		.snd_nxt = s->snd_nxt,
+		.snd_una = s->snd_una,
+	};
+	size_t payload = n <= VECTORS_MAX ? n : 0; /* of a huge one nothing may be read */
+
+	if (payload)
+		memcpy(k.frame + HEAD, (const uint8_t *)s->data + at, payload);
+	put(k.skel->maps.vectors_segment, &told);
+	run_program(s->dir == TALLY_METER_IN ? k.skel->progs.vectors_in : k.skel->progs.vectors_out,
+		    payload);
+}
+
+/* Longer ones as more packets: the answer must not depend on it (R8). */
+static void kernel_segment(const struct tally_meter_segment *s)
+{
+	uint32_t most = s->len >= 1u << 20 ? s->len : VECTORS_MAX, at = 0;
+
+	k.cut |= s->len > most;
+	do {
+		uint32_t n = TALLY_MIN(s->len - at, most);
+
+		one_packet(s, at, n);
+		at += n;
+	} while (at < s->len);
+}
+
+/* What came out --------------------------------------------------------------------------------- */
+
+static void read_totals(struct tally_totals *ret_sum)
+{
+	struct tally_totals *all = calloc((size_t)k.cpus, sizeof(*all)), sum = { 0 };
+
+	if (!all)
+		abort();
+	for (uint32_t level = 0; level <= TALLY_NEST; level++) {
+		uint32_t at = TALLY_TOTALS_AT(level, 0);
+
+		if (bpf_map_lookup_elem(k.totals, &at, all))
+			die("totals");
+		for (int cpu = 0; cpu < k.cpus; cpu++)
+			for (size_t i = 0; i < sizeof(sum) / sizeof(__u64); i++)
+				((__u64 *)&sum)[i] += ((const __u64 *)&all[cpu])[i];
+	}
+	free(all);
+	*ret_sum = sum;
+}
+
+static void read_rows(struct play_outcome *o)
+{
+	struct tally_row_key key, *previous = NULL;
+
+	o->rows = calloc(ROWS, sizeof(*o->rows));
+	if (!o->rows)
+		abort();
+	while (!bpf_map_get_next_key(k.rows, previous, &key)) {
+		struct tally_meter_entry *e = &o->rows[o->n_rows++];
+
+		e->key = key;
+		if (bpf_map_lookup_elem(k.rows, &key, &e->row))
+			die("rows");
+		previous = &e->key;
+	}
+}
+
+/* The texts behind dictionary entries, as the agent finds them. */
+static void read_keys(void)
+{
+	struct tally_key_entry entry;
+	__u64 hash, *previous = NULL;
+
+	while (!bpf_map_get_next_key(fd_of(k.skel->maps.dictionary), previous, &hash)) {
+		struct tally_candidate_long *key = &k.keys[k.n_keys];
+		uint32_t id;
+
+		previous = &hash;
+		if (bpf_map_lookup_elem(fd_of(k.skel->maps.dictionary), &hash, &entry))
+			die("dictionary");
+		if (entry.state != TALLY_KEY_NEW)
+			continue;
+		if (k.n_keys++ == KEYS)
+			abort();
+		id = TALLY_CAND_ID(entry.slot);
+		if (id < TALLY_CANDIDATES)
+			memcpy(key, pool_at(&k.candidates, id), k.candidates.bytes);
+		else
+			memcpy(key, pool_at(&k.candidates_long, id - TALLY_CANDIDATES),
+			       sizeof(*key));
+	}
+}
+
+static const void *kernel_key(void *ctx, uint64_t hash, size_t *ret_bytes)
+{
+	for (size_t i = 0; i < k.n_keys; i++) {
+		if (k.keys[i].hash != hash)
+			continue;
+		*ret_bytes = k.keys[i].len;
+		return k.keys[i].text;
+	}
+	return NULL;
+}
+
+static char *kernel_learned(void)
+{
+	const void *texts[KEYS];
+	size_t bytes[KEYS];
+
+	for (size_t i = 0; i < k.n_keys; i++) {
+		texts[i] = k.keys[i].text;
+		bytes[i] = k.keys[i].len;
+	}
+	return vector_learned(texts, bytes, k.n_keys);
+}
+
+static void kernel_close(const struct tally_meter_segment *last, struct play_outcome *ret_outcome)
+{
+	struct play_outcome o = { .key = kernel_key };
+	const struct vectors_segment told = { .rcv_nxt = last->rcv_nxt,
+					      .snd_nxt = last->snd_nxt,
+					      .snd_una = last->snd_una };
+
+	put(k.skel->maps.vectors_segment, &told);
+	run_program(k.skel->progs.vectors_close, 0);
+	read_rows(&o);
+	read_totals(&o.totals);
+	read_keys();
+	o.learned = kernel_learned();
+	o.candidates = clear_pool(&k.candidates) + clear_pool(&k.candidates_long);
+	o.pieces = count_pieces();
+	*ret_outcome = o;
+}
+
+static const struct play_target kernel = { kernel_open, kernel_segment, kernel_close };
+
+/* Running --------------------------------------------------------------------------------------- */
+
+/* A vector played once in the kernel and once natively: does the kernel say what it should? */
+struct run {
+	const struct vector *v;
+	struct play_plan plan;
+	struct play_result kernel, native;
+	FILE *why;
+};
+
+static bool same_totals(struct run *r)
+{
+	const __u64 *a = (const __u64 *)&r->kernel.totals, *b = (const __u64 *)&r->native.totals;
+	bool same = true;
+
+	if (k.cut) /* more segments, of which more may wait */
+		r->kernel.totals.gaps[TALLY_GAP_PARKED] = r->native.totals.gaps[TALLY_GAP_PARKED];
+	for (size_t i = 0; i < sizeof(r->kernel.totals) / sizeof(__u64); i++) {
+		if (a[i] == b[i])
+			continue;
+		fprintf(r->why, "totals, octet %zu: %llu in the kernel, %llu natively\n",
+			i * sizeof(__u64), a[i], b[i]);
+		same = false;
+	}
+	return same;
+}
+
+static bool is_good(struct run *r, const char *expected)
+{
+	bool good = !r->kernel.broken && !strcmp(r->kernel.text, expected);
+
+	if (r->plan.mode == PLAY_WHOLE &&
+	    vector_check_asserted(r->v, &r->kernel.totals, r->kernel.learned, r->why))
+		good = false;
+	if (strcmp(r->kernel.learned, r->native.learned)) {
+		fprintf(r->why, "natively \"%s\", here \"%s\"\n", r->native.learned,
+			r->kernel.learned);
+		good = false;
+	}
+	return same_totals(r) && good;
+}
+
+static bool play_once(const struct vector *v, const struct play_plan *plan, const char *expected)
+{
+	struct run r = { .v = v, .plan = *plan };
+	char *why = NULL;
+	size_t bytes = 0;
+	bool good;
+
+	r.why = open_memstream(&why, &bytes);
+	if (!r.why)
+		abort();
+	play(v, vector_rules(FOLDER, v->config), &r.plan, r.why, &r.kernel);
+	r.plan.target = &play_native;
+	play(v, vector_rules(FOLDER, v->config), &r.plan, r.why, &r.native);
+	good = is_good(&r, expected);
+	fclose(r.why);
+	if (!good) {
+		printf("FAIL %s:%u: %s\n     ", v->file, v->line, v->title);
+		play_print_plan(plan, stdout);
+		printf("%s  expected:\n%s  found:\n%s", why, expected, r.kernel.text);
+	}
+	free(why);
+	play_done(&r.kernel);
+	play_done(&r.native);
+	return good;
+}
+
+static bool play_cuts(const struct vector *v, uint64_t *seed, unsigned long cuts,
+		      unsigned long *runs)
+{
+	static const enum play_mode modes[] = { PLAY_SPLIT, PLAY_PIECES, PLAY_SHUFFLE, PLAY_SPLIT };
+	char *expected = vector_expected(v);
+	struct play_plan plan = { .target = &kernel, .isn = { 0xfffffff0, 0x7ffffff8 } };
+	bool good = play_once(v, &plan, expected);
+
+	for (unsigned long i = 0; good && !v->whole && i < cuts; i++) {
+		plan.mode = modes[i % TALLY_ARRAY_SIZE(modes)];
+		plan.seed = play_random(seed);
+		plan.step = play_random(seed) % v->n_steps;
+		plan.at = 1 + play_random(seed) %
+				      (v->steps[plan.step].len ? v->steps[plan.step].len : 1);
+		plan.isn[0] = (uint32_t)play_random(seed);
+		plan.isn[1] = (uint32_t)play_random(seed);
+		good = play_once(v, &plan, expected);
+		++*runs;
+	}
+	++*runs;
+	free(expected);
+	return good;
+}
+
+static bool fits(const struct vector *v)
+{
+	return !v->native && !v->caps.candidates && !v->caps.dictionary && !v->caps.pieces;
+}
+
+static bool wanted(const struct vector *v, int argc, char **argv)
+{
+	for (int i = optind; i < argc; i++)
+		if (strstr(v->title, argv[i]) || strstr(v->file, argv[i]))
+			return true;
+	return optind >= argc;
+}
+
+static uint64_t number(const char *name, uint64_t otherwise)
+{
+	const char *text = getenv(name);
+	uint64_t n = otherwise;
+
+	if (text && tally_util_parse_u64(text, UINT64_MAX, &n)) {
+		fprintf(stderr, "vectors: %s is no number\n", name);
+		exit(64);
+	}
+	return n;
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t seed = number("TALLYD_SEED", (uint64_t)time(NULL));
+	uint64_t cuts = number("TALLYD_CUTS", CUTS);
+	unsigned int passed = 0, failed = 0, others = 0;
+	unsigned long runs = 0;
+	struct vector_list list;
+	bool verbose = false;
+	int c;
+
+	while ((c = getopt(argc, argv, "vs:n:")) != -1) {
+		if (c == 'v')
+			verbose = true;
+		else if ((c == 's' && tally_util_parse_u64(optarg, UINT64_MAX, &seed)) ||
+			 (c == 'n' && tally_util_parse_u64(optarg, 1000, &cuts)) || c == '?')
+			return 64;
+	}
+	printf("seed %ju\n", (uintmax_t)seed);
+	load();
+	vector_load(FOLDER, &list);
+	for (size_t i = 0; i < list.n; i++) {
+		const struct vector *v = list.items[i];
+		bool good;
+
+		if (!wanted(v, argc, argv) || !fits(v)) {
+			others += !fits(v);
+			continue;
+		}
+		good = play_cuts(v, &seed, cuts, &runs);
+		passed += good;
+		failed += !good;
+		if (verbose)
+			printf("%s %s\n", good ? "ok  " : "FAIL", v->title);
+	}
+	printf("%u vectors in the kernel, %lu runs; %u are native only\n", passed + failed, runs,
+	       others);
+	printf("%u passed, %u failed, 0 skipped\n", passed, failed);
+	vector_list_done(&list);
+	vector_rules_done();
+	vectors_bpf__destroy(k.skel);
+	return failed || !passed;
+}

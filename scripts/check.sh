@@ -37,7 +37,7 @@ sim         | check | 120  | $sim --histories 5000                     | sealing
 fuzz        | check | 300  | scripts/fuzz.sh --all 120                 | corpus, then two minutes of new input
 kernel      | check | 120  | scripts/check.sh --run-programs kernel    | the engine inside this kernel
 e2e         | check | 900  | $pytest -m 'not long and not soak' tests/e2e | real servers, real sockets
-package     | check | 240  | $pytest tests/package                     | unit, Debian package, manual
+package     | check | 240  | $pytest -m 'not long' tests/package      | unit, Debian package, manual
 prometheus  | check | 150  | $pytest tests/prometheus                  | metrics, alerts, dashboards, runbook
 page        | check | 240  | $pytest tests/page                        | the status page in a browser
 vm          | check | 400  | tests/vm/matrix.sh                        | other kernels, counting right
@@ -46,6 +46,7 @@ kafka       | long  | 300  | $pytest -s tests/kafka                    | a real 
 k8s         | long  | 700  | $pytest tests/k8s                         | a real kube-apiserver: pods come, change, go
 diff-long   | long  | 180  | $diff -t 150                              | the same, for longer
 sim-long    | long  | 240  | $sim --histories 20000 --outage 72 --mutants | more histories, days of outage; planted bugs are found
+system      | long  | 400  | $pytest -m long tests/package             | the package under a booted systemd
 vm-long     | long  | 300  | tests/vm/matrix.sh --long                 | power cuts, full disks
 faults      | long  | 900  | tests/faults/run.py --ci --jobs 2         | a real Kafka, 200 faults, books that close
 bench       | own   | 900  | /usr/bin/python3 tests/bench/run.py       | nanoseconds, throughput, memory

@@ -46,7 +46,7 @@ test=(
 	# a real Kafka broker
 	openjdk-17-jre-headless?java maven?mvn
 	# the package
-	lintian man-db systemd
+	lintian man-db systemd mmdebstrap
 	# alert rules and metrics (promtool); the status page in a browser
 	prometheus?promtool chromium chromium-driver python3-selenium fonts-dejavu-core
 	# full disks

@@ -9,7 +9,8 @@
 #
 #   command   what to run, a shell script       busybox   the only program needed
 #   modules   to insert, in order               mark      what ends stdout and stderr
-#   tree      "host", or "bare" for a tree of busybox alone
+#   tree      "host", "bare" for a tree of busybox alone, or "system" for a disk with its own init,
+#             which then runs the command as a unit
 #   mounts    "TAG MODE PATH": folders of the host, MODE is ro or rw
 #
 # To the host lead three virtio ports: stdout, stderr, and control, which says "start" and "exit
@@ -66,6 +67,26 @@ bare_tree()
 	echo 'root:x:0:0:root:/root:/bin/sh' >/root/etc/passwd
 }
 
+# A system of its own on the first disk: the command becomes a unit of it, told of in /run.
+system_tree()
+{
+	mount -t ext4 -o rw /dev/vda /root || fail "cannot mount the system's disk"
+}
+
+command_unit()
+{
+	mkdir -p /root/run/systemd/system/multi-user.target.wants
+	cat >/root/run/systemd/system/vm.service <<-END
+	[Unit]
+	Description=The command of run.sh
+	After=multi-user.target
+	[Service]
+	ExecStart=/run/vm/busybox sh /run/vm/init unit
+	END
+	ln -s ../vm.service /root/run/systemd/system/multi-user.target.wants/
+	exec switch_root /root /sbin/init
+}
+
 stage1()
 {
 	# first, for busybox finds its own name there
@@ -77,10 +98,11 @@ stage1()
 		insmod "/modules/$module" || fail "cannot insert $module"
 	done </run/vm/modules
 	"$(cat /run/vm/tree)_tree"
-	mount -t tmpfs run /root/run
+	mount -t tmpfs -o mode=755 run /root/run
 	mkdir /root/run/vm
 	cp -a /init /run/vm/. /root/run/vm/
 	umount /sys /dev
+	[ "$(cat /run/vm/tree)" != system ] || command_unit
 	exec switch_root /root /run/vm/busybox sh /run/vm/init stage2
 }
 
@@ -154,7 +176,7 @@ run_command()
 	setsid $shell /run/vm/command </dev/null >/run/vm/stdout 2>/run/vm/stderr 3>&- &
 	wait $!
 	code=$?
-	end_others $out $err
+	[ "$(cat /run/vm/tree)" = system ] || end_others $out $err
 	wait $out $err
 	sync
 	echo "exit $code" >&3
@@ -173,8 +195,14 @@ stage2()
 	poweroff -f
 }
 
-if [ "${1:-}" = stage2 ]; then
-	stage2
-else
-	stage1
-fi
+unit()
+{
+	ulimit -n 65536
+	shared_folders
+	run_command
+}
+
+case ${1:-} in
+stage2 | unit) "$1";;
+*) stage1;;
+esac

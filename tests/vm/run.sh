@@ -20,7 +20,9 @@ usage()
 	  --disk FILE      a raw image as the next of /dev/vda, /dev/vdb, ...; stays as flushed
 	  --share DIR      a folder that the guest writes to; all else it writes is forgotten
 	  --root DIR       share this file tree, and the project's folder, instead of the host's
-  --env NAME=VALUE set in the guest; TALLYD_* variables are passed on anyway
+	  --system FILE    boot this image (fetch-system.sh): its systemd is process 1, COMMAND a
+	                   unit after multi-user.target; it is /dev/vda, and stays as flushed
+	  --env NAME=VALUE set in the guest; TALLYD_* variables are passed on anyway
 	  --append WORDS   for the kernel's command line
 	  --verbose        kernel messages to stderr while it runs
 	The guest has the host's file tree, the current folder, cgroup v2, bpffs, tracefs, and
@@ -41,7 +43,7 @@ parse()
 	-h|--help) usage; exit 0;;
 	''|-*) usage >&2; exit 125;;
 	esac
-	kernel=$1 timeout=600 mem=1024 smp=2 disks=() shares=() env=() append='' root='' verbose=''
+	kernel=$1 timeout=600 mem=1024 smp=2 disks=() shares=() env=() append='' root='' system='' verbose=''
 	shift
 	while [ $# -gt 0 ]; do
 		case $1 in
@@ -57,6 +59,7 @@ parse()
 		--disk) disks+=("$(realpath -e "$2")") || die "no disk $2" 125;;
 		--share) shares+=("$(realpath -e "$2")") || die "no folder $2" 125;;
 		--root) root=$(realpath -e "$2") || die "no folder $2" 125;;
+		--system) system=$(realpath -e "$2") || die "no image $2" 125;;
 		--env) env+=("$2");;
 		--append) append=$2;;
 		*) die "unknown option $1" 125;;
@@ -105,7 +108,8 @@ guest_modules()
 	local module
 	declare -A added
 
-	for module in virtio_pci virtio_console virtio_rng virtio_blk 9pnet_virtio 9p overlay; do
+	for module in virtio_pci virtio_console virtio_rng virtio_blk 9pnet_virtio 9p overlay \
+		${system:+crc32c_generic ext4}; do
 		add_module "$module"
 	done
 }
@@ -115,6 +119,7 @@ choose_tree()
 	repo=$(cd "$here/../.." && pwd) tree=host foreign=''
 	[ -z "$root" ] || foreign=1
 	[ ! -e "$dir/busybox" ] || [ -n "$root" ] || { foreign=1 tree=bare; }
+	[ -z "$system" ] || { foreign=1 tree=system disks=("$system" ${disks[@]+"${disks[@]}"}); }
 }
 
 # A tree that is not the host's needs the tests brought to it.
@@ -184,6 +189,8 @@ qemu_args()
 	else
 		boot+=" quiet loglevel=4"
 	fi
+	# no udev: nobody would bring the terminal that a login waits for
+	[ -z "$system" ] || boot+=" systemd.getty_auto=no systemd.show_status=yes"
 	machine_args
 	qemu+=(-accel "${TALLYD_VM_ACCEL:-tcg}" -smp "$smp" -m "$mem" -nodefaults -no-user-config
 		-display none -no-reboot -kernel "$dir/kernel" -initrd "$tmp/initramfs.cpio"
@@ -194,7 +201,7 @@ qemu_args()
 	port_args stderr "$err"
 	port_args control 1
 	share_args modules "$modules" ,readonly=on
-	[ "$tree" = bare ] || share_args root "${root:-/}" ,readonly=on
+	[ "$tree" != host ] || share_args root "${root:-/}" ,readonly=on
 	[ -z "$foreign" ] || share_args repo "$repo" ,readonly=on
 	for i in "${!shares[@]}"; do
 		share_args "share$i" "${shares[i]}" ''

@@ -42,7 +42,7 @@ test=(
 	# witnesses: an independent parser, captures, packet tools
 	libhttp-parser-dev tcpdump nftables iproute2 ethtool iptables strace util-linux procps
 	# other kernels
-	qemu-system-x86 busybox-static cpio xz-utils zstd binutils debian-archive-keyring gpgv ca-certificates
+	qemu-system-x86 qemu-system-arm gcc-aarch64-linux-gnu libc6-dev-arm64-cross busybox-static cpio xz-utils zstd binutils debian-archive-keyring gpgv ca-certificates
 	# a real Kafka broker
 	openjdk-17-jre-headless?java maven?mvn
 	# the package

@@ -1,0 +1,78 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# The tree, cross-compiled, on an arm64 kernel: it says what it needs, loads its programs, and counts
+# real traffic right. Everything in the guest but tests and binary is Debian's for that machine. Prints
+# `N passed, N failed, N skipped`.
+#
+#	tests/vm/arm64.sh [RELEASE...]		default: bookworm (Linux 6.1)
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit
+# shellcheck source=tests/vm/common.sh
+. tests/vm/common.sh
+
+build=build-arm64 passed=0 failed=0
+[ $# -gt 0 ] || set -- bookworm
+
+case_of() {
+	local title=$1 start=$SECONDS status=0
+	shift
+	printf -- '--- %s\n' "$title"
+	"$@" || status=$?
+	if [ "$status" = 0 ]; then
+		passed=$((passed + 1))
+		printf 'ok %s (%d s)\n' "$title" $((SECONDS - start))
+	else
+		failed=$((failed + 1))
+		printf 'FAIL %s: exit status %d (%d s)\n' "$title" "$status" $((SECONDS - start))
+	fi
+}
+
+# The generator is newer than its source: the guest has no compiler and wants none.
+cross_compile() {
+	local sysroot
+	mkdir -p "$build"
+	make -j"$(nproc)" arm64 >"$build/make.log" 2>&1 || { tail -n 30 "$build/make.log"; return 1; }
+	sysroot=$(scripts/sysroot.sh arm64) && mkdir -p "$build/e2e" &&
+		aarch64-linux-gnu-gcc --sysroot="$sysroot" -O2 -D_GNU_SOURCE -std=gnu11 \
+			-o "$build/e2e/load" tests/e2e/load/load.c &&
+		[ "$(od -An -tx2 -j18 -N2 "$build/tallyd" | tr -d ' ')" = 00b7 ] # EM_AARCH64
+}
+
+# What the binary is linked to, by the names of Debian's packages for this machine.
+libraries() {
+	shlibs | tr ',' '\n' | sed 's/ *(.*//; s/^ *//' | sort -u
+}
+
+shlibs() {
+	local work
+	work=$(mktemp -d)
+	mkdir "$work/debian"
+	printf 'Source: t\n\nPackage: t\nArchitecture: any\n' >"$work/debian/control"
+	(cd "$work" && dpkg-shlibdeps -O -e"$OLDPWD/build/tallyd" 2>/dev/null) | sed -n 's/^shlibs:Depends=//p'
+	rm -rf "$work"
+}
+
+fetch_root() {
+	local packages
+	mapfile -t packages < <(libraries)
+	[ ${#packages[@]} -gt 0 ] || return
+	root=$(ARCH=arm64 tests/vm/fetch-root.sh bookworm "$(vm_cache)/roots/e2e-arm64" bash dash coreutils \
+		util-linux mawk grep sed hostname iproute2 procps python3 python3-pytest python3-yaml \
+		nginx-light "${packages[@]}")
+}
+
+in_guest() {
+	ARCH=arm64 tests/vm/run.sh "$1" --root "$root" --mem 2048 --timeout "${TALLY_BOOT_S:-900}" \
+		--env TALLY_READY_S=600 --env "BUILD=$build" -- "${@:2}"
+}
+
+case_of 'cross-compile' cross_compile
+case_of 'a root of Debian packages' fetch_root
+for kernel; do
+	case_of "$kernel: nothing is missing" in_guest "$kernel" "$build/tallyd" probe
+	case_of "$kernel: counts right" in_guest "$kernel" \
+		/usr/bin/python3 -m pytest -q -x --color=no tests/e2e/test_vm.py
+done
+printf '%d passed, %d failed, 0 skipped\n' "$passed" "$failed"
+[ "$failed" = 0 ]

@@ -120,6 +120,7 @@ def refused():
 @pytest.mark.parametrize("kind", REFUSED)
 @pytest.mark.parametrize("place", PLACES)
 def test_refused_segment(refused, place, kind):
+    """Row 41: what TCP refuses is never billed, whatever follows it."""
     logged, ledger, may_taint = refused
     name = list(may_taint).index((place, kind))
     real, fake = f"key_{name}.real", f"key_{name}.fake"
@@ -286,7 +287,7 @@ def reordered():
 
 @pytest.mark.parametrize("kind, requests", SHAPES)
 def test_reordered(reordered, kind, requests):
-    """Streams in shuffled, repeated, overlapping pieces count as when they come in order."""
+    """Row 38: streams in shuffled, repeated, overlapping pieces count as when they come in order."""
     truth, ledger, cut = reordered
     mine = f"key_{SHAPES.index((kind, requests))}."
     counted = ledger.tally("api")

@@ -247,7 +247,7 @@ def test_half_closed_client(nginx, meter, sandbox, keys):
 
 
 def test_response_across_windows(nginx, meter, sandbox, keys):
-    """A slow reader: bytes fall where they were sent, the request where it ended."""
+    """Row 39: a slow reader; bytes fall where they were sent, the request where it ended."""
     key = keys.new("a")
     agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
     data = ask(key, "/v1/files/8388608")
@@ -266,7 +266,7 @@ def test_response_across_windows(nginx, meter, sandbox, keys):
 
 
 def test_upgraded_connection_across_windows(start, meter, sandbox, keys):
-    """101 counts once; the bytes of the tunnel go on counting, window by window."""
+    """Row 27: 101 counts once; the bytes of the tunnel go on counting, window by window."""
     key = keys.new("a")
     server = start("node")
     agent = meter([service("api", server.ports, sandbox.cgroup_path)])

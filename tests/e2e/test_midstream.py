@@ -17,7 +17,7 @@ def ask(keys, key, path="/v1/x"):
 
 @pytest.mark.parametrize("name", ALL_SERVERS)
 def test_idle_connection(start, meter, sandbox, keys, name):
-    """Idle when metering starts. At most the first exchange is midstream; none is missing."""
+    """Row 37: idle when metering starts. At most the first exchange is midstream; none is missing."""
     key = keys.new("a")
     server = start(name)
     with Conn(sandbox, server.port) as c:
@@ -35,7 +35,7 @@ def test_idle_connection(start, meter, sandbox, keys, name):
 
 
 def test_in_a_request_body(start, meter, sandbox, keys):
-    """Joined inside an upload that holds a request with a victim's key."""
+    """Row 37: joined inside an upload that holds a request with a victim's key."""
     key, victim = keys.new("a"), keys.new("victim")
     forged = ask(keys, victim, "/v1/forged")
     server = start("go")

@@ -102,6 +102,12 @@ check_names() {
 	return $bad
 }
 
+# Every row of the table of adversarial HTTP is named by a test; alone, tests/lint/cases.sh prints which.
+check_cases() {
+	local out
+	out=$(tests/lint/cases.sh) || { grep 'NO TEST' <<<"$out"; return 1; }
+}
+
 check_tidy() {
 	local flags
 	command -v clang-tidy >/dev/null || return 77
@@ -115,7 +121,7 @@ check_tidy() {
 }
 
 passed=0 failed=0 skipped=0
-[ $# -gt 0 ] || set -- format shellcheck headers layers functions spdx names tidy
+[ $# -gt 0 ] || set -- format shellcheck headers layers functions spdx names cases tidy
 for name in "$@"; do
 	printf '%s\n' "--- $name"
 	"check_$name"

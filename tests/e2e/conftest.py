@@ -3,7 +3,6 @@
 
 import os
 import resource
-import signal
 import sys
 from pathlib import Path
 
@@ -11,16 +10,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lib import api, servers, tallyd  # noqa: E402
-from lib.sandbox import Sandbox  # noqa: E402
+from lib import servers, tallyd  # noqa: E402
+from lib.fixtures import keys, sandbox  # noqa: E402,F401
 
 _HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (_HARD, _HARD))
 ALL_SERVERS = sorted(servers.ALL)
-# Told to stop by a time limit, the harness still takes its sandboxes down.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
-
-
 KNOWN = Path(__file__).parent / "known-failures.txt"
 
 
@@ -50,18 +45,6 @@ def pytest_collection_modifyitems(config, items):
     left_out = [i for i in items if i.get_closest_marker("soak")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [i for i in items if i not in left_out]
-
-
-@pytest.fixture
-def sandbox(request):
-    """The test's own cgroup, namespace and folder; `@pytest.mark.parametrize` can ask for veth."""
-    with Sandbox(request.node.name, veth=getattr(request, "param", None) == "veth") as s:
-        yield s
-
-
-@pytest.fixture
-def keys():
-    return api.Keys()
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ sys.path.insert(0, str(HERE.parent / "e2e"))
 sys.path.insert(0, str(HERE))
 
 from cluster import Cluster  # noqa: E402
-from lib import api, tallyd  # noqa: E402
-from lib.sandbox import Sandbox, wait_for  # noqa: E402
+from lib import tallyd  # noqa: E402
+from lib.fixtures import keys, sandbox  # noqa: E402,F401
+from lib.sandbox import wait_for  # noqa: E402
 from node import Node  # noqa: E402
 
 ACCOUNT = ("tallyd-system", "tallyd")
@@ -46,17 +47,6 @@ def installed(cluster, tools):
     for manifest in kustomize("overlays/plaintext"):
         cluster.apply(manifest)
     return cluster
-
-
-@pytest.fixture
-def sandbox(request):
-    with Sandbox(request.node.name, veth=getattr(request, "param", None) == "veth") as s:
-        yield s
-
-
-@pytest.fixture
-def keys():
-    return api.Keys()
 
 
 @pytest.fixture

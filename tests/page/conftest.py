@@ -3,7 +3,6 @@
 
 import base64
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -12,12 +11,11 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
-# Told to stop by a time limit, sandboxes are still taken down.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
 REPO = Path(__file__).parents[2]
 sys.path.insert(0, str(REPO / "tests/e2e"))
 
 from lib import api, load, servers, tallyd  # noqa: E402
+from lib.fixtures import keys, sandbox  # noqa: E402,F401
 from lib.sandbox import Sandbox, need_program, wait_for  # noqa: E402
 from lib.scrape import Agent  # noqa: E402
 
@@ -86,17 +84,6 @@ def start_agent(sandbox, keys, server, **kwargs):
     services = [tallyd.service(name, [port], sandbox.cgroup_path)
                 for name, port in zip(("shop", "files"), server.ports)]
     return Agent(sandbox, keys, services, **kwargs).start()
-
-
-@pytest.fixture
-def sandbox(request):
-    with Sandbox(request.node.name) as s:
-        yield s
-
-
-@pytest.fixture
-def keys():
-    return api.Keys()
 
 
 @pytest.fixture

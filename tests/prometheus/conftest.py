@@ -1,31 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures: a server, and an agent whose /metrics answers."""
 
-import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-# Told to stop by a time limit, sandboxes are still taken down.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
 REPO = Path(__file__).parents[2]
 sys.path.insert(0, str(REPO / "tests/e2e"))
 
-from lib import api, servers, tallyd  # noqa: E402
-from lib.sandbox import Sandbox  # noqa: E402
+from lib import servers, tallyd  # noqa: E402
+from lib.fixtures import keys, sandbox  # noqa: E402,F401
 from lib.scrape import Agent  # noqa: E402
-
-
-@pytest.fixture
-def sandbox(request):
-    with Sandbox(request.node.name) as s:
-        yield s
-
-
-@pytest.fixture
-def keys():
-    return api.Keys()
 
 
 @pytest.fixture

@@ -17,14 +17,14 @@ from lib.tallyd import BINARY, differences, service
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_PTRACE": 19, "CAP_PERFMON": 38, "CAP_BPF": 39}
 TIER = "CAP_BPF", "CAP_NET_ADMIN"                   # of plaintext, once all is set up
+TO_START = "CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"    # README.md, "State", says why the third
 
 
-def needed_to_start():
-    """What `tallyd probe` says the plaintext tier wants."""
+def test_probe_names_what_is_needed():
     probe = json.loads(subprocess.run([BINARY, "probe", "-o", "json"], capture_output=True,
                                       text=True, check=False).stdout)
-    return [i["name"] for i in probe["items"]
-            if i["capability"] and i["needed_for"] == "plaintext"]
+    assert TO_START == tuple(i["name"] for i in probe["items"]
+                             if i["capability"] and i["needed_for"] == "plaintext")
 
 
 def bounded_by(names):
@@ -103,10 +103,10 @@ def test_tries_what_it_may_not(nginx, meter, sandbox, keys):
 
 
 def test_meters_with_exactly_the_capabilities_of_the_tier(nginx, meter, sandbox, keys):
-    """Started with what probe names and nothing else; a restart finds its pins again."""
+    """Started with these and nothing else; a restart finds its pins again."""
     key, truth = keys.new("a"), api.new_tally()
     agent = meter([service("api", nginx.ports, sandbox.cgroup_path)],
-                  wrap=bounded_by(needed_to_start()))
+                  wrap=bounded_by(TO_START))
     assert int(status(agent.process.pid)["CapEff"], 16) == mask(TIER)
     ask(sandbox, nginx.port, key, 20, truth)
     agent.stop()
@@ -117,14 +117,14 @@ def test_meters_with_exactly_the_capabilities_of_the_tier(nginx, meter, sandbox,
     assert not ledger.audit()
 
 
-@pytest.mark.parametrize("missing", needed_to_start())
+@pytest.mark.parametrize("missing", TO_START)
 def test_one_capability_less(meter, sandbox, missing):
     """Exit code 77, and the name of what is missing."""
     agent = meter([service("api", [1], sandbox.cgroup_path)])
     agent.stop()
     agent.detach()
     for extra in ([], ["CAP_SYS_PTRACE"]):          # others do not make up for it
-        have = [n for n in needed_to_start() if n != missing] + extra
+        have = [n for n in TO_START if n != missing] + extra
         done = subprocess.run(bounded_by(have) + [str(BINARY), "run", "--config",
                                                   str(agent.config_path)],
                               capture_output=True, text=True, timeout=60, check=False)

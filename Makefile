@@ -215,7 +215,7 @@ $(FUZZ_PROGS): $(B)/test/%: $(B)/fuzz/tests/%.o $$(call libs,fuzz,$$@) $(B)/fuzz
 # Who includes a skeleton: built before the first compile; then the .d files know.
 COLLECT := $(patsubst %.c,%.o,$(filter user/collect/%,$(LIB_SRC)))
 $(COLLECT:%=$(B)/obj/%) $(COLLECT:%=$(B)/san/%) $(COLLECT:%=$(B)/fuzz/%): | $(SKEL)
-$(OBJ_PROGS:$(B)/test/%=$(B)/obj/tests/%.o) $(SAN_PROGS:$(B)/test/%=$(B)/san/tests/%.o): | $(SKEL) $(TEST_SKEL)
+$(OBJ_PROGS:$(B)/test/%=$(B)/obj/tests/%.o) $(B)/obj/tests/kernel/libprograms.o $(SAN_PROGS:$(B)/test/%=$(B)/san/tests/%.o): | $(SKEL) $(TEST_SKEL)
 
 # Every header compiles alone (tests/lint calls this); those of bpf/ stand on vmlinux.h.
 .PHONY: headers

@@ -11,28 +11,27 @@
 #include "tests/kernel/vectors.h"
 
 ARRAY(vectors_conn, 1, struct tally_conn);
-ARRAY(vectors_segment, 1, struct vectors_segment);
 
 static __always_inline int run_segment(struct __sk_buff *skb, __u32 dir)
 {
 	__u32 zero = 0;
-	struct vectors_segment *v = bpf_map_lookup_elem(&vectors_segment, &zero);
+	struct vectors_segment v;
 	struct tally_conn *c = bpf_map_lookup_elem(&vectors_conn, &zero);
 	struct packet_head h = { 0 };
 	struct tally_scratch *s;
 
-	if (!v || !c)
+	if (!c || bpf_skb_load_bytes(skb, VECTORS_TOLD, &v, sizeof(v)))
 		return 0;
 	s = scratch_take();
 	if (!s)
 		return 0;
-	h.seq = v->seq;
+	h.seq = v.seq;
 	h.off = VECTORS_OFF;
-	h.len = v->len;
-	h.flags = v->flags;
-	s->run.rcv_nxt = v->rcv_nxt;
-	s->run.snd_nxt = v->snd_nxt;
-	s->run.snd_una = v->snd_una;
+	h.len = v.len;
+	h.flags = v.flags;
+	s->run.rcv_nxt = v.rcv_nxt;
+	s->run.snd_nxt = v.snd_nxt;
+	s->run.snd_una = v.snd_una;
 	packet_meter(skb, s, c, &h, dir);
 	scratch_give(s);
 	return PASS;
@@ -54,16 +53,16 @@ SEC("cgroup_skb/ingress")
 int vectors_close(struct __sk_buff *skb)
 {
 	__u32 zero = 0;
-	struct vectors_segment *v = bpf_map_lookup_elem(&vectors_segment, &zero);
+	struct vectors_segment v;
 	struct tally_conn *c = bpf_map_lookup_elem(&vectors_conn, &zero);
 	struct tally_scratch *s;
 
-	if (!v || !c)
+	if (!c || bpf_skb_load_bytes(skb, VECTORS_TOLD, &v, sizeof(v)))
 		return 0;
 	s = scratch_take();
 	if (!s)
 		return 0;
-	conn_died(s, c, v->rcv_nxt, v->snd_una);
+	conn_died(s, c, v.rcv_nxt, v.snd_una);
 	scratch_give(s);
 	return PASS;
 }

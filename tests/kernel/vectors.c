@@ -8,25 +8,19 @@
  *
  * Not here: vectors marked @native, and those with smaller caps, which are constants of the programs.
  */
-#include <errno.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <time.h>
 
 #include <bpf/bpf.h>
-#include <bpf/libbpf.h>
 
 #include "bpf/meter_types.h"
-#include "tally/hash.h"
-#include "tests/kernel/vectors.h"
+#include "tests/kernel/libprograms.h"
 #include "tests/kernel/vectors.skel.h"
 #include "tests/vectors/libplay.h"
 
 #define FOLDER "tests/vectors"
-#define HEAD (14 + VECTORS_OFF)
 #define CUTS 24 /* of each vector, by default */
 #define KEYS 64
-#define ROWS 4096
 
 /* An array of the programs, as they see it. */
 struct pool {
@@ -35,33 +29,17 @@ struct pool {
 };
 
 static struct {
-	struct vectors_bpf *skel;
+	struct programs p;
 	struct pool candidates, candidates_long, pieces;
-	int rows, spill, totals, cpus;
-	const struct tally_rules *rules; /* in the kernel now */
-	bool cut;			 /* some segment was played as more packets */
-	uint8_t frame[HEAD + VECTORS_MAX];
+	const struct tally_rules *rules;	/* in the kernel now */
+	bool cut;				/* some segment was played as more packets */
 	struct tally_candidate_long keys[KEYS]; /* learnt, or known beforehand */
 	size_t n_keys;
 } k;
 
-static void __attribute__((noreturn)) die(const char *what)
-{
-	fprintf(stderr, "vectors: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
 static int fd_of(const struct bpf_map *map)
 {
 	return bpf_map__fd(map);
-}
-
-static void put(const struct bpf_map *map, const void *value)
-{
-	uint32_t zero = 0;
-
-	if (bpf_map_update_elem(fd_of(map), &zero, value, BPF_ANY))
-		die(bpf_map__name(map));
 }
 
 /* Loading --------------------------------------------------------------------------------------- */
@@ -80,70 +58,16 @@ static void pool_map(const struct bpf_map *map, struct pool *ret_pool)
 	pool.at =
 		mmap(NULL, pool.n * pool.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_of(map), 0);
 	if (pool.at == MAP_FAILED)
-		die(bpf_map__name(map));
+		programs_die(bpf_map__name(map));
 	*ret_pool = pool;
-}
-
-static void may_be_mapped(struct bpf_map *map)
-{
-	if (bpf_map__set_map_flags(map, bpf_map__map_flags(map) | BPF_F_MMAPABLE))
-		die(bpf_map__name(map));
-}
-
-/* As the template of the inner map, which libbpf forgets when it has loaded. */
-static int map_like(const struct bpf_map *outer, uint32_t n)
-{
-	const struct bpf_map *inner = bpf_map__inner_map((struct bpf_map *)outer);
-	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = bpf_map__map_flags(inner));
-	int fd = bpf_map_create(bpf_map__type(inner), "vectors", bpf_map__key_size(inner),
-				bpf_map__value_size(inner), n, &opts);
-
-	if (fd < 0)
-		die("map");
-	return fd;
-}
-
-/* What the agent writes before it attaches the programs. */
-static void set_up(void)
-{
-	struct vectors_bpf *s = k.skel;
-	const struct tally_settings settings = { .abi_version = TALLY_ABI_VERSION };
-	const struct tally_service service = { .slot = 0 };
-	const struct tally_epoch epoch = { .number = 1 };
-	const struct tally_clock clock = { .hour = 500000 };
-
-	k.cpus = libbpf_num_possible_cpus();
-	put(s->maps.epochs_rows, &k.rows);
-	put(s->maps.epochs_spill, &k.spill);
-	put(s->maps.epochs_totals, &k.totals);
-	put(s->maps.epoch, &epoch);
-	put(s->maps.clock, &clock);
-	put(s->maps.settings, &settings);
-	put(s->maps.services, &service);
-	k.frame[12] = 8; /* IPv4, with a header as long as it says */
-	k.frame[14] = 0x45;
 }
 
 static void load(void)
 {
-	struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
-
-	(void)setrlimit(RLIMIT_MEMLOCK, &all); /* only old kernels look at it */
-	k.skel = vectors_bpf__open();
-	if (!k.skel)
-		die("open");
-	k.rows = map_like(k.skel->maps.epochs_rows, ROWS);
-	k.spill = map_like(k.skel->maps.epochs_spill, ROWS);
-	k.totals = map_like(k.skel->maps.epochs_totals, TALLY_TOTALS);
-	may_be_mapped(k.skel->maps.candidates);
-	may_be_mapped(k.skel->maps.candidates_long);
-	may_be_mapped(k.skel->maps.parked);
-	if (vectors_bpf__load(k.skel))
-		die("load");
-	pool_map(k.skel->maps.candidates, &k.candidates);
-	pool_map(k.skel->maps.candidates_long, &k.candidates_long);
-	pool_map(k.skel->maps.parked, &k.pieces);
-	set_up();
+	programs_load(&k.p);
+	pool_map(k.p.skel->maps.candidates, &k.candidates);
+	pool_map(k.p.skel->maps.candidates_long, &k.candidates_long);
+	pool_map(k.p.skel->maps.parked, &k.pieces);
 }
 
 /* Between vectors ------------------------------------------------------------------------------- */
@@ -156,20 +80,20 @@ static void clear_hash(int fd, size_t key_bytes)
 		abort();
 	while (!bpf_map_get_next_key(fd, NULL, key))
 		if (bpf_map_delete_elem(fd, key))
-			die("clear");
+			programs_die("clear");
 }
 
 static void clear_totals(void)
 {
-	struct tally_totals *none = calloc((size_t)k.cpus, sizeof(*none));
+	struct tally_totals *none = calloc((size_t)k.p.cpus, sizeof(*none));
 
 	if (!none)
 		abort();
 	for (uint32_t level = 0; level <= TALLY_NEST; level++) {
 		uint32_t at = TALLY_TOTALS_AT(level, 0);
 
-		if (bpf_map_update_elem(k.totals, &at, none, BPF_ANY))
-			die("totals");
+		if (bpf_map_update_elem(k.p.totals, &at, none, BPF_ANY))
+			programs_die("totals");
 	}
 	free(none);
 }
@@ -202,15 +126,11 @@ static size_t count_pieces(void)
 
 static void know(const struct tally_rules *rules, const char *text)
 {
-	const __u64 secret[2] = { rules->secret[0], rules->secret[1] };
-	const struct tally_key_entry entry = { .state = TALLY_KEY_RESOLVED };
 	struct tally_candidate_long *key = &k.keys[k.n_keys++];
 
 	key->len = (__u32)strlen(text);
 	memcpy(key->text, text, key->len);
-	key->hash = tally_key_hash(text, key->len, secret);
-	if (bpf_map_update_elem(fd_of(k.skel->maps.dictionary), &key->hash, &entry, BPF_ANY))
-		die("dictionary");
+	key->hash = programs_know(&k.p, rules, text);
 }
 
 static void kernel_open(const struct vector *v, const struct vector_rules *rules,
@@ -222,10 +142,10 @@ static void kernel_open(const struct vector *v, const struct vector_rules *rules
 	if (!c)
 		abort();
 	if (k.rules != rules->rules)
-		put(k.skel->maps.rulesets, rules->rules);
+		programs_put(k.p.skel->maps.rulesets, rules->rules);
 	k.rules = rules->rules;
-	clear_hash(k.rows, sizeof(struct tally_row_key));
-	clear_hash(fd_of(k.skel->maps.dictionary), sizeof(__u64));
+	clear_hash(k.p.rows, sizeof(struct tally_row_key));
+	clear_hash(fd_of(k.p.skel->maps.dictionary), sizeof(__u64));
 	clear_totals();
 	k.n_keys = 0;
 	k.cut = false;
@@ -237,21 +157,8 @@ static void kernel_open(const struct vector *v, const struct vector_rules *rules
 		tally_conn_born(c, birth->next_in, birth->next_out);
 	c->cookie = birth->cookie;
 	c->resolved = 1;
-	put(k.skel->maps.vectors_conn, c);
+	programs_put(k.p.skel->maps.vectors_conn, c);
 	free(c);
-}
-
-static void run_program(const struct bpf_program *program, size_t payload)
-{
-	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = k.frame,
-		    .data_size_in = (__u32)(HEAD + payload), .repeat = 1);
-
-	if (bpf_prog_test_run_opts(bpf_program__fd(program), &opts))
-		die("BPF_PROG_TEST_RUN");
-	if (opts.retval != 1) {
-		fprintf(stderr, "vectors: the program did not run to its end\n");
-		exit(1);
-	}
 }
 
 static void one_packet(const struct tally_meter_segment *s, uint32_t at, uint32_t n)
@@ -267,11 +174,9 @@ static void one_packet(const struct tally_meter_segment *s, uint32_t at, uint32_
 	};
 	size_t payload = n <= VECTORS_MAX ? n : 0; /* of a huge one nothing may be read */
 
-	if (payload)
-		memcpy(k.frame + HEAD, (const uint8_t *)s->data + at, payload);
-	put(k.skel->maps.vectors_segment, &told);
-	run_program(s->dir == TALLY_METER_IN ? k.skel->progs.vectors_in : k.skel->progs.vectors_out,
-		    payload);
+	programs_run(s->dir == TALLY_METER_IN ? k.p.skel->progs.vectors_in
+					      : k.p.skel->progs.vectors_out,
+		     &told, (const uint8_t *)s->data + at, (uint32_t)payload);
 }
 
 /* Longer ones as more packets: the answer must not depend on it (R8). */
@@ -290,38 +195,19 @@ static void kernel_segment(const struct tally_meter_segment *s)
 
 /* What came out --------------------------------------------------------------------------------- */
 
-static void read_totals(struct tally_totals *ret_sum)
-{
-	struct tally_totals *all = calloc((size_t)k.cpus, sizeof(*all)), sum = { 0 };
-
-	if (!all)
-		abort();
-	for (uint32_t level = 0; level <= TALLY_NEST; level++) {
-		uint32_t at = TALLY_TOTALS_AT(level, 0);
-
-		if (bpf_map_lookup_elem(k.totals, &at, all))
-			die("totals");
-		for (int cpu = 0; cpu < k.cpus; cpu++)
-			for (size_t i = 0; i < sizeof(sum) / sizeof(__u64); i++)
-				((__u64 *)&sum)[i] += ((const __u64 *)&all[cpu])[i];
-	}
-	free(all);
-	*ret_sum = sum;
-}
-
 static void read_rows(struct play_outcome *o)
 {
 	struct tally_row_key key, *previous = NULL;
 
-	o->rows = calloc(ROWS, sizeof(*o->rows));
+	o->rows = calloc(PROGRAMS_ROWS, sizeof(*o->rows));
 	if (!o->rows)
 		abort();
-	while (!bpf_map_get_next_key(k.rows, previous, &key)) {
+	while (!bpf_map_get_next_key(k.p.rows, previous, &key)) {
 		struct tally_meter_entry *e = &o->rows[o->n_rows++];
 
 		e->key = key;
-		if (bpf_map_lookup_elem(k.rows, &key, &e->row))
-			die("rows");
+		if (bpf_map_lookup_elem(k.p.rows, &key, &e->row))
+			programs_die("rows");
 		previous = &e->key;
 	}
 }
@@ -332,13 +218,13 @@ static void read_keys(void)
 	struct tally_key_entry entry;
 	__u64 hash, *previous = NULL;
 
-	while (!bpf_map_get_next_key(fd_of(k.skel->maps.dictionary), previous, &hash)) {
+	while (!bpf_map_get_next_key(fd_of(k.p.skel->maps.dictionary), previous, &hash)) {
 		struct tally_candidate_long *key = &k.keys[k.n_keys];
 		uint32_t id;
 
 		previous = &hash;
-		if (bpf_map_lookup_elem(fd_of(k.skel->maps.dictionary), &hash, &entry))
-			die("dictionary");
+		if (bpf_map_lookup_elem(fd_of(k.p.skel->maps.dictionary), &hash, &entry))
+			programs_die("dictionary");
 		if (entry.state != TALLY_KEY_NEW)
 			continue;
 		if (k.n_keys++ == KEYS)
@@ -382,10 +268,9 @@ static void kernel_close(const struct tally_meter_segment *last, struct play_out
 					      .snd_nxt = last->snd_nxt,
 					      .snd_una = last->snd_una };
 
-	put(k.skel->maps.vectors_segment, &told);
-	run_program(k.skel->progs.vectors_close, 0);
+	programs_run(k.p.skel->progs.vectors_close, &told, NULL, 0);
 	read_rows(&o);
-	read_totals(&o.totals);
+	programs_totals(&k.p, &o.totals);
 	read_keys();
 	o.learned = kernel_learned();
 	o.candidates = clear_pool(&k.candidates) + clear_pool(&k.candidates_long);
@@ -551,6 +436,6 @@ int main(int argc, char **argv)
 	printf("%u passed, %u failed, 0 skipped\n", passed, failed);
 	vector_list_done(&list);
 	vector_rules_done();
-	vectors_bpf__destroy(k.skel);
+	programs_unload(&k.p);
 	return failed || !passed;
 }

@@ -43,6 +43,7 @@ page        | check | 240  | $pytest tests/page                        | the sta
 vm          | check | 400  | tests/vm/matrix.sh                        | other kernels, counting right
 e2e-long    | long  | 600  | $pytest -m long tests/e2e                 | load, many connections, long bodies
 kafka       | long  | 300  | $pytest -s tests/kafka                    | a real Kafka: transactions, kills, doubt, readers
+deploy      | long  | 200  | $pytest tests/deploy                      | topics and rights as documented, on a real Kafka
 k8s         | long  | 700  | $pytest tests/k8s                         | a real kube-apiserver: pods come, change, go
 diff-long   | long  | 180  | $diff -t 150                              | the same, for longer
 sim-long    | long  | 240  | $sim --histories 20000 --outage 72 --mutants | more histories, days of outage; planted bugs are found

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "collect/epoch.h"
+#include "collect/layout.h"
 #include "meter.skel.h"
 #include "tally/ledger.h"
 
@@ -166,12 +167,16 @@ static int reuse_map(struct tally_load *load, struct bpf_map *map)
 	return bpf_map__reuse_fd(map, fd);
 }
 
+/* State of connections in another layout than ours stays with the programs that made it. */
 static int reuse_maps(struct tally_load *load, struct bpf_object *obj)
 {
 	struct bpf_map *map;
 
+	load->renewed = !tally_layout_is(load->dir_fd, load->layout);
 	bpf_object__for_each_map(map, obj) {
-		int err = is_private(map) ? 0 : reuse_map(load, map);
+		bool fresh =
+			is_private(map) || (load->renewed && tally_layout_has(bpf_map__name(map)));
+		int err = fresh ? 0 : reuse_map(load, map);
 
 		if (err)
 			return err;
@@ -379,6 +384,8 @@ static int load_skeleton(struct tally_load *load, struct meter_bpf *skel)
 	int err = set_sizes(skel, load);
 
 	if (!err)
+		err = tally_layout_name(skel->obj, load->layout);
+	if (!err)
 		err = set_inner(skel, load, fds);
 	if (!err && load->reused)
 		err = reuse_maps(load, skel->obj);
@@ -405,6 +412,8 @@ static int load_object(struct tally_load *load)
 		err = pin_maps(load, skel->obj);
 	if (!err)
 		err = open_windows(load);
+	if (!err && !load->reused)
+		err = pin(load, load->maps[TALLY_MAP_CONNS], load->layout);
 	if (!err && !load->reused)
 		err = make_settings(load);
 	return err;
@@ -441,12 +450,26 @@ static void drop_programs(struct tally_load *load)
 	}
 }
 
+/* Ours, made for programs that are not used. */
+static void drop_maps(struct tally_load *load)
+{
+	for (int i = 0; i < TALLY_MAP_COUNT; i++)
+		tally_util_close(TAKE_FD(load->maps[i]));
+	for (size_t i = 0; i < load->n_extras; i++) {
+		(void)close(load->extras[i].fd);
+		free(load->extras[i].name);
+	}
+	load->n_extras = 0;
+	load->renewed = false;
+}
+
 /* The object did not load. If an older one counts, that one goes on. */
 static int fall_back(struct tally_load *load, int err)
 {
 	if (!load->reused || err == -EPROTO || err == -EPERM)
 		return err;
 	drop_programs(load);
+	drop_maps(load);
 	if (adopt_maps(load) || adopt_programs(load))
 		return err;
 	tally_log_error("programs_refused", "error=%s counting=old", strerror(-err));
@@ -533,31 +556,47 @@ int tally_load_adopt(const struct tally_load_options *options, struct tally_load
 }
 
 /* bpffs refuses dots in names; rename replaces a pin in one step. */
-static int pin_program(struct tally_load *load, enum tally_hook hook)
+static int pin_over(struct tally_load *load, int fd, const char *name)
 {
 	char fresh[64];
 	int err;
 
-	(void)snprintf(fresh, sizeof(fresh), "%s-new", prog_names[hook]); /* fits */
+	(void)snprintf(fresh, sizeof(fresh), "%s-new", name); /* fits */
 	if (unlinkat(load->dir_fd, fresh, 0) && errno != ENOENT)
 		return -errno;
-	err = pin(load, load->progs[hook], fresh);
+	err = pin(load, fd, fresh);
 	if (err)
 		return err;
-	if (renameat(load->dir_fd, fresh, load->dir_fd, prog_names[hook]))
+	if (renameat(load->dir_fd, fresh, load->dir_fd, name))
 		return -errno;
+	return 0;
+}
+
+/* L2. The old maps live on in the old programs, until the last of those has ended. */
+static int pin_layout(struct tally_load *load)
+{
+	int err = tally_layout_forget(load->dir_fd);
+
+	for (int i = 0; i < TALLY_MAP_WINDOWS && !err; i++)
+		if (tally_layout_has(map_names[i]))
+			err = pin_over(load, load->maps[i], map_names[i]);
+	if (!err)
+		err = pin(load, load->maps[TALLY_MAP_CONNS], load->layout);
+	if (err)
+		return err;
+	tally_log_notice("layout_changed", "layout=%s open_connections=%s", load->layout,
+			 "joined midway");
+	load->renewed = false;
 	return 0;
 }
 
 int tally_load_pin_programs(struct tally_load *load)
 {
-	for (int i = 0; i < TALLY_HOOK_COUNT && !load->stale; i++) {
-		int err = pin_program(load, i);
+	int err = load->renewed ? pin_layout(load) : 0;
 
-		if (err)
-			return err;
-	}
-	return 0;
+	for (int i = 0; i < TALLY_HOOK_COUNT && !load->stale && !err; i++)
+		err = pin_over(load, load->progs[i], prog_names[i]);
+	return err;
 }
 
 static int pin_again(struct tally_load *load, int fd, const char *name)
@@ -589,6 +628,8 @@ int tally_load_repair(struct tally_load *load, bool *ret_repaired)
 		err = pin_again(load, load->maps[i], map_names[i]);
 	for (int i = 0; i < TALLY_HOOK_COUNT && !err; i++)
 		err = pin_again(load, load->progs[i], prog_names[i]);
+	if (!err && !load->stale)
+		err = pin_again(load, load->maps[TALLY_MAP_CONNS], load->layout);
 	if (err)
 		return err;
 	*ret_repaired = true;

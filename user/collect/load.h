@@ -5,13 +5,15 @@
  *
  *	PIN_DIR/settings              the last pin of a first start: without it the folder is a ruin
  *	PIN_DIR/<map>                 as in include/tally/maps.h
+ *	PIN_DIR/layout-<hex>          layout.h
  *	PIN_DIR/windows               ours: epoch number -> when it was open (ledger.h)
  *	PIN_DIR/epoch-<n>-<kind>      ledger.h
  *	PIN_DIR/tally_<program>       the programs in force
  *	PIN_DIR/link-<cgroup>-<hook>  attach.h
  *
- * Invariants: a folder belongs to one agent at a time (flock); pins of another ABI, or with maps of
- * another layout, are refused and left as they are; a new object that does not load changes nothing.
+ * Invariants: a folder belongs to one agent at a time (flock); pins of another ABI, or with ledgers of
+ * another layout, are refused and left as they are; state of connections in another layout stays with
+ * the programs that made it (layout.h); a new object that does not load changes nothing.
  * Descriptors are close-on-exec: a forked child that kept a link would double the count.
  */
 #ifndef TALLY_COLLECT_LOAD_H
@@ -70,9 +72,11 @@ struct tally_load {
 	uint32_t connection_rows;
 	uint32_t rows;
 	uint32_t keys;
-	uint8_t *ports; /* what scopes.c knows to stand in map `ports`; NULL: nothing */
-	bool reused;	/* the maps of an earlier start */
-	bool stale;	/* the object did not load: the programs of an earlier start count on */
+	uint8_t *ports;	 /* what scopes.c knows to stand in map `ports`; NULL: nothing */
+	char layout[24]; /* TALLY_LAYOUT_NAME: of the state of connections */
+	bool reused;	 /* the maps of an earlier start */
+	bool renewed;	 /* but for the state of connections, whose layout is another */
+	bool stale;	 /* the object did not load: the programs of an earlier start count on */
 };
 
 /*

@@ -14,6 +14,16 @@ struct tally_pieces {
 
 TALLY_CLEANUP(struct tally_pieces *, pieces_closep, tally_pieces_close)
 
+/* Programs of another version that count on have pieces of their own, which we cannot read. */
+static bool is_ours(int fd)
+{
+	struct bpf_map_info info = {};
+	__u32 len = sizeof(info);
+
+	return !bpf_obj_get_info_by_fd(fd, &info, &len) && info.max_entries == TALLY_PARK_POOL &&
+	       info.value_size == sizeof(struct tally_parked);
+}
+
 int tally_pieces_open(const struct tally_load *load, struct tally_pieces **ret_pieces)
 {
 	_cleanup_(pieces_closep) struct tally_pieces *pieces = calloc(1, sizeof(*pieces));
@@ -22,6 +32,10 @@ int tally_pieces_open(const struct tally_load *load, struct tally_pieces **ret_p
 
 	if (!pieces)
 		return -ENOMEM;
+	if (!is_ours(load->maps[TALLY_MAP_PARKED])) {
+		*ret_pieces = TAKE_PTR(pieces);
+		return 0;
+	}
 	pieces->deferred_fd = load->maps[TALLY_MAP_DEFERRED];
 	pieces->bytes = (sizeof(*pieces->pool) * TALLY_PARK_POOL + page - 1) / page * page;
 	base = mmap(NULL, pieces->bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
@@ -112,7 +126,10 @@ static int sweep_deferred(struct tally_pieces *pieces, uint64_t now_ns)
 
 int tally_pieces_sweep(struct tally_pieces *pieces, uint64_t now_ns)
 {
-	int swept = sweep_deferred(pieces, now_ns);
+	int swept;
 
+	if (!pieces->pool)
+		return 0;
+	swept = sweep_deferred(pieces, now_ns);
 	return swept < 0 ? swept : swept + sweep_pool(pieces, now_ns);
 }

@@ -203,7 +203,7 @@ static bool begins_chunk(const struct body *b)
 
 	while (p < b->end && isxdigit((unsigned char)*p))
 		p++;
-	return p > b->at && (p == b->end || memchr("; \t\r\n", *p, 5));
+	return p > b->at && (p == b->end || (*p && strchr(b->lax ? "; \t\r\n" : ";\r\n", *p)));
 }
 
 /* Up to the last chunk. LINE: trailers follow. */

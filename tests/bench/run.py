@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """sudo make bench: what metering costs, as a table and as build/bench.json.
 
-    run.py [PART...]        all parts, or these: exchange, throughput, load, rows, agent, drain
+    run.py [PART...]        all parts, or these: exchange, throughput, load, rows, agent, drain;
+                            other parts stay in the JSON as long as the commit is the same
+    run.py --markdown       the table of build/bench.json as README.md has it; measures nothing
+    run.py --readme         puts it there
 
 Nothing here fails because a figure is bad: machines differ. It fails when a count is wrong. Where a
 figure compares with and without the meter, the two take turns in the same run, and the ratio of each
@@ -24,6 +27,9 @@ from pathlib import Path
 from world import BUILD, REPO, RunStatistics, Sandbox, World
 
 PROGRAMS = BUILD / "test/bench"
+OUT = BUILD / "bench.json"
+FIGURES = ("<!-- figures: `tests/bench/run.py --readme` writes them, from build/bench.json -->",
+           "<!-- end of figures -->")
 RULES = Path(__file__).parent / "rules.yaml"
 LAPS = 9
 PAIRS = int(os.environ.get("BENCH_PAIRS", "8"))
@@ -258,7 +264,48 @@ def machine():
             "commit": program("git", "-C", REPO, "rev-parse", "--short", "HEAD").strip()}
 
 
+def markdown(r):
+    """The section of README.md: on which machine, by which command, and what came out."""
+    m, lacking = r["machine"], [p for p in PARTS if p not in r]
+    yield f"{m['cpu']}, {m['cpus']} CPUs, Linux {m['kernel']}, load average " \
+        f"{m['load_average']:.1f} when it began; commit {m['commit']}; `sudo make bench`."
+    if lacking:
+        yield f"Not measured there: {', '.join(lacking)}."
+    yield "\n| what | figure |\n|---|---|"
+    for what, figure in table(r):
+        yield f"| {what} | {figure} |"
+
+
+def into_readme(text):
+    """Between its two marks; without them README.md stays as it is."""
+    path = REPO / "README.md"
+    before, begin, rest = path.read_text(encoding="utf-8").partition(FIGURES[0])
+    _, end, after = rest.partition(FIGURES[1])
+    if not end:
+        sys.exit(f"README.md lacks {' or '.join(FIGURES)}")
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
+def kept(commit):
+    """What an earlier run of this commit has measured."""
+    try:
+        old = json.loads(OUT.read_text(encoding="utf-8"))
+        same = old["machine"]["commit"] == commit
+    except (OSError, ValueError, KeyError):
+        return {}
+    return {k: v for k, v in old.items() if same and k in PARTS}
+
+
 def main():
+    if sys.argv[1:] in (["--markdown"], ["--readme"]):
+        if not OUT.exists():
+            sys.exit(f"{OUT} is not there: sudo make bench")
+        text = "\n".join(markdown(json.loads(OUT.read_text(encoding="utf-8"))))
+        if sys.argv[1] == "--markdown":
+            say(text)
+        else:
+            into_readme(text)
+        return
     names = sys.argv[1:] or list(PARTS)
     unknown = [n for n in names if n not in PARTS]
     if unknown:
@@ -266,18 +313,18 @@ def main():
     program("make", "-s", "-C", REPO, f"BUILD={BUILD}", "all",
             *(PROGRAMS / p for p in ("exchange", "native", "drain")))
     result = {"machine": machine()}
+    result |= kept(result["machine"]["commit"])
     for name in names:
         say(f"--- {name}: {PARTS[name].__doc__.splitlines()[0]}")
         result[name] = PARTS[name]()
-    out = BUILD / "bench.json"
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    OUT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     lines = list(table(result))
     width = max(len(a) for a, _ in lines)
     say(f"\n  {result['machine']['cpu']}, {result['machine']['cpus']} CPUs, Linux "
         f"{result['machine']['kernel']}, load average {result['machine']['load_average']:.1f}\n")
     for what, figure in lines:
         say(f"  {what:<{width}}  {figure}")
-    say(f"\n  all figures: {out}\n{len(names)} passed, 0 failed, 0 skipped")
+    say(f"\n  all figures: {OUT}\n{len(names)} passed, 0 failed, 0 skipped")
 
 
 if __name__ == "__main__":

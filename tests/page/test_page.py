@@ -94,6 +94,12 @@ def test_usable(busy, browse, width, dark):
         const box = e.getBoundingClientRect();
         return box.width && (box.right > innerWidth + 1 || box.left < -1); }).map(e => e.outerHTML)""")
     assert not hidden
+    over = page.run("""[...document.querySelectorAll('th')].filter(e => {
+        const text = document.createRange();
+        text.selectNodeContents(e);
+        return e.getClientRects().length && text.getBoundingClientRect().width > e.clientWidth;
+        }).map(e => e.outerHTML)""")
+    assert not over, "heads that run into the next one"
     unnamed = page.run("""[...document.querySelectorAll('button, a, [role=img]')].filter(e =>
         !(e.textContent.trim() || e.getAttribute('aria-label'))).map(e => e.outerHTML)""")
     assert not unnamed

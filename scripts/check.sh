@@ -48,7 +48,7 @@ k8s         | long  | 700  | $pytest tests/k8s                         | a real 
 diff-long   | long  | 180  | $diff -t 150                              | the same, for longer
 sim-long    | long  | 240  | $sim --histories 20000 --outage 72 --mutants | more histories, days of outage; planted bugs are found
 system      | long  | 500  | $pytest -m long tests/package             | the package under a booted systemd
-arm64       | own   | 600  | tests/vm/arm64.sh                         | cross-compiled, on an arm64 kernel
+arm64       | long  | 600  | tests/vm/arm64.sh                         | cross-compiled, on an arm64 kernel
 vm-long     | long  | 300  | tests/vm/matrix.sh --long                 | power cuts, full disks
 faults      | long  | 900  | tests/faults/run.py --ci --jobs 2         | a real Kafka, 200 faults, books that close
 bench       | own   | 900  | /usr/bin/python3 tests/bench/run.py       | nanoseconds, throughput, memory

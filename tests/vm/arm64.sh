@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.." || exit
 # shellcheck source=tests/vm/common.sh
 . tests/vm/common.sh
 
-build=build-arm64 passed=0 failed=0
+native=${BUILD:-build} build=build-arm64 passed=0 failed=0 root=''
 [ $# -gt 0 ] || set -- bookworm
 
 case_of() {
@@ -38,7 +38,8 @@ cross_compile() {
 	local sysroot
 	mkdir -p "$build"
 	sysroot=$(scripts/sysroot.sh arm64) || return
-	{ make -j"$(nproc)" arm64 && make -j"$(nproc)" ARCH=arm64 SYSROOT="$sysroot" $(kernel_programs); } \
+	# shellcheck disable=SC2046  # names without blanks
+	make -j"$(nproc)" BUILD="$build" ARCH=arm64 SYSROOT="$sysroot" all $(kernel_programs) \
 		>"$build/make.log" 2>&1 || { tail -n 30 "$build/make.log"; return 1; }
 	mkdir -p "$build/e2e" &&
 		aarch64-linux-gnu-gcc --sysroot="$sysroot" -O2 -D_GNU_SOURCE -std=gnu11 \
@@ -52,11 +53,11 @@ libraries() {
 }
 
 shlibs() {
-	local work
-	work=$(mktemp -d)
+	local work binary
+	work=$(mktemp -d) binary=$(realpath -e "$native/tallyd") || return
 	mkdir "$work/debian"
 	printf 'Source: t\n\nPackage: t\nArchitecture: any\n' >"$work/debian/control"
-	(cd "$work" && dpkg-shlibdeps -O -e"$OLDPWD/build/tallyd" 2>/dev/null) | sed -n 's/^shlibs:Depends=//p'
+	(cd "$work" && dpkg-shlibdeps -O -e"$binary" 2>/dev/null) | sed -n 's/^shlibs:Depends=//p'
 	rm -rf "$work"
 }
 
@@ -88,6 +89,7 @@ kernel_suite() {
 
 case_of 'cross-compile' cross_compile
 case_of 'a root of Debian packages' fetch_root
+[ -n "$root" ] || set --
 for kernel; do
 	case_of "$kernel: nothing is missing" in_guest "$kernel" -- "$build/tallyd" probe
 	case_of "$kernel: counts right" in_guest "$kernel" -- \

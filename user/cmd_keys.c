@@ -2,10 +2,8 @@
 #include <jansson.h>
 #include <time.h>
 
-#include "base/config.h"
-#include "base/secret.h"
 #include "cli.h"
-#include "identify/catalog.h"
+#include "setup.h"
 
 #define KEY_MAX 8192 /* as in the kernel: TALLY_KEY_MAX */
 
@@ -41,45 +39,6 @@ static int read_key(uint8_t sha256[TALLY_CATALOG_SHA])
 		return tally_cli_fail(TALLY_EXIT_INPUT,
 				      "standard input must hold one key of 1 to %d bytes", KEY_MAX);
 	return 0;
-}
-
-/* Config and catalog; faults are printed. */
-static int load(struct tally_config **ret_config, struct tally_catalog **ret_catalog)
-{
-	struct tally_diag diag;
-	int r;
-
-	tally_diag_init(&diag, config_path);
-	r = tally_config_load(config_path, TALLY_CONFIG_CHECK_ONLY, &diag, ret_config);
-	if (r < 0)
-		tally_diag_print(&diag, stderr);
-	tally_diag_done(&diag);
-	if (r < 0 || !(*ret_config)->keys.file)
-		return r;
-	tally_diag_init(&diag, (*ret_config)->keys.file);
-	r = tally_catalog_load((*ret_config)->keys.file, &diag, ret_catalog);
-	if (r < 0)
-		tally_diag_print(&diag, stderr);
-	tally_diag_done(&diag);
-	return r;
-}
-
-/* The fleet secret, or what the agent made for itself without one; to be wiped. */
-static int read_secret(const struct tally_config *config, char **ret_secret)
-{
-	const char *fleet = config->agent.fleet_secret;
-	_cleanup_free_ char *path = NULL;
-	size_t bytes;
-
-	if (fleet && tally_secret_is_reference(fleet))
-		return -ENXIO;
-	if (fleet) {
-		*ret_secret = strdup(fleet);
-		return *ret_secret ? 0 : -ENOMEM;
-	}
-	if (asprintf(&path, "%s/fleet-secret", config->agent.state_dir) < 0)
-		return -ENOMEM;
-	return tally_util_read_file(path, TALLY_SECRET_MAX, ret_secret, &bytes);
 }
 
 static int make_kfp(const uint8_t sha256[TALLY_CATALOG_SHA], char *secret, char *ret_kfp)
@@ -118,9 +77,9 @@ static int run_id(int argc, char **argv)
 
 	if (sha256_text && tally_util_unhex(sha256_text, sha256, sizeof(sha256)) < 0)
 		return tally_cli_usage_error("--sha256 must be 64 hexadecimal digits");
-	if (load(&config, &catalog) < 0)
+	if (tally_setup_load(config_path, &config, &catalog) < 0)
 		return TALLY_EXIT_CONFIG;
-	r = read_secret(config, &secret);
+	r = tally_setup_secret(config, &secret);
 	if (r < 0)
 		return tally_cli_fail(TALLY_EXIT_CONFIG,
 				      "%s: the fleet secret cannot be read here (%s)", config_path,

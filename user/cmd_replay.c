@@ -2,9 +2,9 @@
 #include <inttypes.h>
 
 #include "account/json.h"
-#include "base/secret.h"
 #include "cli.h"
 #include "replay_books.h"
+#include "setup.h"
 
 #define NO_SECRET "replay without a fleet secret" /* kfp_ ids of such a replay match nobody's */
 
@@ -32,45 +32,11 @@ struct account {
 	int64_t held;
 };
 
-/* Config ---------------------------------------------------------------------------------------- */
-
-/* Ports alone decide: a capture knows no cgroup. */
-static int load(struct tally_config **ret_config, struct tally_catalog **ret_catalog)
-{
-	struct tally_diag diag;
-	int r;
-
-	tally_diag_init(&diag, config_path);
-	r = tally_config_load(config_path, TALLY_CONFIG_CHECK_ONLY, &diag, ret_config);
-	if (r < 0)
-		tally_diag_print(&diag, stderr);
-	tally_diag_done(&diag);
-	if (r < 0 || !(*ret_config)->keys.file)
-		return r;
-	tally_diag_init(&diag, (*ret_config)->keys.file);
-	r = tally_catalog_load((*ret_config)->keys.file, &diag, ret_catalog);
-	if (r < 0)
-		tally_diag_print(&diag, stderr);
-	tally_diag_done(&diag);
-	return r;
-}
-
 /* That of the config, or of the agent of this host; else one that says so. To be wiped. */
 static int read_secret(const struct tally_config *config, char **ret_secret)
 {
-	const char *fleet = config->agent.fleet_secret;
-	_cleanup_free_ char *path = NULL;
-	size_t bytes;
-	int r = -ENOENT;
+	int r = tally_setup_secret(config, ret_secret);
 
-	if (fleet && !tally_secret_is_reference(fleet)) {
-		*ret_secret = strdup(fleet);
-		return *ret_secret ? 0 : -ENOMEM;
-	}
-	if (!fleet && asprintf(&path, "%s/fleet-secret", config->agent.state_dir) < 0)
-		return -ENOMEM;
-	if (!fleet)
-		r = tally_util_read_file(path, TALLY_SECRET_MAX, ret_secret, &bytes);
 	if (!r || r == -ENOMEM)
 		return r;
 	*ret_secret = strdup(NO_SECRET);
@@ -315,7 +281,8 @@ static int run(int argc, char **argv)
 	char *secret = NULL;
 	int r;
 
-	if (load(&config, &catalog) < 0)
+	/* Ports alone decide: a capture knows no cgroup. */
+	if (tally_setup_load(config_path, &config, &catalog) < 0)
 		return TALLY_EXIT_CONFIG;
 	r = read_secret(config, &secret);
 	if (r)

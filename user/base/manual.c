@@ -210,22 +210,31 @@ static void put_row(const struct tally_option *option, FILE *out)
 	      out);
 }
 
+/* The sections inside of this one, each with its path. */
+static void each_below(const struct tally_option_table *table, const char *path, FILE *out,
+		       void (*put)(const struct tally_option_table *, const char *, FILE *))
+{
+	for (size_t i = 0; i < table->n_options; i++) {
+		const struct tally_option *option = &table->options[i];
+		_cleanup_free_ char *below = NULL;
+
+		if (!has_table(option))
+			continue;
+		if (asprintf(&below, "%s%s%s%s", path, *path ? "." : "", option->name,
+			     option->type == TALLY_OPTION_LIST ? "[]" : "") < 0)
+			below = NULL;
+		else
+			put(option->table, below, out);
+	}
+}
+
 static void put_section(const struct tally_option_table *table, const char *path, FILE *out)
 {
 	fprintf(out, "\n### %s\n\n", *path ? path : "The file");
 	fputs("| key | value | default | meaning |\n|---|---|---|---|\n", out);
 	for (size_t i = 0; i < table->n_options; i++)
 		put_row(&table->options[i], out);
-	for (size_t i = 0; i < table->n_options; i++) {
-		const struct tally_option *option = &table->options[i];
-		_cleanup_free_ char *below = NULL;
-
-		if (!has_table(option) ||
-		    asprintf(&below, "%s%s%s%s", path, *path ? "." : "", option->name,
-			     option->type == TALLY_OPTION_LIST ? "[]" : "") < 0)
-			continue;
-		put_section(option->table, below, out);
-	}
+	each_below(table, path, out, put_section);
 }
 
 void tally_manual_reference(const struct tally_option_table *table, FILE *out)
@@ -302,16 +311,7 @@ static void put_page_section(const struct tally_option_table *table, const char 
 	fprintf(out, "## %s\n\n", *path ? path : "THE FILE");
 	for (size_t i = 0; i < table->n_options; i++)
 		put_entry(&table->options[i], out);
-	for (size_t i = 0; i < table->n_options; i++) {
-		const struct tally_option *option = &table->options[i];
-		_cleanup_free_ char *below = NULL;
-
-		if (!has_table(option) ||
-		    asprintf(&below, "%s%s%s%s", path, *path ? "." : "", option->name,
-			     option->type == TALLY_OPTION_LIST ? "[]" : "") < 0)
-			continue;
-		put_page_section(option->table, below, out);
-	}
+	each_below(table, path, out, put_page_section);
 }
 
 void tally_manual_page(const struct tally_option_table *table, FILE *out)

@@ -177,6 +177,8 @@ restart_and_reload() {
 	fact_of reload_of_a_mistake systemctl reload tallyd
 	wait_until 240 'the refusal' journal_has config_refused
 	write_config '/v2/**'
+	fact errors_in_journal "$(journalctl -q -u tallyd -p err -o cat | grep -c '^error config_refused' || true)"
+	fact notices_among_errors "$(journalctl -q -u tallyd -p err -o cat | grep -c 'reload services=2' || true)"
 	fact_of reload_repaired systemctl reload tallyd
 	load_goes_on
 	fact pid_kept_by_reloads "$([ "$pid" = "$(show tallyd MainPID)" ] && echo yes)"

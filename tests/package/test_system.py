@@ -147,7 +147,7 @@ def test_install_starts_nothing(first):
 
 def test_starts_and_finds_the_units(first):
     assert (first["enable"], first["active_after_start"]) == ("0", "active")
-    assert first["mode_state"] == "750"
+    assert first["mode_state"] == "750" and first["services_attached"] == "2"
 
 
 def test_runs_with_what_the_unit_leaves(first):
@@ -170,6 +170,12 @@ def test_restart_reload_upgrade_kill(first):
     assert first["pid_changed_by_upgrade"] == "yes" and first["config_kept"] == "1"
     assert first["restarts"] == "1"
     assert first["restart_nginx"] == "0"
+
+
+def test_priorities_of_the_journal(first):
+    """`journalctl -p err` shows what is wrong, and only that."""
+    assert int(first["errors_in_journal"]) >= 1
+    assert first["notices_among_errors"] == "0"
 
 
 @pytest.mark.parametrize("service", ["api", "plain"])

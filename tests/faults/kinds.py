@@ -267,7 +267,7 @@ def call_error(world, dice):
 def start_injected(world, call, what):
     out = world.agent.sandbox.dir / f"strace.{time.monotonic_ns()}"
     ran = world.agent.try_start(*calls.strace(out, "-e", f"inject={call.name}:{what}:"
-                                              f"when={call.n}"), "-D", seconds=40)
+                                              f"when={call.n}"), "-D")
     with open(out, encoding="utf-8", errors="replace") as f:
         hit = "(INJECTED)" in f.read() or not world.agent.alive()
     return ran, hit

@@ -41,6 +41,7 @@ from lib.tallyd import Tallyd, service  # noqa: E402
 FIELDS = ("requests", "request_bytes", "response_bytes")
 TXN_S = 4           # transaction timeout: what a paused agent must exceed
 DISK_MB = 48
+READY_S = 120        # a machine that does much else verifies programs slowly
 SAMPLE = 100        # records of a world that are held against the schema
 
 
@@ -189,10 +190,10 @@ class Agent(Tallyd):
 
     def start(self):
         with self.launch() as notify:
-            wait_for(lambda: self._is_ready(notify), 30, lambda: f"ready: {self.log()[-2000:]}")
+            wait_for(lambda: self._is_ready(notify), READY_S, lambda: f"ready: {self.log()[-2000:]}")
         return self
 
-    def try_start(self, *prefix, seconds=20):
+    def try_start(self, *prefix, seconds=READY_S):
         """Ready, or ended, whichever comes first. True: it runs."""
         with self.launch(*prefix) as notify:
             deadline = time.monotonic() + seconds

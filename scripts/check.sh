@@ -46,7 +46,7 @@ kafka       | long  | 300  | $pytest -s tests/kafka                    | a real 
 deploy      | long  | 200  | $pytest tests/deploy                      | topics and rights as documented, on a real Kafka
 k8s         | long  | 700  | $pytest tests/k8s                         | a real kube-apiserver: pods come, change, go
 diff-long   | long  | 180  | $diff -t 150                              | the same, for longer
-sim-long    | long  | 240  | $sim --histories 20000 --outage 72 --mutants | more histories, days of outage; planted bugs are found
+sim-long    | long  | 240  | $sim --histories 10000 --outage 72 --mutants | more histories, days of outage; planted bugs are found
 system      | long  | 500  | $pytest -m long tests/package             | the package under a booted systemd
 arm64       | long  | 600  | tests/vm/arm64.sh                         | cross-compiled, on an arm64 kernel
 vm-long     | long  | 300  | tests/vm/matrix.sh --long                 | power cuts, full disks

@@ -231,9 +231,15 @@ def every_call(run, options):
 
 
 def mine(options, number):
-    """Is this round for this process?"""
-    share, jobs = options.share
-    return options.round in (None, number) and number % jobs == share
+    """Is this round for this process? Whoever comes first takes it."""
+    if options.round is not None:
+        return number == options.round and options.share[0] == 0
+    if not options.lists:
+        return True
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(f"{options.lists}.{options.seed}.{number}", os.O_CREAT | os.O_EXCL))
+        return True
+    return False
 
 
 def all_rounds(run, options):

@@ -119,8 +119,8 @@ bench: deps ## nanoseconds per exchange, throughput with and without the meter (
 soak: deps ## load and faults for as long as TALLY_SOAK_S and MINUTES say, an hour each (root)
 	scripts/check.sh soak soak-faults
 
-faults: deps ## a real Kafka: kills, errors at every call, full disk, broker away, 1,000 upgrades (root)
-	scripts/check.sh faults calls calls-agent upgrades
+faults: deps ## a real Kafka: kills, errors at every call, full disk, broker away; upgrades; the simulator (root)
+	scripts/check.sh faults calls calls-agent upgrades histories
 
 lint: ## format, layers, headers, shellcheck, licences
 	tests/lint/run.sh

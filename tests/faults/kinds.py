@@ -56,7 +56,7 @@ def end(agent):
 
 # --- the agent -----------------------------------------------------------------------------------
 
-@kind("kill", 12)
+@kind("kill", 8)
 def kill(world, dice):
     """SIGKILL at any moment of the windows."""
     world.agent.ensure()
@@ -66,7 +66,7 @@ def kill(world, dice):
     return f"after {text}"
 
 
-@kind("kill-start", 10)
+@kind("kill-start", 6)
 def kill_start(world, dice):
     """SIGKILL while it starts and recovers."""
     end(world.agent)
@@ -243,7 +243,7 @@ def inject_running(world, call, what, seconds=6):
         trace.stop()
 
 
-@kind("call-kill", 18)
+@kind("call-kill", 10)
 def call_kill(world, dice):
     """SIGKILL at the n-th call of a close."""
     call, _ = pick(world, dice, "close")
@@ -253,7 +253,7 @@ def call_kill(world, dice):
     return f"at {call.name}#{call.n} {call.text}"
 
 
-@kind("call-error", 22)
+@kind("call-error", 12)
 def call_error(world, dice):
     """An error from the n-th call of a close; the agent goes on, or is started anew."""
     call, error = pick(world, dice, "close")
@@ -273,7 +273,7 @@ def start_injected(world, call, what):
     return ran, hit
 
 
-@kind("start-kill", 10)
+@kind("start-kill", 6)
 def start_kill(world, dice):
     """SIGKILL at the n-th call of a start that recovers."""
     calls.kill_frozen(world)
@@ -286,7 +286,7 @@ def start_kill(world, dice):
     return f"at {call.name}#{call.n} {call.text}"
 
 
-@kind("start-error", 12)
+@kind("start-error", 8)
 def start_error(world, dice):
     """An error from the n-th call of a start that recovers."""
     calls.kill_frozen(world)

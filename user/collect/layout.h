@@ -7,6 +7,10 @@
  *	PIN_DIR/conns, parked, deferred    in this layout
  *	PIN_DIR/layout-<16 hex digits>     its name
  *
+ * A busy connection may thus be unparsed, by octets, until it ends. Exact would be that the old programs
+ * stay attached for the connections they know, with empty scopes and ports, and that the new ones leave
+ * alone what has an entry in the old map: they would have to look there once for each new socket.
+ *
  * Invariants: L1 programs never see state of a layout that is not theirs: where the name is another,
  * or none is pinned, they get new maps, and connections are joined midway; L2 the old name goes
  * before the maps do, and the new one comes after them, so that a start that died is seen as a change.

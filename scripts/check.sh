@@ -41,7 +41,7 @@ package     | check | 240  | $pytest -m 'not long' tests/package      | unit, De
 prometheus  | check | 150  | $pytest tests/prometheus                  | metrics, alerts, dashboards, runbook
 page        | check | 240  | $pytest tests/page                        | the status page in a browser
 vm          | check | 400  | tests/vm/matrix.sh                        | other kernels, counting right
-e2e-long    | long  | 600  | $pytest -m long tests/e2e                 | load, many connections, long bodies
+e2e-long    | long  | 300  | $pytest -m long tests/e2e                 | load, many connections, long bodies
 kafka       | long  | 300  | $pytest -s tests/kafka                    | a real Kafka: transactions, kills, doubt, readers
 deploy      | long  | 200  | $pytest tests/deploy                      | topics and rights as documented, on a real Kafka
 k8s         | long  | 700  | $pytest tests/k8s                         | a real kube-apiserver: pods come, change, go

@@ -35,6 +35,7 @@ static struct {
 	bool cut;				/* some segment was played as more packets */
 	struct tally_candidate_long keys[KEYS]; /* learnt, or known beforehand */
 	size_t n_keys;
+	struct play_outcome sum; /* over the windows */
 } k;
 
 static int fd_of(const struct bpf_map *map)
@@ -195,21 +196,23 @@ static void kernel_segment(const struct tally_meter_segment *s)
 
 /* What came out --------------------------------------------------------------------------------- */
 
-static void read_rows(struct play_outcome *o)
+static void kernel_window(void)
 {
 	struct tally_row_key key, *previous = NULL;
+	struct tally_totals totals, none = { 0 };
+	struct tally_meter_entry e;
 
-	o->rows = calloc(PROGRAMS_ROWS, sizeof(*o->rows));
-	if (!o->rows)
-		abort();
+	programs_totals(&k.p, &totals);
+	play_add(&k.sum, NULL, 0, &totals);
 	while (!bpf_map_get_next_key(k.p.rows, previous, &key)) {
-		struct tally_meter_entry *e = &o->rows[o->n_rows++];
-
-		e->key = key;
-		if (bpf_map_lookup_elem(k.p.rows, &key, &e->row))
+		e.key = key;
+		if (bpf_map_lookup_elem(k.p.rows, &key, &e.row))
 			programs_die("rows");
-		previous = &e->key;
+		play_add(&k.sum, &e, 1, &none);
+		previous = &e.key;
 	}
+	clear_hash(k.p.rows, sizeof(struct tally_row_key));
+	clear_totals();
 }
 
 /* The texts behind dictionary entries, as the agent finds them. */
@@ -263,14 +266,16 @@ static char *kernel_learned(void)
 
 static void kernel_close(const struct tally_meter_segment *last, struct play_outcome *ret_outcome)
 {
-	struct play_outcome o = { .key = kernel_key };
+	struct play_outcome o;
 	const struct vectors_segment told = { .rcv_nxt = last->rcv_nxt,
 					      .snd_nxt = last->snd_nxt,
 					      .snd_una = last->snd_una };
 
 	programs_run(k.p.skel->progs.vectors_close, &told, NULL, 0);
-	read_rows(&o);
-	programs_totals(&k.p, &o.totals);
+	kernel_window();
+	o = k.sum;
+	k.sum = (struct play_outcome){ 0 };
+	o.key = kernel_key;
 	read_keys();
 	o.learned = kernel_learned();
 	o.candidates = clear_pool(&k.candidates) + clear_pool(&k.candidates_long);
@@ -278,7 +283,8 @@ static void kernel_close(const struct tally_meter_segment *last, struct play_out
 	*ret_outcome = o;
 }
 
-static const struct play_target kernel = { kernel_open, kernel_segment, kernel_close };
+static const struct play_target kernel = { kernel_open, kernel_segment, kernel_window,
+					   kernel_close };
 
 /* Running --------------------------------------------------------------------------------------- */
 

@@ -307,6 +307,8 @@ static void play_step(struct player *p, size_t index)
 		send_huge(p, st);
 	else if (st->kind == VECTOR_FIN)
 		send_fin(p, st);
+	else if (st->kind == VECTOR_WINDOW)
+		p->target->window();
 	else if (st->kind == VECTOR_DECOY)
 		send_decoy(p, st);
 	s->sent = s->begin + s->len;
@@ -403,7 +405,32 @@ static void outcome_text(struct player *p, const struct vector_rules *rules,
 static struct {
 	struct tally_meter *meter;
 	struct tally_meter_conn *conn;
+	struct play_outcome sum; /* over the windows */
 } native;
+
+void play_add(struct play_outcome *sum, const struct tally_meter_entry *rows, size_t n,
+	      const struct tally_totals *totals)
+{
+	sum->rows = reallocarray(sum->rows, sum->n_rows + n + 1, sizeof(*rows));
+	if (!sum->rows)
+		abort();
+	if (n)
+		memcpy(sum->rows + sum->n_rows, rows, n * sizeof(*rows));
+	sum->n_rows += n;
+	for (size_t i = 0; i < sizeof(*totals) / sizeof(__u64); i++)
+		((__u64 *)&sum->totals)[i] += ((const __u64 *)totals)[i];
+}
+
+static void native_window(void)
+{
+	size_t n = tally_meter_rows(native.meter);
+
+	play_add(&native.sum, NULL, 0, tally_meter_totals(native.meter, 0));
+	for (size_t i = 0; i < n; i++)
+		play_add(&native.sum, tally_meter_row(native.meter, i), 1,
+			 &(struct tally_totals){ 0 });
+	tally_meter_swap(native.meter);
+}
 
 static void native_open(const struct vector *v, const struct vector_rules *rules,
 			const struct tally_meter_options *options,
@@ -411,6 +438,8 @@ static void native_open(const struct vector *v, const struct vector_rules *rules
 {
 	tally_meter_free(native.meter);
 	native.meter = NULL;
+	free(native.sum.rows);
+	native.sum = (struct play_outcome){ 0 };
 	must_be_0(tally_meter_new(options, &native.meter));
 	for (size_t i = 0; i < v->n_known; i++)
 		must_be_0(tally_meter_know(native.meter, rules->rules, v->known[i],
@@ -442,23 +471,21 @@ static char *native_learned(void)
 
 static void native_close(const struct tally_meter_segment *last, struct play_outcome *ret_outcome)
 {
-	struct play_outcome o = { .key = native_key, .ctx = native.meter };
+	struct play_outcome o;
 
 	must_be_0(tally_meter_close(native.meter, native.conn, last));
-	o.n_rows = tally_meter_rows(native.meter);
-	o.rows = calloc(o.n_rows + 1, sizeof(*o.rows));
-	if (!o.rows)
-		abort();
-	for (size_t i = 0; i < o.n_rows; i++)
-		o.rows[i] = *tally_meter_row(native.meter, i);
-	o.totals = *tally_meter_totals(native.meter, 0);
+	native_window();
+	o = native.sum;
+	native.sum = (struct play_outcome){ 0 };
+	o.key = native_key;
+	o.ctx = native.meter;
 	o.candidates = tally_meter_candidates(native.meter);
 	o.pieces = tally_meter_pieces(native.meter);
 	o.learned = native_learned();
 	*ret_outcome = o;
 }
 
-const struct play_target play_native = { native_open, native_segment, native_close };
+const struct play_target play_native = { native_open, native_segment, native_window, native_close };
 
 static void player_init(struct player *p, const struct vector *v, const struct vector_rules *rules,
 			const struct play_plan *plan)

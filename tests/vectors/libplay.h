@@ -35,10 +35,14 @@ struct play_target {
 		     const struct tally_meter_options *options,
 		     const struct tally_meter_birth *birth);
 	void (*segment)(const struct tally_meter_segment *segment);
+	void (*window)(void); /* the ledger is swapped */
 	/* rows and learned to free; the rest is valid until the next open(). */
 	void (*close)(const struct tally_meter_segment *last, struct play_outcome *ret_outcome);
 };
 extern const struct play_target play_native;
+/* For targets: rows and totals of one more window. */
+void play_add(struct play_outcome *sum, const struct tally_meter_entry *rows, size_t n,
+	      const struct tally_totals *totals);
 
 struct play_plan {
 	const struct play_target *target; /* NULL: native */

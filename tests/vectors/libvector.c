@@ -194,6 +194,9 @@ static void step_words(struct reader *r, struct vector_step *s, char *words)
 	} else if (!strcmp(kind, "fin")) {
 		s->kind = VECTOR_FIN;
 		s->dir = dir_of(r, more);
+	} else if (!strcmp(kind, "window")) {
+		s->kind = VECTOR_WINDOW;
+		s->dir = VECTOR_SERVER;
 	} else {
 		fault(r, "unknown step %s", kind);
 	}
@@ -260,7 +263,8 @@ static void read_step(struct reader *r, struct vector *v, char *words)
 	step_words(r, s, words);
 	while (!ends_text(r))
 		put_line(r, &o, next_line(r));
-	if (s->kind == VECTOR_HUGE || s->kind == VECTOR_FIN || s->kind == VECTOR_REST) {
+	if (s->kind == VECTOR_HUGE || s->kind == VECTOR_FIN || s->kind == VECTOR_REST ||
+	    s->kind == VECTOR_WINDOW) {
 		free(o.data);
 		return;
 	}
@@ -617,7 +621,8 @@ static uint64_t expression(const struct reader *r, const struct vector *v, const
 				if ((int)v->steps[i].dir == dir &&
 				    v->steps[i].kind != VECTOR_DECOY &&
 				    v->steps[i].kind != VECTOR_REST &&
-				    v->steps[i].kind != VECTOR_FIN && !--nth)
+				    v->steps[i].kind != VECTOR_FIN &&
+				    v->steps[i].kind != VECTOR_WINDOW && !--nth)
 					n = v->steps[i].len;
 			if (n == UINT64_MAX)
 				fault(r, "no such step: %s", p);

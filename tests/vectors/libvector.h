@@ -25,6 +25,7 @@
  *		--- decoy [ahead=N]	from the client; the meter sees them, TCP refuses them. N octets
  *					ahead of what has been sent
  *		--- fin client|server
+ *		--- window		the ledger is swapped: rows begin anew, and stand apart below
  *
  * Settings:	@config NAME	tests/vectors/NAME.yaml (default: default)
  *		@midstream	the connection was there before the meter
@@ -56,7 +57,15 @@
 #define VECTOR_KNOWN 8
 
 enum vector_dir { VECTOR_CLIENT, VECTOR_SERVER };
-enum vector_kind { VECTOR_DATA, VECTOR_HUGE, VECTOR_LOST, VECTOR_DECOY, VECTOR_REST, VECTOR_FIN };
+enum vector_kind {
+	VECTOR_DATA,
+	VECTOR_HUGE,
+	VECTOR_LOST,
+	VECTOR_DECOY,
+	VECTOR_REST,
+	VECTOR_FIN,
+	VECTOR_WINDOW
+};
 
 struct vector_step {
 	enum vector_kind kind;

@@ -257,7 +257,8 @@ def test_rights(node, agent, keys, namespace):
     a.stop()
     asked = node.cluster.asked_by(USER)
     assert set(asked) == {("list", "pods"), ("watch", "pods")}
-    assert {code for codes in asked.values() for code in codes} <= {200, 410, 401, 504, None}
+    # 403: an API server that has just been started again does not know the roles yet
+    assert {code for codes in asked.values() for code in codes} <= {200, 410, 401, 403, 504, None}
     lines = node.cluster.audit.read_text()
     assert "fieldSelector=spec.nodeName" in lines and "tallyd.io%2Fmeter%3Denabled" in lines
 
@@ -267,8 +268,9 @@ def test_no_secrets_of_pods(node, agent, namespace):
     a = agent()
     pod = node.create("geo-1", namespace(), labels=GEO, annotations={**SHIPPED, "note": "hunter3"})
     a.wait_states({"geo-1": "waiting"})
-    state = (node.sandbox.dir / "state" / "pods.json").read_text()
-    assert pod.uid in state
+    file = node.sandbox.dir / "state" / "pods.json"
+    wait_for(lambda: file.exists() and pod.uid in file.read_text(), 20, "the pod to be on disk")
+    state = file.read_text()
     assert "hunter" not in state + a.log()
 
 

@@ -36,7 +36,7 @@ counts_right() {
 
 # The seed of the cuts is printed; TALLYD_SEED sets it.
 plays_vectors() {
-	tests/vm/run.sh "$1" --timeout 300 -- build/test/kernel/vectors -n 3
+	tests/vm/run.sh "$1" --timeout 300 -- sh -c 'build/test/kernel/vectors -n 3 && build/test/kernel/race -n 1000'
 }
 
 # A kernel without bpf_loop: `probe` and `run` name it and exit with 71.
@@ -57,7 +57,7 @@ done
 if [ "${1-}" = --long ]; then
 	case_of 'the machines themselves' tests/vm/selftest.sh bookworm
 else
-	case_of 'bookworm plays the vectors' plays_vectors bookworm
+	case_of 'bookworm plays the vectors, and races' plays_vectors bookworm
 	case_of '5.10 is refused by name' refused
 fi
 printf '%d passed, %d failed, 0 skipped\n' "$passed" "$failed"

@@ -57,7 +57,7 @@ soak        | own   | $((${TALLY_SOAK_S:-3600} + 600)) | $pytest -m soak tests/e
 calls       | own   | 1800 | tests/kafka/inject.py                     | each call of sealing and shipping, each error
 calls-agent | own   | 7200 | tests/faults/run.py --every-call --jobs 2 | each call of a close and of a start, each error
 upgrades    | own   | 5400 | tests/faults/upgrades.py --count 1000     | upgrades under load
-soak-faults | own   | $((${MINUTES:-60} * 60 + 600)) | tests/faults/run.py --minutes ${MINUTES:-60} --jobs 2 | faults, seed after seed (MINUTES)
+soak-faults | own   | $((${MINUTES:-60} * 60 + 600)) | tests/faults/run.py --minutes ${MINUTES:-60} --jobs ${JOBS:-4} | faults, seed after seed (MINUTES, JOBS)
 "
 
 die() {

@@ -470,7 +470,9 @@ def power_cut(world, dice):
 # --- the state directory -------------------------------------------------------------------------
 
 def quiesce(world):
-    """All that was answered is shipped and read; the agent is down. Traffic goes on after."""
+    """All that was answered, and something was, is shipped and read; the agent is down. Traffic goes
+    on after."""
+    wait_for(lambda: os.path.getsize(world.nginx.log), 30, "a first answer")
     world.traffic.stop()
     world.settle()
     world.consume()

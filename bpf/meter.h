@@ -194,6 +194,8 @@ TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c
 	struct tally_exchange *x = tally_conn_request_head(c, r, run->seq + run->at);
 
 	meter_take_blank(p, t);
+	if (p->octets == p->pos)
+		h1_remember(p, r, p->pos);
 	c->in_over = !x;
 	if (x) {
 		meter_key_lookup(run, c, x, t);
@@ -274,6 +276,10 @@ TALLY_INLINE void meter_response_head(struct tally_run *run, struct tally_conn *
 	meter_response_final(run, c, r, t);
 	x = conn_front(c);
 	tally_conn_frame_response(c, x);
+	if (p->octets == p->pos && p->pos <= TALLY_REPLY && h1_recall_turn(p, c->tail)) {
+		h1_keep_reply(&c->reply, &run->chunk, p->pos);
+		h1_remember(p, r, p->pos);
+	}
 	if (p->state == H1_START) {
 		meter_end_response(run, c, x, t, 0);
 		tally_conn_pop(c, x);
@@ -376,8 +382,10 @@ TALLY_GLOBAL int meter_load(TALLY_PACKET *pkt, struct tally_run *run, struct tal
 	n = run->len - run->at;
 	if (n > TALLY_CHUNK)
 		n = TALLY_CHUNK;
-	if (run->dir == TALLY_IN)
+	if (run->dir == TALLY_IN) {
+		p->recall_len = 0;
 		meter_look_further(run, c);
+	}
 	if (port_load(pkt, run, chunk, run->off + run->at, n))
 		return -1;
 	p->pos = 0;
@@ -430,7 +438,9 @@ TALLY_GLOBAL int meter_feed(TALLY_PACKET *pkt, struct tally_run *run, struct tal
 		return 0;
 	p = meter_parser(c, run->dir);
 	p->pos = 0;
-	p->end = 0;
+	p->end = run->ready;
+	run->ready = 0;
+	run->loaded = run->at;
 	run->loads = 0;
 	tally_loop(1 << 18, meter_feed_step, &l);
 	if (run->at < run->len)
@@ -785,6 +795,16 @@ TALLY_GLOBAL int meter_settle(struct tally_run *run, struct tally_conn *c,
 	return 0;
 }
 
+/* Does meter_settle() find anything to do? */
+TALLY_INLINE int meter_unsettled(const struct tally_run *run, const struct tally_conn *c)
+{
+	const struct tally_h1 *p = &c->h1[conn_side(run->dir)];
+
+	if (run->dir == TALLY_IN)
+		return p->blank || p->octets;
+	return c->responding | c->tunnel | c->fin_seen[TALLY_OUT] || p->state == H1_BAD;
+}
+
 struct meter_pick_loop {
 	struct tally_run *run;
 	struct tally_conn *c;
@@ -921,6 +941,92 @@ TALLY_INLINE void meter_park(TALLY_PACKET *pkt, struct tally_run *run, struct ta
 	t->gaps[TALLY_GAP_PARK_FULL]++;
 }
 
+/* ---- heads that repeat themselves ---- */
+
+/* What follows a recalled head in its segment, as far as it is a body of known length. */
+TALLY_INLINE void meter_recall_body(struct tally_run *run, struct tally_h1 *p)
+{
+	if (run->at < run->len && p->state == H1_BODY)
+		run->at += tally_h1_skip(p, run->len - run->at);
+}
+
+/*
+ * A request whose head is the one before it, octet for octet: an exchange like that one. TCP has taken all
+ * that came before, so that nothing needs to be kept for R9; c->seen already holds these octets.
+ */
+TALLY_INLINE void meter_recall_request(TALLY_PACKET *pkt, struct tally_run *run,
+				       struct tally_conn *c, const struct tally_rules *r,
+				       struct tally_totals *t)
+{
+	struct tally_h1 *p = &c->h1[TALLY_IN];
+	__u32 n = p->recall_len;
+
+	if (!h1_recallable(p, r) || run->len < n || (run->len > n && !p->length) ||
+	    run->seq != run->rcv_nxt || c->midstream || c->kept_count)
+		return;
+	if (!h1_recall_turn(p, c->head) || port_load(pkt, run, &run->chunk, run->off, n))
+		return;
+	if (!tally_h1_same_request(&run->chunk, &c->seen, n)) {
+		h1_recall_miss(p);
+		return;
+	}
+	h1_recall(p);
+	c->begun_ns = run->now;
+	c->seen_at = run->seq;
+	c->seen_len = n;
+	c->parsed_to = run->seq + n;
+	run->at = n;
+	meter_request_head(run, c, r, t);
+	meter_recall_body(run, p);
+	if (p->octets)
+		meter_request_octets(run, c);
+	p->event = TALLY_EV_MORE;
+}
+
+/* The same of a response; of another one the octets are in the chunk already. */
+TALLY_INLINE void meter_recall_response(TALLY_PACKET *pkt, struct tally_run *run,
+					struct tally_conn *c, const struct tally_rules *r,
+					struct tally_totals *t)
+{
+	struct tally_h1 *p = &c->h1[TALLY_OUT];
+	__u32 m = p->recall_len, n = run->len < TALLY_CHUNK ? run->len : TALLY_CHUNK;
+
+	if (!h1_recallable(p, r) || n < m || !h1_recall_turn(p, c->tail) ||
+	    port_load(pkt, run, &run->chunk, run->off, n))
+		return;
+	if (!tally_h1_same_response(&run->chunk, &c->reply, m)) {
+		h1_recall_miss(p);
+		run->ready = n;
+		return;
+	}
+	h1_recall(p);
+	run->at = m;
+	meter_response_head(run, c, r, t);
+	meter_recall_body(run, p);
+	if (p->event && c->responding) {
+		struct tally_exchange *x = conn_front(c);
+
+		meter_end_response(run, c, x, t, 0);
+		tally_conn_pop(c, x);
+	}
+	p->event = TALLY_EV_MORE;
+}
+
+/* A segment that is the next in its stream, and all in order: true nearly always. */
+TALLY_INLINE void meter_next_segment(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+				     const struct tally_rules *r, struct tally_totals *t)
+{
+	run->at = 0;
+	if (run->dir == TALLY_IN)
+		meter_recall_request(pkt, run, c, r, t);
+	else
+		meter_recall_response(pkt, run, c, r, t);
+	if (run->at < run->len)
+		meter_feed(pkt, run, c, r, t);
+	else
+		c->next[conn_side(run->dir)] = run->seq + run->at;
+}
+
 /*
  * One segment of a connection whose service has rules r. The caller has filled run and holds the
  * lock of the direction.
@@ -933,6 +1039,7 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 	__u32 before;
 
 	run->source = 0;
+	run->ready = 0;
 	if (meter_parked(c, run->dir))
 		meter_catch_up_first(pkt, run, c, r, t);
 	if (run->dir == TALLY_IN && c->tunnel)
@@ -948,7 +1055,10 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 	before = meter_next(c, run->dir);
 	if (run->len) {
 		meter_resync(run, c, t);
-		placed = meter_place(run, c, r, t);
+		if (run->seq == before && c->synced[conn_side(run->dir)])
+			meter_next_segment(pkt, run, c, r, t);
+		else
+			placed = meter_place(run, c, r, t);
 	}
 	if (placed == PLACED_FEED)
 		meter_feed(pkt, run, c, r, t);
@@ -957,7 +1067,8 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 	if (meter_parked(c, run->dir))
 		meter_unpark(pkt, run, c, r, t);
 	meter_count_octets(run, c, t, before);
-	meter_settle(run, c, r, t);
+	if (meter_unsettled(run, c))
+		meter_settle(run, c, r, t);
 }
 
 /* ---- the end of a connection ---- */

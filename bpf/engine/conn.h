@@ -108,7 +108,8 @@ struct tally_conn {
 	struct tally_exchange orphan;
 	__u8 over[TALLY_OVER];
 	struct tally_h1 h1[2];
-	struct tally_chunk seen; /* IN: the octets looked at last (R9) */
+	struct tally_chunk seen;  /* IN: the octets looked at last (R9) */
+	struct tally_reply reply; /* OUT: the head read last, while h1[OUT] remembers it */
 };
 
 /* What one run adds to the row of the current exchange. */

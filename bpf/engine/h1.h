@@ -137,6 +137,11 @@ struct tally_h1 {
 	__u32 basic;	   /* base64 bits not yet octets: value | count << 24 */
 	__u32 spill_slot;  /* the driver's: where spilled octets are, a ticket; 0: none */
 	__u32 kept_len;	   /* key_len of the first value, while a second one is read */
+	/* The head read last, if the same octets may come again (h1_recall). */
+	__u32 recall_ruleset;
+	__u16 recall_len;    /* 0: there is none */
+	__u8 recall_missed;  /* how often in a row another head came instead */
+	__u8 pad2;
 	struct tally_sip sip;
 	__u8 key_text[TALLY_KEY_INLINE + 8];
 };
@@ -152,6 +157,7 @@ TALLY_INLINE int tally_h1_is_response(const struct tally_h1 *p)
 TALLY_INLINE void h1_begin(struct tally_h1 *p, const struct tally_rules *r)
 {
 	p->flags &= H1_F_KEEP;
+	p->recall_len = 0;
 	p->protocol = TALLY_PROTO_UNKNOWN;
 	p->method = 0;
 	p->name = TALLY_NAMES;
@@ -631,6 +637,126 @@ TALLY_INLINE void h1_head_done(struct tally_h1 *p)
 	if (!tally_h1_is_response(p))
 		h1_frame_request(p);
 	p->event = TALLY_EV_HEAD;
+}
+
+/* ---- heads that repeat themselves ---- */
+
+/*
+ * A client sends the same head again and again. The machine is a function of the octets, the rules and
+ * its state at START; so if a head's octets are those of the head before it, under the same rules, what
+ * was found then is what would be found now, and it still stands here: only a head without chunked
+ * coding, of one chunk, clean and of a short key is recalled, and bodies of a length leave it alone.
+ */
+#define RECALL_PATIENCE 4 /* misses in a row, after which only every 16th head is tried */
+#define RECALL_TURNS 16
+
+/* Is it worth the try? turn counts messages of this direction. */
+TALLY_INLINE int h1_recall_turn(const struct tally_h1 *p, __u32 turn)
+{
+	return p->recall_missed < RECALL_PATIENCE || !(turn & (RECALL_TURNS - 1));
+}
+
+/* A head of n octets, which began at the chunk's first one, has been read. */
+TALLY_INLINE void h1_remember(struct tally_h1 *p, const struct tally_rules *r, __u32 n)
+{
+	if (p->taint || p->blank || p->key_spilled || p->spill_slot || n < 8 ||
+	    p->flags & (H1_F_CODING | H1_F_LENGTH_BAD | H1_F_TRAILER))
+		return;
+	p->recall_len = n;
+	p->recall_ruleset = r->ruleset;
+}
+
+/* May the octets that begin a message be the head that is remembered? */
+TALLY_INLINE int h1_recallable(const struct tally_h1 *p, const struct tally_rules *r)
+{
+	return p->recall_len && p->state == H1_START && !p->octets && !p->taint &&
+	       p->recall_ruleset == r->ruleset;
+}
+
+/* The remembered head was read again: as after its last octet. Its framing is the caller's. */
+TALLY_INLINE void h1_recall(struct tally_h1 *p)
+{
+	p->recall_missed = 0;
+	p->pos = 0;
+	p->octets = p->recall_len;
+	p->event = TALLY_EV_MORE;
+	p->state = p->length ? H1_BODY : H1_START;
+	p->remain = p->length;
+}
+
+TALLY_INLINE void h1_recall_miss(struct tally_h1 *p)
+{
+	if (p->recall_missed < RECALL_PATIENCE)
+		p->recall_missed++;
+}
+
+TALLY_INLINE __u64 same_word(const __u8 *a, const __u8 *b)
+{
+	return *(const tally_unaligned *)a ^ *(const tally_unaligned *)b;
+}
+
+/* Are n (8..room) octets the same? room is a power of two; 16 octets stand behind both. */
+TALLY_INLINE int h1_same(const __u8 *a, const __u8 *b, __u32 n, __u32 room)
+{
+	__u32 at = 0, k;
+	__u64 d;
+
+	if (n < 8 || n > room)
+		return 0;
+	for (__u32 i = 0; i < room / 64; i++) {
+		if (at + 64 > n)
+			break;
+		k = at;
+		tally_opaque(k);
+		k &= room - 64;
+		d = same_word(a + k, b + k) | same_word(a + k + 8, b + k + 8) |
+		    same_word(a + k + 16, b + k + 16) | same_word(a + k + 24, b + k + 24) |
+		    same_word(a + k + 32, b + k + 32) | same_word(a + k + 40, b + k + 40) |
+		    same_word(a + k + 48, b + k + 48) | same_word(a + k + 56, b + k + 56);
+		if (d)
+			return 0;
+		at += 64;
+	}
+	for (__u32 i = 0; i < 8; i++) {
+		if (at + 8 > n)
+			break;
+		k = at;
+		tally_opaque(k);
+		k &= room - 1;
+		if (same_word(a + k, b + k))
+			return 0;
+		at += 8;
+	}
+	k = n - 8;
+	tally_opaque(k);
+	k &= room - 1;
+	return !same_word(a + k, b + k);
+}
+
+TALLY_GLOBAL int tally_h1_same_request(const struct tally_chunk *a, const struct tally_chunk *b,
+				       __u32 n)
+{
+	return a && b && h1_same(a->b, b->b, n, TALLY_CHUNK);
+}
+
+TALLY_GLOBAL int tally_h1_same_response(const struct tally_chunk *a, const struct tally_reply *b,
+					__u32 n)
+{
+	return a && b && h1_same(a->b, b->b, n, TALLY_REPLY);
+}
+
+/* n octets of the chunk, up to whole words, for the next response to be compared with. */
+TALLY_INLINE void h1_keep_reply(struct tally_reply *to, const struct tally_chunk *from, __u32 n)
+{
+	for (__u32 i = 0; i < TALLY_REPLY / 8; i++) {
+		__u32 k = 8 * i;
+
+		if (k >= n)
+			break;
+		tally_opaque(k);
+		k &= TALLY_REPLY - 8;
+		*(tally_unaligned *)(to->b + k) = *(const tally_unaligned *)(from->b + k);
+	}
 }
 
 /* ---- steps: each consumes at least one octet or changes the state ---- */

@@ -24,7 +24,7 @@
 #include "tally/reasons.h"
 #include "tally/types.h"
 
-#define TALLY_ABI_VERSION 2
+#define TALLY_ABI_VERSION 3
 
 /* Identity of a row. All bytes are significant: it is a hash key, so padding is zero. */
 struct tally_row_key {

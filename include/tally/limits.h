@@ -10,6 +10,7 @@
 #define TALLY_RULESET_SLOTS 128	  /* live rulesets: current and those still in use, per service */
 #define TALLY_CHUNK 1024	  /* payload bytes parsed per load from the packet */
 #define TALLY_CHUNK_PAD 16	  /* two words are read past the end of a chunk */
+#define TALLY_REPLY 512		  /* longest response head that is compared with the next one */
 #define TALLY_PIPELINE 16	  /* requests of one connection waiting for their response */
 #define TALLY_PARK_PIECES 32	  /* parked pieces (TALLY_CHUNK each) per connection, direction */
 #define TALLY_PARK_POOL 4096	  /* parked pieces in all */

@@ -21,6 +21,11 @@ struct tally_chunk {
 	__u8 b[TALLY_CHUNK + TALLY_CHUNK_PAD];
 };
 
+/* The octets of a response's head. */
+struct tally_reply {
+	__u8 b[TALLY_REPLY + TALLY_CHUNK_PAD];
+};
+
 struct tally_parked {
 	__u32 busy; /* 0: free; taken by compare-and-exchange */
 	__u32 seq;  /* stream position of the first octet */

@@ -53,9 +53,10 @@ static __always_inline struct tally_scratch *scratch_take(void)
 	return 0;
 }
 
+/* Its next taker runs on this CPU: no other needs to see what was done before. */
 static __always_inline void scratch_give(struct tally_scratch *s)
 {
-	__sync_lock_test_and_set(&s->busy, 0);
+	*(volatile __u32 *)&s->busy = 0;
 }
 
 static __always_inline struct tally_totals *totals_in(__u32 index, __u32 level, __u32 service)
@@ -641,21 +642,40 @@ static __always_inline __u32 tcp_offset(struct __sk_buff *skb)
 	return 0;
 }
 
-static __noinline int packet_parse(struct __sk_buff *skb, struct packet_head *h)
+/* The TCP header, 16 octets of it at tcp, stands at off. Returns 0, or -1: this is no packet. */
+static __always_inline int packet_tcp(const __u8 *tcp, __u32 off, __u32 len, struct packet_head *h)
+{
+	h->seq = bpf_ntohl(*(const __u32 *)(tcp + 4));
+	h->ack = bpf_ntohl(*(const __u32 *)(tcp + 8));
+	h->flags = tcp[13];
+	h->off = off + (tcp[12] >> 4) * 4;
+	if (h->off > len)
+		return -1;
+	h->len = len - h->off;
+	return 0;
+}
+
+/* Headers that are not in the linear part, or have options or extensions. */
+static __noinline int packet_parse_slowly(struct __sk_buff *skb, struct packet_head *h)
 {
 	__u8 tcp[16] __attribute__((aligned(8)));
 	__u32 off = tcp_offset(skb);
 
 	if (!off || bpf_skb_load_bytes(skb, off, tcp, sizeof(tcp)))
 		return -1;
-	h->seq = bpf_ntohl(*(__u32 *)(tcp + 4));
-	h->ack = bpf_ntohl(*(__u32 *)(tcp + 8));
-	h->flags = tcp[13];
-	h->off = off + (tcp[12] >> 4) * 4;
-	if (h->off > skb->len)
-		return -1;
-	h->len = skb->len - h->off;
-	return 0;
+	return packet_tcp(tcp, off, skb->len, h);
+}
+
+/* Headers nearly always stand in the linear part, without options of IP. */
+static __always_inline int packet_parse(struct __sk_buff *skb, struct packet_head *h)
+{
+	__u8 *ip = (__u8 *)(long)skb->data, *end = (__u8 *)(long)skb->data_end;
+
+	if (ip + 20 + 16 <= end && skb->protocol == bpf_htons(ETH_P_IP) && ip[0] == 0x45)
+		return packet_tcp(ip + 20, 20, skb->len, h);
+	if (ip + 40 + 16 <= end && skb->protocol == bpf_htons(ETH_P_IPV6) && ip[6] == IPPROTO_TCP)
+		return packet_tcp(ip + 40, 40, skb->len, h);
+	return packet_parse_slowly(skb, h);
 }
 
 /* ---- the connection ---- */
@@ -735,11 +755,8 @@ static __noinline struct tally_scope *scope_of(struct bpf_sock *sk)
 /* Whom the connection belongs to, decided at its first packet. */
 static __noinline int conn_resolve(struct bpf_sock *sk, struct __sk_buff *skb, struct tally_conn *c)
 {
-	struct tally_scope *scope;
+	struct tally_scope *scope = scope_of(sk);
 
-	if (c->resolved)
-		return !c->ignored;
-	scope = scope_of(sk);
 	c->service = scope ? scope->service : SERVICE_NONE;
 	c->origin = scope ? scope->origin : 0;
 	c->cookie = bpf_get_socket_cookie(skb);
@@ -965,7 +982,9 @@ static __always_inline struct tally_conn *conn_of(struct __sk_buff *skb, struct 
 		}
 		tally_conn_join(c);
 	}
-	return conn_resolve(sk, skb, c) ? c : 0;
+	if (!c->resolved && !conn_resolve(sk, skb, c))
+		return 0;
+	return c->ignored ? 0 : c;
 }
 
 static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)

@@ -63,53 +63,51 @@ struct tally_hole {
 };
 
 struct tally_conn {
+	/* What every segment touches stands together, before what is seldom needed. */
 	__u32 lock[2]; /* xchg try-locks of the directions */
 	__u32 service;
 	/* Octets, not bits: each has its own writer, and the directions run at the same time. */
 	__u8 midstream; /* joined after its birth, no provable boundary yet; IN */
 	__u8 closed;
-	__u8 ignored;	 /* of no service */
-	__u8 resolved;	 /* service is known */
-	__u8 responding; /* a final head was read, its response goes on; OUT */
-	__u8 tunnel;	 /* 101 or CONNECT; OUT */
-	__u8 counted;	 /* in totals.connections */
-	__u8 on_orphan;	 /* the response under way, or the tunnel, is of `orphan`; OUT */
-	__u8 unborn;	 /* no program saw its birth, and none will see its death */
-	__u8 pad1[3];
-	__u64 cookie;
-	__u32 next[2];	 /* stream position expected next */
-	__u32 synced[2]; /* next is known */
-	__u32 fin[2];	 /* position of FIN, if fin_seen */
-	__u8 fin_seen[2];
+	__u8 ignored;	  /* of no service */
+	__u8 resolved;	  /* service is known */
+	__u8 responding;  /* a final head was read, its response goes on; OUT */
+	__u8 tunnel;	  /* 101 or CONNECT; OUT */
+	__u8 counted;	  /* in totals.connections */
+	__u8 on_orphan;	  /* the response under way, or the tunnel, is of `orphan`; OUT */
+	__u8 unborn;	  /* no program saw its birth, and none will see its death */
 	__u8 taint;	  /* enum tally_detail: from the stream layer; sticky */
 	__u8 owner_known; /* last_key is a key a response accepted */
 	__u8 in_over;	  /* IN: the current request is past the depth */
-	__u8 pad0[3];
-	__u32 parsed_to; /* IN: octets from here on were skipped as body, never looked at */
-	struct tally_hole hole[TALLY_HOLES]; /* IN: and these, before it */
-	__u32 seen_at;			     /* IN: stream position of seen.b[0] */
-	__u32 seen_len;
-	__u32 kept[TALLY_KEPT]; /* IN: octets looked at before those, ids + 1 of pieces; 0: empty */
-	__u32 kept_count;
-	__u32 pad2;
-	__u64 begun_ns; /* IN: when the current request's first octet came */
-	__u64 last_key; /* for `tainted: owner` */
+	__u64 cookie;
+	__u32 next[2];	 /* stream position expected next */
+	__u32 synced[2]; /* next is known */
+	__u32 parked_count[2];
 	/* Queue. Free-running indices. */
 	__u32 head, tail;
 	__u32 over_head, over_tail;
-	__u64 over_bytes;		    /* octets of requests past the depth; shared, atomic */
-	__u32 parked[2][TALLY_PARK_PIECES]; /* ids + 1; 0: empty. Shared, atomic */
-	__u32 parked_count[2];
-	__u16 peer_port;
-	__u8 peer[16];
-	__u8 pad[2];
+	__u64 begun_ns;	 /* IN: when the current request's first octet came */
+	__u64 last_key;	 /* for `tainted: owner` */
+	__u32 parsed_to; /* IN: octets from here on were skipped as body, never looked at */
+	__u32 seen_at;	 /* IN: stream position of seen.b[0] */
+	__u32 seen_len;
+	__u32 kept_count;
 	__u32 origin; /* of its scope */
-	struct tally_exchange queue[TALLY_PIPELINE];
-	struct tally_exchange orphan;
-	__u8 over[TALLY_OVER];
+	__u8 fin_seen[2];
+	__u16 peer_port;
+	__u32 fin[2];	  /* position of FIN, if fin_seen */
+	__u64 over_bytes; /* octets of requests past the depth; shared, atomic */
+	__u8 peer[16];
 	struct tally_h1 h1[2];
+	struct tally_exchange queue[TALLY_PIPELINE];
 	struct tally_chunk seen;  /* IN: the octets looked at last (R9) */
 	struct tally_reply reply; /* OUT: the head read last, while h1[OUT] remembers it */
+	struct tally_exchange orphan;
+	struct tally_hole hole[TALLY_HOLES]; /* IN: stretches skipped as body before parsed_to */
+	__u32 kept
+		[TALLY_KEPT]; /* IN: octets looked at before `seen`, ids + 1 of pieces; 0: empty */
+	__u32 parked[2][TALLY_PARK_PIECES]; /* ids + 1; 0: empty. Shared, atomic */
+	__u8 over[TALLY_OVER];
 };
 
 /* What one run adds to the row of the current exchange. */

@@ -97,6 +97,7 @@ enum tally_h1_flag {
 };
 
 struct tally_h1 {
+	/* What every message touches stands in the first two cache lines. */
 	/* Cursor: set by the driver for each chunk. */
 	__u32 pos;
 	__u32 end;
@@ -115,7 +116,21 @@ struct tally_h1 {
 	__u64 length; /* Content-Length */
 	__u64 octets; /* of the current message, so far; the driver takes them away */
 	__u32 blank;  /* of these: CR and LF before its first line, which belong to no message */
-	__u32 pad1;
+	/* The head read last, if the same octets may come again (h1_recall). */
+	__u32 recall_ruleset;
+	__u16 recall_len;   /* 0: there is none */
+	__u8 recall_missed; /* how often in a row another head came instead */
+	__u8 pad0;
+	__u32 spill_slot;  /* the driver's: where spilled octets are, a ticket; 0: none */
+	__u32 key_spilled; /* octets of the key that left key_text by SPILL */
+	__u32 key_len;	   /* octets in key_text */
+	__u64 key_hash;
+	__u64 held_hash; /* of the text held from before, held_len octets; 0: none */
+	__u32 held_len;
+	__u32 kept_len;	   /* key_len of the first value, while a second one is read */
+	__u64 pending;	   /* white space inside a key, kept back */
+	__u32 pending_len; /* its octets; over 8: too long to keep */
+	__u32 basic;	   /* base64 bits not yet octets: value | count << 24 */
 	/* Start line and header names: text gathered so far, zero padded to a word. */
 	__u32 fill;
 	__u32 number; /* digits, status, chunk size nibbles */
@@ -126,22 +141,6 @@ struct tally_h1 {
 	__u16 depth;
 	__u16 below[TALLY_PATH_DEPTH]; /* automaton states before each segment */
 	/* Key. */
-	__u64 key_hash;
-	__u64 held_hash; /* of the text held from before, held_len octets; 0: none */
-	__u32 held_len;
-	__u32 pad0;
-	__u64 pending;	   /* white space inside a key, kept back */
-	__u32 pending_len; /* its octets; over 8: too long to keep */
-	__u32 key_spilled; /* octets of the key that left key_text by SPILL */
-	__u32 key_len;	   /* octets in key_text */
-	__u32 basic;	   /* base64 bits not yet octets: value | count << 24 */
-	__u32 spill_slot;  /* the driver's: where spilled octets are, a ticket; 0: none */
-	__u32 kept_len;	   /* key_len of the first value, while a second one is read */
-	/* The head read last, if the same octets may come again (h1_recall). */
-	__u32 recall_ruleset;
-	__u16 recall_len;    /* 0: there is none */
-	__u8 recall_missed;  /* how often in a row another head came instead */
-	__u8 pad2;
 	struct tally_sip sip;
 	__u8 key_text[TALLY_KEY_INLINE + 8];
 };

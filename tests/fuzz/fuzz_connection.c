@@ -11,7 +11,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const char *const names[] = { "default", "response", "owner", "basic" };
 	struct engine_script script = { 0 };
-	size_t at = 1;
+	const uint8_t *last[2] = { 0 };
+	size_t last_len[2] = { 0 }, at = 1;
 
 	if (size < 2)
 		return 0;
@@ -20,14 +21,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		uint8_t dir = data[at] & 1;
 		size_t len = (size_t)(data[at] >> 2) * 4 + 1;
 
-		if (data[at] == 0xff || data[at] == 0xfe) {
+		if (data[at] >= 0xfe) {
 			engine_fin(&script, dir);
+			at++;
+			continue;
+		}
+		if (data[at] >= 0xfc) { /* the same again: heads that repeat are recalled, not read */
+			if (last_len[dir])
+				engine_add(&script, dir, last[dir], last_len[dir]);
 			at++;
 			continue;
 		}
 		at++;
 		len = TALLY_MIN(len, size - at);
 		engine_add(&script, dir, data + at, len);
+		last[dir] = data + at;
+		last_len[dir] = len;
 		at += len;
 	}
 	engine_check(&script, data[0] + 256 * size);

@@ -85,8 +85,14 @@ static void sink_free(struct tally_sink *base)
 	free(base);
 }
 
-static const struct tally_sink_ops counting_ops = { sink_open,	sink_send, sink_confirm,
-						    sink_close, sink_poll, sink_free };
+static const struct tally_sink_ops counting_ops = {
+	.open = sink_open,
+	.send = sink_send,
+	.confirm = sink_confirm,
+	.close = sink_close,
+	.poll = sink_poll,
+	.free = sink_free,
+};
 
 static int owner(void *ctx, __u64 key, __u64 time_s, struct tally_owner *ret_owner)
 {

@@ -26,7 +26,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			at++;
 			continue;
 		}
-		if (data[at] >= 0xfc) { /* the same again: heads that repeat are recalled, not read */
+		if (data[at] >=
+		    0xfc) { /* the same again: heads that repeat are recalled, not read */
 			if (last_len[dir])
 				engine_add(&script, dir, last[dir], last_len[dir]);
 			at++;

@@ -76,6 +76,8 @@ static __always_inline void bench_segment(struct __sk_buff *skb, struct bench_ru
 	s = scratch_take();
 	if (!s)
 		return;
+	if (b->setup->fresh)
+		c->h1[conn_side(dir)].recall_len = 0;
 	if (dir == TALLY_IN) {
 		h.seq = c->next[TALLY_IN];
 		h.len = BENCH_REQUEST;

@@ -35,6 +35,7 @@ struct variant {
 
 static const struct variant variants[] = {
 	{ "rows_10", { .conns = 8, .rows = 10, .keys = 1 } },
+	{ "rows_10_fresh", { .conns = 8, .rows = 10, .keys = 1, .fresh = 1 } },
 	{ "rows_10_keys_2", { .conns = 8, .rows = 10, .keys = 2 } },
 	{ "rows_10000", { .conns = 8, .rows = 10000, .keys = 1 } },
 	{ "rows_1000000", { .conns = 8, .rows = 1000000, .keys = 1 } },

@@ -399,61 +399,49 @@ TALLY_GLOBAL int meter_load(TALLY_PACKET *pkt, struct tally_run *run, struct tal
 	return 0;
 }
 
-/* The octets that come next are loaded, parsed or skipped. Returns 1 when there is nothing left to do. */
-TALLY_INLINE int meter_feed_turn(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
-				 const struct tally_rules *r, struct tally_totals *t)
-{
-	struct tally_h1 *p = meter_parser(c, run->dir);
-
-	if (run->at >= run->len)
-		return 1;
-	if (p->state == H1_START && run->dir == TALLY_IN)
-		c->begun_ns = run->now;
-	if (p->pos < p->end) {
-		if (run->dir == TALLY_IN)
-			tally_h1_run(p, &c->seen, r);
-		else
-			tally_h1_run(p, &run->chunk, r);
-		run->at = run->loaded + p->pos;
-	} else if (p->state <= H1_SKIPPING) {
-		run->at += tally_h1_skip(p, run->len - run->at);
-	} else if (meter_load(pkt, run, c)) {
-		t->gaps[TALLY_GAP_LOAD_FAILED]++;
-		return 1;
-	}
-	if (p->event)
-		meter_event(run, c, r, t);
-	return 0;
-}
-
 static long meter_feed_step(__u32 i, void *ctx)
 {
 	struct meter_loop *l = ctx;
+	struct tally_run *run = l->run;
+	struct tally_h1 *p = meter_parser(l->c, run->dir);
 
 	(void)i;
-	return meter_feed_turn(l->pkt, l->run, l->c, l->r, l->t);
+	if (run->at >= run->len)
+		return 1;
+	if (p->state == H1_START && run->dir == TALLY_IN)
+		l->c->begun_ns = run->now;
+	if (p->pos < p->end) {
+		if (run->dir == TALLY_IN)
+			tally_h1_run(p, &l->c->seen, l->r);
+		else
+			tally_h1_run(p, &run->chunk, l->r);
+		run->at = run->loaded + p->pos;
+	} else if (p->state <= H1_SKIPPING) {
+		run->at += tally_h1_skip(p, run->len - run->at);
+	} else if (meter_load(l->pkt, run, l->c)) {
+		l->t->gaps[TALLY_GAP_LOAD_FAILED]++;
+		return 1;
+	}
+	if (p->event)
+		meter_event(run, l->c, l->r, l->t);
+	return 0;
 }
 
-/* Octets run->at .. run->len, which are in order, are about to go through the parser. */
-TALLY_INLINE void meter_feed_begin(struct tally_run *run, struct tally_conn *c)
+/* Octets run->at .. run->len, which are in order, through the parser. */
+TALLY_GLOBAL int meter_feed(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+			    const struct tally_rules *r, struct tally_totals *t)
 {
-	struct tally_h1 *p = meter_parser(c, run->dir);
+	struct meter_loop l = { pkt, run, c, r, t };
+	struct tally_h1 *p;
 
+	if (!run || !c || !r || !t)
+		return 0;
+	p = meter_parser(c, run->dir);
 	p->pos = 0;
 	p->end = run->ready;
 	run->ready = 0;
 	run->loaded = run->at;
 	run->loads = 0;
-}
-
-/* They go through the parser. */
-TALLY_GLOBAL int meter_feed(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
-			    const struct tally_rules *r, struct tally_totals *t)
-{
-	struct meter_loop l = { pkt, run, c, r, t };
-
-	if (!run || !c || !r || !t)
-		return 0;
 	tally_loop(1 << 18, meter_feed_step, &l);
 	if (run->at < run->len)
 		t->gaps[TALLY_GAP_LOOP_LIMIT]++;
@@ -863,10 +851,8 @@ static long meter_unpark_step(__u32 i, void *ctx)
 	placed = meter_place(l->run, l->c, l->r, l->t);
 	if (placed == PLACED_PARK)
 		return 1;
-	if (placed == PLACED_FEED) {
-		meter_feed_begin(l->run, l->c);
+	if (placed == PLACED_FEED)
 		meter_feed(l->pkt, l->run, l->c, l->r, l->t);
-	}
 	port_park_drop(l->run, l->c, l->run->piece);
 	return 0;
 }
@@ -1035,16 +1021,10 @@ TALLY_INLINE void meter_next_segment(TALLY_PACKET *pkt, struct tally_run *run, s
 		meter_recall_request(pkt, run, c, r, t);
 	else
 		meter_recall_response(pkt, run, c, r, t);
-	if (run->at < run->len) {
-		meter_feed_begin(run, c);
-		/* A message in one segment: load, parse, skip its body. A loop costs more than these. */
-		for (int i = 0; i < 3; i++)
-			if (meter_feed_turn(pkt, run, c, r, t))
-				break;
-	}
-	c->next[conn_side(run->dir)] = run->seq + run->at;
 	if (run->at < run->len)
 		meter_feed(pkt, run, c, r, t);
+	else
+		c->next[conn_side(run->dir)] = run->seq + run->at;
 }
 
 /*
@@ -1080,12 +1060,10 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 		else
 			placed = meter_place(run, c, r, t);
 	}
-	if (placed == PLACED_FEED) {
-		meter_feed_begin(run, c);
+	if (placed == PLACED_FEED)
 		meter_feed(pkt, run, c, r, t);
-	} else if (placed == PLACED_PARK) {
+	else if (placed == PLACED_PARK)
 		meter_park(pkt, run, c, t);
-	}
 	if (meter_parked(c, run->dir))
 		meter_unpark(pkt, run, c, r, t);
 	meter_count_octets(run, c, t, before);

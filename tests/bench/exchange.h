@@ -12,7 +12,7 @@
 struct bench_setup {
 	__u32 conns; /* a power of two */
 	__u32 rows;
-	__u32 keys; /* 1: always the same; 2: another every now and then */
+	__u32 keys;  /* 1: always the same; 2: another every now and then */
 	__u32 fresh; /* no head is that of the exchange before: each is parsed */
 };
 

@@ -339,7 +339,11 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 		/* Requests read before a taint keep their key, unless the bytes are in doubt. */
 		conn_attribute_tainted(c, r, x);
 	}
-	if (p->key_priority && !c->midstream) {
+	if (p->key_priority && !c->midstream && p->flags & H1_F_KEY_AMBIGUOUS) {
+		/* The server names two: nobody is charged (R5), whoever owns what is tainted. */
+		conn_attribute(x, TALLY_ATTR_TAINTED, TALLY_DETAIL_AMBIGUOUS_KEY);
+		x->flags &= ~EX_UNKNOWN;
+	} else if (p->key_priority && !c->midstream) {
 		/* The server says who the customer is. */
 		x->key = p->key_hash;
 		x->attribution = TALLY_ATTR_KEY;

@@ -94,6 +94,7 @@ enum tally_h1_flag {
 	H1_F_KEY_SAME = 1 << 16,      /* so far the value is what is held from before */
 	H1_F_KEY_DIFFERS = 1 << 17,
 	H1_F_BASIC_DONE = 1 << 18, /* Basic: padding or white space was read: no digit may follow */
+	H1_F_KEY_AMBIGUOUS = 1 << 19, /* of a response: its key source has two different values */
 };
 
 struct tally_h1 {
@@ -338,7 +339,7 @@ TALLY_INLINE void key_begin(struct tally_h1 *p, __u8 priority)
 	if (p->key_priority && p->key_priority == priority)
 		p->flags |= H1_F_KEY_DUPLICATE;
 	else
-		p->flags &= ~H1_F_KEY_LIMIT;
+		p->flags &= ~(H1_F_KEY_LIMIT | H1_F_KEY_AMBIGUOUS);
 	p->kept_len = p->key_len;
 	p->key_len = 0;
 	if (p->key_spilled && !(p->flags & H1_F_KEY_DUPLICATE)) {
@@ -406,7 +407,9 @@ TALLY_INLINE void key_end(struct tally_h1 *p, const struct tally_rules *r)
 	p->flags &= ~H1_F_KEY_OPEN;
 	if (p->flags & H1_F_KEY_DUPLICATE) {
 		/* A spilled first value cannot be compared: two such values are ambiguous. */
-		if (!same)
+		if (!same && tally_h1_is_response(p))
+			p->flags |= H1_F_KEY_AMBIGUOUS; /* of this answer only */
+		else if (!same)
 			h1_taint(p, TALLY_DETAIL_AMBIGUOUS_KEY);
 		p->key_len = p->kept_len;
 		return;

@@ -485,6 +485,34 @@ TALLY_GLOBAL int tally_h1_match_name(struct tally_h1 *p, const struct tally_rule
 	return 0;
 }
 
+/*
+ * The scheme in p->text, with its space, is complete: of the entries of this header, which stand in the
+ * order of their priority, is one of that scheme, and worth reading? Then it is p->name, and 1 is returned.
+ */
+TALLY_GLOBAL int tally_h1_match_scheme(struct tally_h1 *p, const struct tally_rules *r)
+{
+	__u32 at;
+
+	if (!p || !r)
+		return 0;
+	at = p->name;
+	for (__u32 i = 0; i < TALLY_NAMES; i++) {
+		const struct tally_name *n = h1_name(p, r, at);
+		const tally_unaligned *t = (const tally_unaligned *)n->scheme;
+
+		if (n->scheme_len == p->fill && t[0] == h1_text(p, 0) &&
+		    (p->fill <= 8 || t[1] == h1_text(p, 1))) {
+			p->name = at & (TALLY_NAMES - 1);
+			p->value_priority = n->priority;
+			return key_wanted(p, n->priority);
+		}
+		at = n->next;
+		if (!at)
+			break;
+	}
+	return 0;
+}
+
 /* A header's colon was read: where does its value go? */
 TALLY_INLINE void h1_value_begin(struct tally_h1 *p, const struct tally_rules *r)
 {
@@ -1592,7 +1620,6 @@ TALLY_INLINE void step_auth_scheme(struct tally_h1 *p, const struct tally_rules 
 				   __u32 n)
 {
 	const struct tally_name *name = h1_name(p, r, p->name);
-	const tally_unaligned *t = (const tally_unaligned *)name->scheme;
 	__u64 mark = tally_mark_less(w, 0x21);
 	__u32 k = mark ? tally_mark_first(mark) : n;
 
@@ -1619,16 +1646,15 @@ TALLY_INLINE void step_auth_scheme(struct tally_h1 *p, const struct tally_rules 
 	if (k == n)
 		return;
 	p->state = H1_SKIP_LINE;
-	if ((tally_octet(w, k) != ' ' && tally_octet(w, k) != '\t') ||
-	    p->fill + 1 != name->scheme_len)
+	if ((tally_octet(w, k) != ' ' && tally_octet(w, k) != '\t') || p->fill >= TALLY_SCHEME)
 		return;
 	/* The space belongs to the scheme's text, and its octet to p->text. */
 	h1_gather(p, ' ', 1);
 	h1_take(p, 1);
-	if (t[0] != h1_text(p, 0) || (p->fill > 8 && t[1] != h1_text(p, 1)))
-		return;
-	p->flags |= H1_F_VALUE_END;
-	p->state = H1_AUTH_SCHEME;
+	if (tally_h1_match_scheme(p, r)) {
+		p->flags |= H1_F_VALUE_END;
+		p->state = H1_AUTH_SCHEME;
+	}
 }
 
 /* The value of a base64 digit (RFC 4648 4), or 255. */

@@ -39,7 +39,8 @@ struct tally_name {
 	__u8 scheme_len;
 	__u8 role;     /* enum tally_name_role */
 	__u8 priority; /* 1 is first; lower wins */
-	__u8 pad[4];
+	__u8 next;     /* index of the same header with its next scheme; 0: there is none */
+	__u8 pad[3];
 };
 
 /* A query parameter that carries the key: raw name, case-sensitive, zero padded. */

@@ -578,6 +578,32 @@ static void expect_key_fault(struct tally_config_key *keys, size_t n, const char
 	fixture_done(&f);
 }
 
+/* One header may be named once for each scheme, and is then found by its first entry. */
+static void test_two_schemes(void **state)
+{
+	static char other_case[] = "AUTHORIZATION", again[] = "BEARER";
+	struct tally_config_key keys[3] = { { .header = authorization, .scheme = bearer },
+					    { .header = x_api_key },
+					    { .header = other_case, .scheme = basic } };
+	const struct tally_rules *r;
+	struct fixture f;
+
+	fixture_init(&f, NULL, 0);
+	f.service.key = keys;
+	f.service.n_key = 3;
+	assert_int_equal(tally_rules_compile(&f.service, &target, f.rules), 0);
+	r = f.rules;
+	assert_int_equal(r->request[2].next, 4);
+	assert_int_equal(r->request[3].next, 0);
+	assert_int_equal(r->request[4].next, 0);
+	assert_int_equal(r->request[4].role, TALLY_NAME_BASIC);
+	fixture_done(&f);
+	keys[2].scheme = again;
+	expect_key_fault(keys, 3, "services[0].key[2]: names the same place");
+	keys[2].scheme = NULL;
+	expect_key_fault(keys, 3, "services[0].key[2]: names the same place");
+}
+
 static void test_bad_keys(void **state)
 {
 	static char names[10][8], blank[] = "a b", amp[] = "a&b", percent[] = "a%41";
@@ -610,6 +636,7 @@ int main(void)
 		cmocka_unit_test(test_too_many_states), cmocka_unit_test(test_bad_templates),
 		cmocka_unit_test(test_same_templates),	cmocka_unit_test(test_too_many_methods),
 		cmocka_unit_test(test_key_sources),	cmocka_unit_test(test_bad_keys),
+		cmocka_unit_test(test_two_schemes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -161,6 +161,13 @@ static bool same_text(const char *a, const char *b, bool fold)
 }
 
 /* How many sources before the i-th have its kind; *ret_same: one of them has its name. */
+/* A header may be named once for each scheme: Authorization with Bearer, and with Basic. */
+static bool same_header(const struct tally_config_key *a, const struct tally_config_key *b)
+{
+	return same_text(a->header, b->header, true) &&
+	       (!a->scheme || !b->scheme || strcasecmp(a->scheme, b->scheme) == 0);
+}
+
 static size_t sources_before(const struct tally_config_service *service, size_t i, bool *ret_same)
 {
 	const struct tally_config_key *key = &service->key[i];
@@ -172,7 +179,7 @@ static size_t sources_before(const struct tally_config_service *service, size_t 
 
 		used += (key->header && other->header) || (key->query && other->query) ||
 			(key->response_header && other->response_header);
-		*ret_same |= same_text(key->header, other->header, true) ||
+		*ret_same |= same_header(key, other) ||
 			     same_text(key->query, other->query, false) ||
 			     same_text(key->response_header, other->response_header, true);
 	}
@@ -308,6 +315,17 @@ static void set_scheme(struct tally_name *name, const char *scheme)
 	name->role = strcasecmp(scheme, "basic") == 0 ? TALLY_NAME_BASIC : TALLY_NAME_SCHEME;
 }
 
+/* The one before it of the same header, if any, leads to entry i. */
+static void link_schemes(struct tally_name *names, size_t i)
+{
+	for (size_t j = i; j-- > 0;)
+		if (names[j].len == names[i].len &&
+		    memcmp(names[j].text, names[i].text, sizeof(names[j].text)) == 0) {
+			names[j].next = (uint8_t)i;
+			return;
+		}
+}
+
 static uint64_t filter_of(const struct tally_name *names)
 {
 	uint64_t bits = 0;
@@ -337,6 +355,7 @@ static void set_keys(const struct tally_config_service *service, struct tally_ru
 			set_name(&rules->request[requests], key->header, TALLY_NAME_KEY, priority);
 			if (key->scheme)
 				set_scheme(&rules->request[requests], key->scheme);
+			link_schemes(rules->request, requests);
 			requests++;
 		} else if (key->response_header) {
 			set_name(&rules->response[responses++], key->response_header,

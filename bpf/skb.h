@@ -987,6 +987,25 @@ static __always_inline struct tally_conn *conn_of(struct __sk_buff *skb, struct 
 	return c->ignored ? 0 : c;
 }
 
+/*
+ * Cache lines that this packet will need are asked for together. The other direction, on another CPU, or
+ * many other connections have had them since, and behind a lock they would come one after the other.
+ */
+static __always_inline void conn_touch(struct tally_conn *c, __u32 dir)
+{
+	const struct tally_h1 *p = &c->h1[conn_side(dir)];
+	const struct tally_exchange *x = &c->queue[0];
+
+	(void)*(volatile const __u8 *)&p->state;
+	(void)*(volatile const __u64 *)&p->held_hash;
+	(void)*(volatile const __u64 *)&x->key;
+	(void)*(volatile const __u16 *)&x->flags;
+	if (dir == TALLY_IN)
+		(void)*(volatile const __u8 *)c->seen.b;
+	else
+		(void)*(volatile const __u8 *)c->reply.b;
+}
+
 static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -1013,6 +1032,8 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 		return PASS;
 	}
 	c = conn_of(skb, sk, &h);
+	if (c)
+		conn_touch(c, dir);
 	tcp = c ? bpf_tcp_sock(sk) : 0;
 	if (!c || !tcp)
 		return PASS;

@@ -43,6 +43,7 @@ page        | check | 240  | $pytest tests/page                        | the sta
 vm          | check | 400  | tests/vm/matrix.sh                        | other kernels, counting right
 e2e-long    | long  | 300  | $pytest -m long tests/e2e                 | load, many connections, long bodies
 kafka       | long  | 300  | $pytest -s tests/kafka                    | a real Kafka: transactions, kills, doubt, readers
+faults      | long  | 600  | tests/faults/run.py --ci --jobs 4         | a real Kafka, 200 faults, books that close
 deploy      | long  | 200  | $pytest tests/deploy                      | topics and rights as documented, on a real Kafka
 k8s         | long  | 700  | $pytest tests/k8s                         | a real kube-apiserver: pods come, change, go
 diff-long   | long  | 180  | $diff -t 150                              | the same, for longer
@@ -50,7 +51,6 @@ sim-long    | long  | 180  | $sim --histories 10000 --outage 72 --mutants | more
 system      | long  | 500  | $pytest -m long tests/package             | the package under a booted systemd
 arm64       | long  | 600  | tests/vm/arm64.sh                         | cross-compiled, on an arm64 kernel
 vm-long     | long  | 300  | tests/vm/matrix.sh --long                 | power cuts, full disks
-faults      | long  | 600  | tests/faults/run.py --ci --jobs 4         | a real Kafka, 200 faults, books that close
 bench       | own   | 900  | /usr/bin/python3 tests/bench/run.py       | nanoseconds, throughput, memory
 histories   | own   | 900  | $sim --histories 100000                   | 100,000 histories through the simulator
 soak        | own   | $((${TALLY_SOAK_S:-3600} + 600)) | $pytest -m soak tests/e2e                 | an hour of load (TALLY_SOAK_S)

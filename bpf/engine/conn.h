@@ -85,6 +85,7 @@ struct tally_conn {
 	__u32 parked_count[2];
 	/* Queue. Free-running indices. */
 	__u32 head, tail;
+	__u32 base; /* index i stands in slot i + base; IN's, changed only while nothing waits */
 	__u32 over_head, over_tail;
 	__u64 begun_ns;	 /* IN: when the current request's first octet came */
 	__u64 last_key;	 /* for `tainted: owner` */
@@ -131,6 +132,7 @@ TALLY_INLINE __u32 conn_side(__u32 dir)
 
 TALLY_INLINE struct tally_exchange *conn_slot(struct tally_conn *c, __u32 i)
 {
+	i += c->base;
 	tally_opaque(i);
 	return &c->queue[i & (TALLY_PIPELINE - 1)];
 }
@@ -213,9 +215,13 @@ TALLY_INLINE struct tally_exchange *
 tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32 head_end)
 {
 	struct tally_h1 *p = &c->h1[TALLY_IN];
-	struct tally_exchange *x = conn_slot(c, c->head);
+	struct tally_exchange *x;
 	__u32 route = p->route;
 
+	/* Where nothing waits the first slot serves again: who does not pipeline needs no other. */
+	if (c->head == c->tail)
+		c->base = -c->head;
+	x = conn_slot(c, c->head);
 	if (c->head - c->tail >= TALLY_PIPELINE || c->over_head != c->over_tail)
 		return 0;
 	tally_opaque(route);

@@ -148,6 +148,7 @@ int bench_response(struct __sk_buff *skb)
 	bench_row(&b);
 	b.c->queue[0].answered = 0;
 	b.c->queue[0].request_bytes = BENCH_REQUEST;
+	b.c->base = 0;
 	b.c->tail = 0;
 	b.c->head = 1;
 	bench_segment(skb, &b, TALLY_OUT);

@@ -254,8 +254,9 @@ def test_response_across_windows(nginx, meter, sandbox, keys):
     with Conn(sandbox, nginx.port, rcvbuf=4096) as c:
         c.send(data)
         c.read_slowly(200000, 16384, 0.01)
-        early = agent.wait_for_records(lambda l: l.rows("api"), what="bytes of an open response")
-        assert sum(d["response_bytes"] for d in early.rows("api")) > 100000
+        early = agent.wait_for_records(
+            lambda l: sum(d["response_bytes"] for d in l.rows("api")) > 100000,
+            what="bytes of an open response")
         assert early.count("api") == 0, "the request was counted before it ended"
         response = c.responses(["GET"], 1, 30)[0]
     ledger = agent.stop()

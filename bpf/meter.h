@@ -1142,7 +1142,8 @@ TALLY_GLOBAL int meter_close(struct tally_run *run, struct tally_conn *c,
 	c->closed = 1;
 	c->responding = 0;
 	c->tunnel = 0;
-	tally_loop(TALLY_PIPELINE, meter_abort_step, &l);
+	if (c->tail != c->head)
+		tally_loop(TALLY_PIPELINE, meter_abort_step, &l);
 	if (c->over_head != c->over_tail) {
 		struct tally_exchange *x = conn_orphan(c, r, run->now);
 

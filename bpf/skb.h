@@ -800,6 +800,8 @@ static __always_inline int conn_wait(struct tally_conn *c, __u32 dir)
 {
 	__u32 *lock = conn_lock(c, dir);
 
+	if (!__sync_lock_test_and_set(lock, 1))
+		return 1;
 	return bpf_loop(LOCK_TRIES, lock_step, &lock, 0) < LOCK_TRIES;
 }
 
@@ -852,7 +854,10 @@ static __noinline int conn_end(struct tally_run *run, struct tally_conn *c,
 	conn_wait(c, TALLY_IN);
 	conn_wait(c, TALLY_OUT);
 	meter_close(run, c, r, t);
-	bpf_loop(TALLY_PARK_PIECES, drop_parked_step, &c, 0);
+	if (c->parked_count[TALLY_IN] | c->parked_count[TALLY_OUT])
+		bpf_loop(TALLY_PARK_PIECES, drop_parked_step, &c, 0);
+	if (!c->kept_count)
+		return 0;
 	run->rcv_nxt = c->seen_at + c->seen_len;
 	meter_forget(run, c);
 	return 0;

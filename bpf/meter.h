@@ -276,10 +276,9 @@ TALLY_INLINE void meter_response_head(struct tally_run *run, struct tally_conn *
 	meter_response_final(run, c, r, t);
 	x = conn_front(c);
 	tally_conn_frame_response(c, x);
-	if (p->octets == p->pos && p->pos <= TALLY_REPLY && h1_recall_turn(p, c->tail)) {
+	if (p->octets == p->pos && p->pos <= TALLY_REPLY && h1_recall_turn(p, c->tail) &&
+	    h1_remember(p, r, p->pos))
 		h1_keep_reply(&c->reply, &run->chunk, p->pos);
-		h1_remember(p, r, p->pos);
-	}
 	if (p->state == H1_START) {
 		meter_end_response(run, c, x, t, 0);
 		tally_conn_pop(c, x);
@@ -983,7 +982,10 @@ TALLY_INLINE void meter_recall_request(TALLY_PACKET *pkt, struct tally_run *run,
 	p->event = TALLY_EV_MORE;
 }
 
-/* The same of a response; of another one the octets are in the chunk already. */
+/*
+ * The same of a response; of another one the octets are in the chunk already. Whose turn it is was asked
+ * when a head was kept: what is remembered here is of the response just before.
+ */
 TALLY_INLINE void meter_recall_response(TALLY_PACKET *pkt, struct tally_run *run,
 					struct tally_conn *c, const struct tally_rules *r,
 					struct tally_totals *t)
@@ -991,8 +993,7 @@ TALLY_INLINE void meter_recall_response(TALLY_PACKET *pkt, struct tally_run *run
 	struct tally_h1 *p = &c->h1[TALLY_OUT];
 	__u32 m = p->recall_len, n = run->len < TALLY_CHUNK ? run->len : TALLY_CHUNK;
 
-	if (!h1_recallable(p, r) || n < m || !h1_recall_turn(p, c->tail) ||
-	    port_load(pkt, run, &run->chunk, run->off, n))
+	if (!h1_recallable(p, r) || n < m || port_load(pkt, run, &run->chunk, run->off, n))
 		return;
 	if (!tally_h1_same_response(&run->chunk, &c->reply, m)) {
 		h1_recall_miss(p);

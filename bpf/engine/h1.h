@@ -686,14 +686,15 @@ TALLY_INLINE int h1_recall_turn(const struct tally_h1 *p, __u32 turn)
 	return p->recall_missed < RECALL_PATIENCE || !(turn & (RECALL_TURNS - 1));
 }
 
-/* A head of n octets, which began at the chunk's first one, has been read. */
-TALLY_INLINE void h1_remember(struct tally_h1 *p, const struct tally_rules *r, __u32 n)
+/* A head of n octets, which began at the chunk's first one, has been read. Returns 1: it is remembered. */
+TALLY_INLINE int h1_remember(struct tally_h1 *p, const struct tally_rules *r, __u32 n)
 {
 	if (p->taint || p->blank || p->key_spilled || p->spill_slot || n < 8 ||
 	    p->flags & (H1_F_CODING | H1_F_LENGTH_BAD | H1_F_TRAILER))
-		return;
+		return 0;
 	p->recall_len = n;
 	p->recall_ruleset = r->ruleset;
+	return 1;
 }
 
 /* May the octets that begin a message be the head that is remembered? */

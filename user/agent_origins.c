@@ -10,18 +10,7 @@
 #include <limits.h>
 
 #include "agent_parts.h"
-#include "tally/hash.h"
-
-static uint64_t hash_seed[2];
-
-static unsigned int seeded_hash(const void *key, size_t bytes)
-{
-	return (unsigned int)tally_key_hash(key, (__u32)bytes, (const __u64 *)hash_seed);
-}
-
-#define HASH_FUNCTION(keyptr, keylen, hashv) ((hashv) = seeded_hash(keyptr, keylen))
-#define HASH_NONFATAL_OOM 1
-#include <uthash.h>
+#include "base/seeded.h"
 
 #define FILE_MAX (64U << 20)
 #define YEAR_2020 1577836800ULL
@@ -144,7 +133,7 @@ int tally_agent_origins_load(struct tally_agent *agent)
 	int err = file_path(agent, path);
 
 	if (!err)
-		err = tally_util_random(hash_seed, sizeof(hash_seed));
+		err = seed_hash();
 	if (err)
 		return err;
 	origins->next = now_s > YEAR_2020 ? (uint32_t)(now_s - YEAR_2020) : 1;

@@ -11,19 +11,7 @@
 #include <time.h>
 
 #include "agent_parts.h"
-#include "tally/hash.h"
-
-/* Seeded: who names the pods does not choose the buckets. */
-static uint64_t hash_seed[2];
-
-static unsigned int seeded_hash(const void *key, size_t bytes)
-{
-	return (unsigned int)tally_key_hash(key, (__u32)bytes, (const __u64 *)hash_seed);
-}
-
-#define HASH_FUNCTION(keyptr, keylen, hashv) ((hashv) = seeded_hash(keyptr, keylen))
-#define HASH_NONFATAL_OOM 1
-#include <uthash.h>
+#include "base/seeded.h"
 
 #define FILE_MAX (64U << 20)
 #define SETTLE_NS (TALLY_NS_PER_S / 50)
@@ -185,7 +173,7 @@ int tally_agent_pods_load(struct tally_agent *agent)
 	int err = file_path(agent, path);
 
 	if (!err)
-		err = tally_util_random(hash_seed, sizeof(hash_seed));
+		err = seed_hash();
 	if (err || !is_on(agent->config))
 		return err;
 	find_node(agent);

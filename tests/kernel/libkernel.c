@@ -90,3 +90,13 @@ void kernel_cgroup_enter(const char *path)
 	if (!out || fprintf(out, "%d\n", getpid()) < 0 || fclose(out))
 		fail("enter", path);
 }
+
+int kernel_map(enum bpf_map_type type, size_t key, size_t value, uint32_t n, uint32_t flags)
+{
+	LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = flags);
+	int fd = bpf_map_create(type, "tally_test", (__u32)key, (__u32)value, n, &options);
+
+	if (fd < 0)
+		fail("map", "tally_test");
+	return fd;
+}

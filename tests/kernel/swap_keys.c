@@ -36,15 +36,6 @@ int bpf_map_lookup_elem(int fd, const void *key, void *value)
 
 static const uint64_t secret[2] = { 1, 2 };
 
-static int make(enum bpf_map_type type, size_t key, size_t value, uint32_t n, uint32_t flags)
-{
-	LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = flags);
-	int fd = bpf_map_create(type, "tally_test", (__u32)key, (__u32)value, n, &options);
-
-	assert_true(fd >= 0);
-	return fd;
-}
-
 static int setup(void **state)
 {
 	struct tally_load *load = calloc(1, sizeof(*load));
@@ -52,13 +43,13 @@ static int setup(void **state)
 	assert_non_null(load);
 	(void)kernel_pin_dir("keys", 0); /* skips where nothing can be loaded */
 	load->maps[TALLY_MAP_DICTIONARY] =
-		make(BPF_MAP_TYPE_HASH, 8, sizeof(struct tally_key_entry), CAPACITY, 0);
+		kernel_map(BPF_MAP_TYPE_HASH, 8, sizeof(struct tally_key_entry), CAPACITY, 0);
 	load->maps[TALLY_MAP_CANDIDATES] =
-		make(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct tally_candidate), TALLY_CANDIDATES,
-		     BPF_F_MMAPABLE);
+		kernel_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct tally_candidate), TALLY_CANDIDATES,
+			   BPF_F_MMAPABLE);
 	load->maps[TALLY_MAP_CANDIDATES_LONG] =
-		make(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct tally_candidate_long),
-		     TALLY_CANDIDATES_LONG, BPF_F_MMAPABLE);
+		kernel_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct tally_candidate_long),
+			   TALLY_CANDIDATES_LONG, BPF_F_MMAPABLE);
 	*state = load;
 	return 0;
 }

@@ -19,25 +19,18 @@
 #define OLD_DEFERRED (NOW - TALLY_DEFERRED_STALE_NS)
 #define OLD_PIECE (NOW - TALLY_PIECE_STALE_NS)
 
-static int make(enum bpf_map_type type, size_t key, size_t value, uint32_t n, uint32_t flags)
-{
-	LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = flags);
-	int fd = bpf_map_create(type, "tally_test", (__u32)key, (__u32)value, n, &options);
-
-	assert_true(fd >= 0);
-	return fd;
-}
-
 static int setup(void **state)
 {
 	struct tally_load *load = calloc(1, sizeof(*load));
 
 	assert_non_null(load);
 	(void)kernel_pin_dir("pieces", 0); /* skips where nothing can be loaded */
-	load->maps[TALLY_MAP_PARKED] = make(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct tally_parked),
-					    TALLY_PARK_POOL, BPF_F_MMAPABLE);
-	load->maps[TALLY_MAP_DEFERRED] = make(BPF_MAP_TYPE_HASH, sizeof(struct tally_deferred_key),
-					      sizeof(struct tally_deferred), 64, 0);
+	load->maps[TALLY_MAP_PARKED] =
+		kernel_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct tally_parked), TALLY_PARK_POOL,
+			   BPF_F_MMAPABLE);
+	load->maps[TALLY_MAP_DEFERRED] =
+		kernel_map(BPF_MAP_TYPE_HASH, sizeof(struct tally_deferred_key),
+			   sizeof(struct tally_deferred), 64, 0);
 	*state = load;
 	return 0;
 }
@@ -158,8 +151,9 @@ static void test_other_layout(void **state)
 	struct tally_load *load = *state;
 
 	close(load->maps[TALLY_MAP_PARKED]);
-	load->maps[TALLY_MAP_PARKED] = make(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct tally_parked) - 8,
-					    TALLY_PARK_POOL, BPF_F_MMAPABLE);
+	load->maps[TALLY_MAP_PARKED] =
+		kernel_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct tally_parked) - 8, TALLY_PARK_POOL,
+			   BPF_F_MMAPABLE);
 	defer(load, 1000, 0, 1, OLD_DEFERRED);
 	assert_int_equal(sweep(load), 0);
 	assert_true(is_deferred(load, 1000));

@@ -10,23 +10,11 @@ set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
 # shellcheck source=tests/vm/common.sh
 . tests/vm/common.sh
+# shellcheck source=tests/vm/cases.sh
+. tests/vm/cases.sh
 
 native=${BUILD:-build} build=build-arm64 passed=0 failed=0 root=''
 [ $# -gt 0 ] || set -- bookworm
-
-case_of() {
-	local title=$1 start=$SECONDS status=0
-	shift
-	printf -- '--- %s\n' "$title"
-	"$@" || status=$?
-	if [ "$status" = 0 ]; then
-		passed=$((passed + 1))
-		printf 'ok %s (%d s)\n' "$title" $((SECONDS - start))
-	else
-		failed=$((failed + 1))
-		printf 'FAIL %s: exit status %d (%d s)\n' "$title" "$status" $((SECONDS - start))
-	fi
-}
 
 # Of the suite `kernel`. The others write from all processors at once: too long on an emulated machine.
 kernel_programs() {

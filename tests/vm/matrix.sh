@@ -8,26 +8,12 @@
 #	tests/vm/matrix.sh --long	also trixie's 6.12, and what the machines themselves promise
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
+# shellcheck source=tests/vm/cases.sh
+. tests/vm/cases.sh
 
 kernels='bookworm bookworm-backports'
 [ "${1-}" != --long ] || kernels=trixie
 passed=0 failed=0
-
-# case TITLE COMMAND...
-case_of() {
-	local title=$1 start=$SECONDS status
-	shift
-	printf -- '--- %s\n' "$title"
-	"$@"
-	status=$?
-	if [ "$status" = 0 ]; then
-		passed=$((passed + 1))
-		printf 'ok %s (%d s)\n' "$title" $((SECONDS - start))
-	else
-		failed=$((failed + 1))
-		printf 'FAIL %s: exit status %d (%d s)\n' "$title" "$status" $((SECONDS - start))
-	fi
-}
 
 counts_right() {
 	tests/vm/run.sh "$1" --mem 2048 --timeout 600 --env TALLY_READY_S=300 -- \

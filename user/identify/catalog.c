@@ -5,19 +5,7 @@
 #include <openssl/sha.h>
 #include <time.h>
 
-#include "tally/hash.h"
-
-/* Seeded: who chooses the keys does not choose the buckets. */
-static uint64_t hash_seed[2];
-
-static unsigned int seeded_hash(const void *key, size_t bytes)
-{
-	return (unsigned int)tally_key_hash(key, (__u32)bytes, (const __u64 *)hash_seed);
-}
-
-#define HASH_FUNCTION(keyptr, keylen, hashv) ((hashv) = seeded_hash(keyptr, keylen))
-#define HASH_NONFATAL_OOM 1
-#include <uthash.h>
+#include "base/seeded.h"
 
 #define FILE_MAX (256u << 20)
 #define PATH_TEXT 64
@@ -236,12 +224,11 @@ int tally_catalog_parse(const char *text, size_t bytes, struct tally_diag *diag,
 	_cleanup_(tally_catalog_freep) struct tally_catalog *catalog = calloc(1, sizeof(*catalog));
 	_cleanup_(tally_yaml_freep) struct tally_yaml *root = NULL;
 	size_t before = diag->errors;
-	int r = 0;
+	int r;
 
 	if (!catalog)
 		return -ENOMEM;
-	if (!hash_seed[0])
-		r = tally_util_random(hash_seed, sizeof(hash_seed));
+	r = seed_hash();
 	if (r == 0)
 		r = tally_yaml_parse(text, bytes, diag, &root);
 	if (r == 0)

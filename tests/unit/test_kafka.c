@@ -189,55 +189,14 @@ static void test_leaving_has_a_deadline(void **state)
 	assert_true(tally_util_mono_ns() - begin < 5 * TALLY_NS_PER_S);
 }
 
-/* Of a sink whose thread is in a transaction that the cluster does not answer. */
-static __u64 time_of_removal(struct place *p, const struct tally_kafka_config *kafka, __u64 number)
-{
-	struct tally_sink *sink = NULL;
-	char *error = NULL;
-	__u64 begin;
-	int wait_ms;
-
-	rd_kafka_mock_broker_set_rtt(p->cluster, 1, 0);
-	assert_int_equal(tally_kafka_sink_new(kafka, &sink, &error), 0);
-	assert_int_equal(tally_ship_add(p->ship, sink), 0);
-	assert_true(drive(p, 30));
-	rd_kafka_mock_broker_set_rtt(p->cluster, 1, 20000);
-	seal(p, number);
-	for (int i = 0; i < 6; i++) {
-		assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
-		(void)usleep(50000);
-	}
-	begin = tally_util_mono_ns();
-	assert_int_equal(tally_ship_remove(p->ship, "kafka"), 0);
-	return tally_util_mono_ns() - begin;
-}
-
-/* A reload removes the sink: the loop does not stand still, which took a fifth of a second and more. */
-static void test_removal_does_not_wait(void **state)
-{
-	struct place *p = *state;
-	struct tally_kafka_config kafka = config_of(p);
-	__u64 fastest_ns = TALLY_NS_PER_S;
-
-	make_topics(p);
-	start(p, &kafka);
-	assert_int_equal(tally_ship_remove(p->ship, "kafka"), 0);
-	for (__u64 n = 1; n <= 4; n++) {
-		__u64 ns = time_of_removal(p, &kafka, n);
-
-		fastest_ns = TALLY_MIN(ns, fastest_ns);
-	}
-	assert_true(fastest_ns <
-		    TALLY_NS_PER_S / 20); /* of several: another may have had the CPU */
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
-		TEST(test_batch_goes_to_the_cluster), TEST(test_silent_cluster_loses_nothing),
-		TEST(test_refused_settings_are_told), TEST(test_leaving_has_a_deadline),
-		TEST(test_removal_does_not_wait),
+		TEST(test_batch_goes_to_the_cluster),
+		TEST(test_silent_cluster_loses_nothing),
+		TEST(test_refused_settings_are_told),
+		TEST(test_leaving_has_a_deadline),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,7 +9,7 @@
  *	close  ──stop──>		destroys its client, however long that takes, and frees itself
  *
  * A connection that is closed is let go of at once: its worker is the reaper. The next connection's
- * init_transactions() fences it. How many may linger is capped, and so are those whose sink has gone.
+ * init_transactions() fences it. How many may linger is capped.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -38,7 +38,6 @@ struct worker {
 	int refs;
 	int stop; /* atomic */
 	int done; /* the thread has ended */
-	int left; /* its sink has gone before it */
 	int fd;	  /* eventfd of the sink, a duplicate */
 	char agent[TALLY_AGENT_ID + 1];
 	struct settings *settings;
@@ -64,9 +63,6 @@ struct kafka_sink {
 	struct worker *lingering[LINGER_MAX]; /* closed, perhaps not ended */
 	bool closed;			      /* to be answered */
 };
-
-/* Workers whose sink has gone; they have not ended. */
-static size_t n_left;
 
 static void settings_put(struct settings *settings)
 {
@@ -251,17 +247,6 @@ static void carry_out(struct worker *worker, enum order order, struct tally_kafk
 	}
 }
 
-static void end_worker(struct worker *worker)
-{
-	(void)pthread_mutex_lock(&worker->lock);
-	__atomic_store_n(&worker->done, 1, __ATOMIC_RELEASE);
-	if (worker->left)
-		(void)__atomic_sub_fetch(&n_left, 1, __ATOMIC_RELAXED);
-	(void)pthread_mutex_unlock(&worker->lock);
-	ring(worker);
-	worker_put(worker);
-}
-
 static void *worker_main(void *arg)
 {
 	struct tally_kafka_broker *broker = NULL;
@@ -270,7 +255,9 @@ static void *worker_main(void *arg)
 	while (!__atomic_load_n(&worker->stop, __ATOMIC_ACQUIRE))
 		carry_out(worker, next_order(worker), &broker);
 	tally_kafka_broker_free(broker);
-	end_worker(worker);
+	__atomic_store_n(&worker->done, 1, __ATOMIC_RELEASE);
+	ring(worker);
+	worker_put(worker);
 	return NULL;
 }
 
@@ -432,17 +419,6 @@ static void kafka_poll(struct tally_sink *sink, struct tally_sink_event *ret_eve
 	(void)pthread_mutex_unlock(&worker->lock);
 }
 
-static void release(struct kafka_sink *kafka)
-{
-	for (size_t i = 0; i < LINGER_MAX; i++)
-		worker_put(kafka->lingering[i]);
-	worker_put(kafka->worker);
-	settings_put(kafka->settings);
-	tally_util_close(kafka->sink.wake_fd);
-	free(kafka->sink.name);
-	free(kafka);
-}
-
 /* Workers get a moment to say goodbye to the cluster; what hangs then ends with the process. */
 static void kafka_free(struct tally_sink *sink)
 {
@@ -455,34 +431,13 @@ static void kafka_free(struct tally_sink *sink)
 		(void)kafka_close(sink); /* there is one */
 	while (reap(kafka) && tally_util_mono_ns() < deadline)
 		(void)usleep(10000);
-	release(kafka);
-}
-
-static void let_go(struct worker *worker)
-{
-	(void)pthread_mutex_lock(&worker->lock);
-	if (!__atomic_load_n(&worker->done, __ATOMIC_ACQUIRE)) {
-		worker->left = 1;
-		(void)__atomic_add_fetch(&n_left, 1, __ATOMIC_RELAXED);
-	}
-	(void)pthread_mutex_unlock(&worker->lock);
-}
-
-/* Workers say goodbye by themselves; where too many are at it, this one is waited for. */
-static void kafka_leave(struct tally_sink *sink)
-{
-	struct kafka_sink *kafka = (struct kafka_sink *)sink;
-
-	if (kafka->worker)
-		(void)kafka_close(sink); /* there is one */
-	if (reap(kafka) + __atomic_load_n(&n_left, __ATOMIC_RELAXED) > LINGER_MAX) {
-		kafka_free(sink);
-		return;
-	}
 	for (size_t i = 0; i < LINGER_MAX; i++)
-		if (kafka->lingering[i])
-			let_go(kafka->lingering[i]);
-	release(kafka);
+		worker_put(kafka->lingering[i]);
+	worker_put(kafka->worker);
+	settings_put(kafka->settings);
+	tally_util_close(sink->wake_fd);
+	free(sink->name);
+	free(kafka);
 }
 
 static const struct tally_sink_ops kafka_ops = {
@@ -492,7 +447,6 @@ static const struct tally_sink_ops kafka_ops = {
 	.close = kafka_close,
 	.poll = kafka_poll,
 	.free = kafka_free,
-	.leave = kafka_leave,
 };
 
 int tally_kafka_sink_new(const struct tally_kafka_config *config, struct tally_sink **ret_sink,

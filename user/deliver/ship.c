@@ -136,15 +136,6 @@ static void free_link(struct link *link)
 	tally_batch_free(link->batch);
 }
 
-/* The loop goes on: nothing is waited for. */
-static void leave_link(struct link *link)
-{
-	const struct tally_sink_ops *ops = link->sink->ops;
-
-	(ops->leave ? ops->leave : ops->free)(link->sink);
-	tally_batch_free(link->batch);
-}
-
 void tally_ship_free(struct tally_ship *ship)
 {
 	if (!ship)
@@ -187,7 +178,7 @@ int tally_ship_remove(struct tally_ship *ship, const char *name)
 	/* the descriptor may have a twin in a thread that is still leaving, which would ring on */
 	if (ship->links[i].sink->wake_fd >= 0)
 		(void)epoll_ctl(ship->epoll, EPOLL_CTL_DEL, ship->links[i].sink->wake_fd, NULL);
-	leave_link(&ship->links[i]);
+	free_link(&ship->links[i]);
 	ship->n_links--;
 	memmove(&ship->links[i], &ship->links[i + 1], (ship->n_links - i) * sizeof(ship->links[0]));
 	return 0;

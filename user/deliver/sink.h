@@ -68,8 +68,6 @@ struct tally_sink_ops {
 	/* The next event, or NOTHING. Never waits. */
 	void (*poll)(struct tally_sink *sink, struct tally_sink_event *ret_event);
 	void (*free)(struct tally_sink *sink);
-	/* The same without waiting, while the process goes on; NULL: free() does not wait. */
-	void (*leave)(struct tally_sink *sink);
 };
 
 /* Embedded first in each implementation. */

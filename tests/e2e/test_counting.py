@@ -272,7 +272,8 @@ def test_unknown_rejected_absent_keys(start, meter, sandbox, keys):
     assert len(keyed) == 2 and keyed["key_known"]["customer_id"] == "cus_known"
     stranger = next(d for k, d in keyed.items() if k != "key_known")
     assert stranger["api_key_id"].startswith("kfp_") and stranger["key_ref"] == "hmac"
-    assert (stranger["requests"], stranger["customer_id"]) == (4, None)
+    asked = ledger.count("api", attribution="key", api_key_id=stranger["api_key_id"])
+    assert (asked, stranger["customer_id"]) == (4, None)  # a window may close amid the four
     assert ledger.count("api", status=401) == 50
     assert ledger.count("api", status=200, attribution="anonymous") == 4
     text = agent.usage.read_text() + agent.log()

@@ -90,8 +90,14 @@ static const char *service_of(void *ctx, __u16 service)
 
 void tally_agent_rules_resolver(struct tally_agent *agent, struct tally_resolver *ret_resolver)
 {
-	*ret_resolver = (struct tally_resolver){ agent, owner_of, terms_of, service_of,
-						 tally_agent_origins_find };
+	*ret_resolver =
+		(struct tally_resolver){ agent,
+					 owner_of,
+					 terms_of,
+					 service_of,
+					 tally_agent_origins_find,
+					 tally_resolve_connections(&agent->rules.resolve,
+								   &agent->config->records) };
 }
 
 /* ---- indices of services ---- */

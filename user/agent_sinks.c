@@ -68,6 +68,7 @@ static int new_kafka(const struct tally_agent *agent, const struct tally_config_
 		.topic_records = kafka->topics.records,
 		.topic_control = kafka->topics.control,
 		.topic_progress = kafka->topics.progress,
+		.topic_connections = kafka->topics.connections,
 		.namespace = kafka->namespace,
 		.delivery = kafka->delivery == TALLY_CONFIG_IDEMPOTENT ? TALLY_KAFKA_IDEMPOTENT
 								       : TALLY_KAFKA_TRANSACTIONAL,

@@ -51,8 +51,8 @@ static int print_records(const struct tally_batch *batch)
 	int r = 0;
 
 	tally_message_init(&msg);
-	for (uint64_t i = 0; !r && i < tally_batch_records(batch); i++) {
-		r = tally_batch_usage(batch, i, TALLY_FORMAT_CLOUDEVENTS, &msg);
+	for (uint64_t i = 0; !r && i < tally_batch_messages(batch); i++) {
+		r = tally_batch_message(batch, i, TALLY_FORMAT_CLOUDEVENTS, &msg);
 		if (!r)
 			puts(msg.value.data);
 	}

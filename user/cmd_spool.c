@@ -267,6 +267,9 @@ static int run_show(int argc, char **argv)
 		       (unsigned long long)file.batch->head.number, file.batch->head.incarnation,
 		       (unsigned long long)file.batch->head.seq_first,
 		       (unsigned long long)tally_batch_seq_last(file.batch));
+	if (sealed->by_connection)
+		printf("by connection: %zu more rows, shown by export alone\n",
+		       sealed->n_connections);
 	for (size_t i = 0; i < sealed->n_rows; i++)
 		print_row(sealed, &sealed->rows[i]);
 	file_done(&file);
@@ -279,8 +282,8 @@ static int export_batch(const struct tally_batch *batch)
 	int r = 0;
 
 	tally_message_init(&msg);
-	for (__u64 i = 0; r == 0 && i < tally_batch_records(batch); i++) {
-		r = tally_batch_usage(batch, i, TALLY_FORMAT_CLOUDEVENTS, &msg);
+	for (__u64 i = 0; r == 0 && i < tally_batch_messages(batch); i++) {
+		r = tally_batch_message(batch, i, TALLY_FORMAT_CLOUDEVENTS, &msg);
 		if (r == 0)
 			printf("%s\n", msg.value.data);
 	}

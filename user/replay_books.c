@@ -278,7 +278,14 @@ static bool is_idle(const struct tally_frozen *frozen)
 
 static int close_window(struct tally_replay *replay, enum tally_close_cause cause)
 {
-	const struct tally_resolver resolver = { replay, owner_of, terms_of, service_of, NULL };
+	const struct tally_resolver resolver = {
+		replay,
+		owner_of,
+		terms_of,
+		service_of,
+		NULL,
+		tally_resolve_connections(&replay->resolve, &replay->setup.config->records)
+	};
 	struct tally_totals totals[TALLY_SERVICES];
 	struct tally_sealed sealed;
 	struct tally_frozen frozen;

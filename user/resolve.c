@@ -31,6 +31,16 @@ int tally_resolve_owner(struct tally_resolve *resolve, const struct tally_catalo
 	return 0;
 }
 
+const struct tally_peer_cut *tally_resolve_connections(struct tally_resolve *resolve,
+						       const struct tally_config_records *records)
+{
+	if (records->connections != TALLY_CONFIG_CONNECTIONS_ON)
+		return NULL;
+	resolve->cut = (struct tally_peer_cut){ (__u8)records->peer_prefix.ipv4,
+						(__u8)records->peer_prefix.ipv6 };
+	return &resolve->cut;
+}
+
 int tally_resolve_terms(struct tally_resolve *resolve, const struct tally_ruleset_view *view,
 			const struct tally_row_key *key, struct tally_terms *ret_terms)
 {

@@ -7,6 +7,7 @@
 #define TALLY_RESOLVE_H
 
 #include "account/account.h"
+#include "base/config.h"
 #include "identify/catalog.h"
 #include "identify/ruleset.h"
 
@@ -14,6 +15,7 @@
 struct tally_resolve {
 	char kfp[TALLY_CATALOG_KFP];
 	struct tally_unit units[TALLY_UNITS_MAX];
+	struct tally_peer_cut cut;
 };
 
 /* catalog may be NULL. secret: of the fleet, for keys that are not catalogued. */
@@ -25,5 +27,8 @@ TALLY_MUST int tally_resolve_owner(struct tally_resolve *resolve,
 TALLY_MUST int tally_resolve_terms(struct tally_resolve *resolve,
 				   const struct tally_ruleset_view *view,
 				   const struct tally_row_key *key, struct tally_terms *ret_terms);
+/* For the resolver's `connections`: NULL where records of connections are not asked for. */
+const struct tally_peer_cut *tally_resolve_connections(struct tally_resolve *resolve,
+						       const struct tally_config_records *records);
 
 #endif

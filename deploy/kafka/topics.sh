@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Makes tallyd's topics, with Kafka's own kafka-topics.sh, where agents may not (create_topics: false).
+# Makes tallyd's topics (that of connections too, which stays empty unless records.connections is on), with Kafka's own kafka-topics.sh, where agents may not (create_topics: false).
 #
 #	deploy/kafka/topics.sh BROKERS [PARTITIONS [REPLICATION]]	(default: 6 3)
 #	deploy/kafka/topics.sh --print ...				print the commands only
@@ -35,3 +35,4 @@ create() {
 create usage.records.v1 cleanup.policy=delete "retention.ms=$days45"
 create usage.control.v1 cleanup.policy=delete "retention.ms=$days45"
 create usage.progress.v1 cleanup.policy=compact
+create usage.connections.v1 cleanup.policy=delete "retention.ms=$days45"

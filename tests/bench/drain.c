@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * drain [ROWS]: what it takes to close the books over a full ledger, as JSON.
+ * drain [ROWS [connections]]: what it takes to close the books over a full ledger, as JSON; with
+ * connections, a record for each row is kept and made, too.
  *
  * The ledger is the real one, pinned in a folder of its own; its rows are written by the thousand:
  * as many connections as keys, one row for each pair. Each step is the very function that the agent
@@ -16,6 +17,7 @@
 #include <bpf/bpf.h>
 
 #include "account/account.h"
+#include "account/batch.h"
 #include "collect/epoch.h"
 #include "collect/ledger.h"
 #include "collect/load.h"
@@ -30,6 +32,8 @@ struct bench {
 	struct tally_ledger *ledger;
 	uint64_t map_bytes;
 	uint64_t swap_ns, drain_ns, account_ns, encode_ns, release_ns;
+	uint64_t batch_ns; /* numbered, each record made and hashed: after the release */
+	bool connections;
 	size_t sealed_rows, sealed_bytes;
 };
 
@@ -64,7 +68,14 @@ static void fill(struct bench *b)
 						  .hour = START_NS / TALLY_NS_PER_S / 3600,
 						  .status = 200,
 						  .protocol = TALLY_PROTO_HTTP11 };
-		rows[n++] = (struct tally_row){ .requests = i + 1 };
+		rows[n++] = (struct tally_row){
+			.requests = i + 1,
+			.request_bytes = 417ULL * (i + 1),
+			.response_bytes = 1500ULL * (i + 1),
+			.duration_ns = 450123ULL * (i + 1),
+			.peer = { [10] = 0xff, [11] = 0xff, 192, 0, (__u8)(i >> 8), (__u8)i },
+			.peer_port = (__u16)(1024 + i % 60000)
+		};
 		if (n == BATCH) {
 			write_batch(fds[TALLY_EPOCH_ROWS], keys, rows, n);
 			n = 0;
@@ -126,11 +137,27 @@ static void check(const struct bench *b, const struct tally_frozen *frozen,
 	exit(1);
 }
 
+/* Takes the rows. */
+static void number(struct bench *b, struct tally_sealed *sealed)
+{
+	const struct tally_batch_head head = {
+		.agent = "0123456789ab", .incarnation = 1, .number = 1, .seq_first = 1
+	};
+	struct tally_batch *batch = NULL;
+	uint64_t at = bench_now_ns();
+
+	must(tally_batch_new(&head, sealed, &batch), "batch");
+	b->batch_ns = lap(&at);
+	tally_batch_free(batch);
+}
+
 static void close_books(struct bench *b)
 {
-	static const struct tally_resolver resolver = { NULL, owner, terms, service, NULL };
+	static const struct tally_peer_cut cut = { 32, 128 };
+	const struct tally_resolver resolver = { NULL,	  owner, terms,
+						 service, NULL,	 b->connections ? &cut : NULL };
 	uint64_t end_ns = START_NS + 10 * TALLY_NS_PER_S;
-	uint64_t number = tally_ledger_number(b->ledger), at;
+	uint64_t epoch = tally_ledger_number(b->ledger), at;
 	struct tally_buf buf = {};
 	struct tally_frozen frozen;
 	struct tally_sealed sealed;
@@ -139,19 +166,19 @@ static void close_books(struct bench *b)
 	at = bench_now_ns();
 	must(tally_ledger_swap(b->ledger, end_ns, end_ns, TALLY_CAUSE_INTERVAL), "swap");
 	b->swap_ns = lap(&at);
-	must(tally_ledger_drain(b->ledger, number, &frozen), "drain");
+	must(tally_ledger_drain(b->ledger, epoch, &frozen), "drain");
 	b->drain_ns = lap(&at);
 	must(tally_account_close(&frozen, &resolver, &sealed), "account");
 	b->account_ns = lap(&at);
 	must(tally_sealed_encode(&sealed, &buf), "encode");
 	b->encode_ns = lap(&at);
-	must(tally_ledger_release(b->ledger, number), "release");
+	must(tally_ledger_release(b->ledger, epoch), "release");
 	b->release_ns = lap(&at);
 	check(b, &frozen, &sealed);
 	b->sealed_rows = sealed.n_rows;
 	b->sealed_bytes = buf.len;
 	tally_buf_done(&buf);
-	tally_sealed_done(&sealed);
+	number(b, &sealed);
 	tally_ledger_frozen_done(&frozen);
 }
 
@@ -169,12 +196,15 @@ static void print(const struct bench *b)
 	printf(" \"release_ms\": %.1f, \"ns_per_row\": %.0f, \"resident_max_bytes\": %lld,\n",
 	       (double)b->release_ns / 1e6, (double)sum / b->rows,
 	       (long long)usage.ru_maxrss * 1024);
-	printf(" \"maps_without_epochs_bytes\": %llu}\n", (unsigned long long)b->map_bytes);
+	printf(" \"batch_ms\": %.1f, \"maps_without_epochs_bytes\": %llu}\n",
+	       (double)b->batch_ns / 1e6, (unsigned long long)b->map_bytes);
 }
 
 int main(int argc, char **argv)
 {
-	struct bench b = { .rows = argc > 1 ? (uint32_t)atoi(argv[1]) : 1000000, .keys = 1000 };
+	struct bench b = { .rows = argc > 1 ? (uint32_t)atoi(argv[1]) : 1000000,
+			   .keys = 1000,
+			   .connections = argc > 2 };
 	struct tally_load_options options = { .rows = 16384, .keys = 65536 };
 	char dir[64];
 

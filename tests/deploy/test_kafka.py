@@ -15,7 +15,7 @@ from lib.sandbox import wait_for
 from lib.tallyd import differences
 
 FOLDER = Path(__file__).parents[2] / "deploy/kafka"
-TOPICS = "usage.records.v1", "usage.control.v1", "usage.progress.v1"
+TOPICS = "usage.records.v1", "usage.control.v1", "usage.progress.v1", "usage.connections.v1"
 
 
 @pytest.fixture(scope="module")

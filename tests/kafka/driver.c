@@ -4,7 +4,7 @@
  * harness needs, because the truth can be computed again at any time.
  *
  *	driver STATE_DIR --until N [--rows R] [--kafka BROKERS] [--idempotent] [--openmeter] [--no-create]
- *		[--file PATH] [--topics PREFIX] [--every-ms MS] [--grace-s S] [--txn-ms MS]
+ *		[--file PATH] [--topics PREFIX] [--every-ms MS] [--grace-s S] [--txn-ms MS] [--connections]
  *	driver --truth N [--rows R]
  *
  * Started again on the same folder it goes on where its spool says. Exit 0: all is shipped; 75: not
@@ -52,7 +52,9 @@ static void fill_row(__u64 n, __u64 i, struct tally_frozen_row *row)
 		.row = { .requests = 1 + dice % 7,
 			 .request_bytes = 100 + dice % 1000,
 			 .response_bytes = 500 + dice % 100000,
-			 .duration_ns = 1000 * (dice % 1000000) },
+			 .duration_ns = 1000 * (dice % 1000000),
+			 .peer = { [10] = 0xff, [11] = 0xff, 192, 0, 2, (__u8)dice },
+			 .peer_port = 40000 },
 	};
 }
 
@@ -120,7 +122,8 @@ static const char *service(void *ctx, __u16 index)
 	return index ? NULL : "api";
 }
 
-static const struct tally_resolver resolver = { NULL, owner, terms, service, NULL };
+static const struct tally_peer_cut cut = { 24, 48 };
+static struct tally_resolver resolver = { NULL, owner, terms, service, NULL, NULL };
 
 static int print_truth(void)
 {
@@ -144,7 +147,7 @@ static int print_truth(void)
 
 static int add_kafka(struct tally_ship *ship)
 {
-	char records[64], control[64], progress[64], *error = NULL;
+	char records[64], control[64], progress[64], connections[64], *error = NULL;
 	struct tally_kafka_config config = {
 		.name = "kafka",
 		.state_dir = opt.state_dir,
@@ -161,6 +164,8 @@ static int add_kafka(struct tally_ship *ship)
 		(void)snprintf(records, sizeof(records), "%s.records", opt.topics);
 		(void)snprintf(control, sizeof(control), "%s.control", opt.topics);
 		(void)snprintf(progress, sizeof(progress), "%s.progress", opt.topics);
+		(void)snprintf(connections, sizeof(connections), "%s.connections", opt.topics);
+		config.topic_connections = connections;
 		config.topic_records = records;
 		config.topic_control = control;
 		config.topic_progress = progress;
@@ -271,16 +276,37 @@ static int run(void)
 	return r;
 }
 
+/* Options without a value. */
+static bool set_flag(int c)
+{
+	switch (c) {
+	case 'i':
+		opt.idempotent = true;
+		return true;
+	case 'c':
+		resolver.connections = &cut;
+		return true;
+	case 'n':
+		opt.no_create = true;
+		return true;
+	case 'o':
+		opt.openmeter = true;
+		return true;
+	default:
+		return false;
+	}
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "until", 1, NULL, 'u' },     { "rows", 1, NULL, 'r' },
-		{ "kafka", 1, NULL, 'k' },     { "file", 1, NULL, 'f' },
-		{ "topics", 1, NULL, 't' },    { "every-ms", 1, NULL, 'e' },
-		{ "grace-s", 1, NULL, 'g' },   { "txn-ms", 1, NULL, 'x' },
-		{ "truth", 1, NULL, 'T' },     { "idempotent", 0, NULL, 'i' },
-		{ "no-create", 0, NULL, 'n' }, { "openmeter", 0, NULL, 'o' },
-		{ NULL, 0, NULL, 0 },
+		{ "until", 1, NULL, 'u' },	 { "rows", 1, NULL, 'r' },
+		{ "kafka", 1, NULL, 'k' },	 { "file", 1, NULL, 'f' },
+		{ "topics", 1, NULL, 't' },	 { "every-ms", 1, NULL, 'e' },
+		{ "grace-s", 1, NULL, 'g' },	 { "txn-ms", 1, NULL, 'x' },
+		{ "truth", 1, NULL, 'T' },	 { "idempotent", 0, NULL, 'i' },
+		{ "no-create", 0, NULL, 'n' },	 { "openmeter", 0, NULL, 'o' },
+		{ "connections", 0, NULL, 'c' }, { NULL, 0, NULL, 0 },
 	};
 	int c;
 
@@ -313,17 +339,9 @@ int main(int argc, char **argv)
 		case 'T':
 			opt.truth = strtoull(optarg, NULL, 10);
 			break;
-		case 'i':
-			opt.idempotent = true;
-			break;
-		case 'n':
-			opt.no_create = true;
-			break;
-		case 'o':
-			opt.openmeter = true;
-			break;
 		default:
-			return 64;
+			if (!set_flag(c))
+				return 64;
 		}
 	}
 	if (opt.truth)

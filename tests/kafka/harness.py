@@ -12,7 +12,7 @@ BUILD = os.path.abspath(os.environ.get("BUILD", os.path.join(TOP, "build")))
 JARS = os.environ.get("KAFKA_JARS", os.path.join(BUILD, "kafka"))
 DRIVER = os.path.join(BUILD, "test", "kafka-driver")
 TALLYD = os.path.join(BUILD, "tallyd")
-RECORDS, CONTROL, PROGRESS = "records", "control", "progress"
+RECORDS, CONTROL, PROGRESS, CONNECTIONS = "records", "control", "progress", "connections"
 
 
 def prepare():
@@ -78,10 +78,10 @@ def consume(address, topic, timeout=120):
         return out.read().decode().splitlines()
 
 
-def usage(address, topics):
+def usage(address, topics, name=RECORDS):
     """[(partition, key, record)]"""
     rows = []
-    for line in consume(address, f"{topics}.{RECORDS}"):
+    for line in consume(address, f"{topics}.{name}"):
         partition, key, value = line.split(" ", 2)
         rows.append((int(partition), key, json.loads(value)))
     return rows

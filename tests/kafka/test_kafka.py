@@ -44,6 +44,35 @@ def test_records_are_those_of_the_schema(kafka, agent):
             schema.validate(json.loads(line.split(" ", 2)[2]))
 
 
+def test_connections_arrive_with_their_usage(kafka, agent):
+    """Killed again and again: each record of a connection once, in its own topic, and nothing of it
+    in the others; 12,000 of them need two transactions of a batch, which the checkpoint tells apart."""
+    dice = random.Random(3)
+    one = agent(rows=12000, extra=["--connections"])
+    for _ in range(4):
+        one.start(4, every_ms=5)
+        time.sleep(dice.uniform(0.3, 1.5))
+        one.kill()
+    one.start(4)
+    finish(one, 4)
+    harness.check_exact(kafka.address, one.topics, 4, 12000)
+    got = harness.usage(kafka.address, one.topics, harness.CONNECTIONS)
+    unique = harness.dedupe(got)
+    assert len(got) == len(unique)
+    assert harness.sums(unique) == harness.truth(4, 12000)
+    with open(os.path.join(harness.TOP, "deploy/schema/connections.schema.json"),
+              encoding="utf-8") as text:
+        schema = jsonschema.Draft202012Validator(json.load(text))
+    for partition, key, record in got[::50]:
+        schema.validate(record)
+        assert partition == harness.murmur2_partition(key, 6)
+    for name in (harness.RECORDS, harness.CONTROL, harness.PROGRESS):
+        assert "192.0.2." not in "".join(harness.consume(kafka.address, f"{one.topics}.{name}"))
+    steps = [json.loads(line.split(" ", 2)[2])
+             for line in harness.consume(kafka.address, f"{one.topics}.progress")]
+    assert any(0 < step.get("connections", 0) and not step["whole"] for step in steps)
+
+
 def test_topics_by_hand_and_no_right_to_make_them(kafka, agent):
     """A missing topic gets a clear error; once it is there, everything arrives."""
     one = agent(rows=5, extra=["--no-create"])

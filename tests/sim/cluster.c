@@ -22,7 +22,9 @@ struct held_record {
 	char id[TALLY_RECORD_ID];
 	__u8 digest[8];
 	__u64 copies;
-	int key; /* -1: nobody's */
+	int key;	    /* -1: nobody's */
+	bool connection;    /* a record of a connection, not of usage */
+	bool by_connection; /* its batch has such */
 	__u64 requests, bytes;
 };
 
@@ -108,10 +110,18 @@ static void new_record(struct sim_cluster *cluster, const struct held_record *re
 	cluster->records[cluster->n_records++] = *record;
 }
 
+static const struct tally_sealed_row *row_of(const struct tally_batch *batch, __u64 index)
+{
+	const struct tally_sealed *sealed = &batch->sealed;
+
+	return index < sealed->n_rows ? &sealed->rows[index]
+				      : &sealed->connections[index - sealed->n_rows].row;
+}
+
 static int key_of(const struct tally_batch *batch, __u64 index)
 {
 	const struct tally_sealed *sealed = &batch->sealed;
-	const struct tally_sealed_row *row = &sealed->rows[index];
+	const struct tally_sealed_row *row = row_of(batch, index);
 	const char *text = sealed->strings[sealed->owners[row->owner].api_key];
 
 	return *text ? atoi(text + strlen(KEY_TEXT)) : -1;
@@ -120,18 +130,22 @@ static int key_of(const struct tally_batch *batch, __u64 index)
 /* A record arrives. The same id must mean the same bytes, for ever. */
 static void take_record(struct sim_cluster *cluster, struct tally_batch *batch, __u64 index)
 {
-	struct held_record record = { .copies = 1, .key = key_of(batch, index) }, *old;
+	struct held_record record = { .copies = 1,
+				      .key = key_of(batch, index),
+				      .connection = index >= tally_batch_records(batch),
+				      .by_connection = batch->sealed.by_connection },
+			   *old;
 	__u8 digest[TALLY_SHA256];
 	struct tally_message msg;
 
 	tally_message_init(&msg);
-	if (tally_batch_usage(batch, index, TALLY_FORMAT_CLOUDEVENTS, &msg) < 0)
+	if (tally_batch_message(batch, index, TALLY_FORMAT_CLOUDEVENTS, &msg) < 0)
 		abort();
 	tally_sha256(msg.value.data, msg.value.len, digest);
 	memcpy(record.digest, digest, sizeof(record.digest));
 	memcpy(record.id, msg.id, sizeof(record.id));
-	record.requests = batch->sealed.rows[index].sums.requests;
-	record.bytes = batch->sealed.rows[index].sums.response_bytes;
+	record.requests = row_of(batch, index)->sums.requests;
+	record.bytes = row_of(batch, index)->sums.response_bytes;
 	old = find_record(cluster, record.id);
 	if (old && memcmp(old->digest, record.digest, sizeof(record.digest)) != 0)
 		fault(cluster, "one id, two contents");
@@ -258,14 +272,14 @@ static int sim_send(struct tally_sink *base, const struct tally_send *send)
 {
 	struct sim_sink *sink = (struct sim_sink *)base;
 	struct sim_cluster *cluster = sink->cluster;
-	__u64 left = tally_batch_records(send->batch) - send->from;
+	__u64 left = tally_batch_messages(send->batch) - send->from;
 	struct piece piece = { .batch = send->batch, .from = send->from };
 
 	if (!sink->open)
 		fault(cluster, "sent while closed");
 	if (cluster->hanging.batch)
 		fault(cluster, "sent after a doubt without opening again");
-	if (send->from > tally_batch_records(send->batch))
+	if (send->from > tally_batch_messages(send->batch))
 		fault(cluster, "sent from behind the end");
 	piece.to = piece.from + (left ? 1 + sim_roll(cluster->dice, left) : 0);
 	tally_checkpoint_at(send->batch, piece.to, &piece.at);
@@ -345,11 +359,27 @@ void sim_cluster_sums(const struct sim_cluster *cluster, struct sim_sums *ret_su
 		const struct held_record *record = &cluster->records[i];
 
 		*ret_dups += record->copies - 1;
-		if (record->key < 0 || record->key >= SIM_KEYS)
+		if (record->connection || record->key < 0 || record->key >= SIM_KEYS)
 			continue;
 		ret_sums->requests[record->key] += record->requests;
 		ret_sums->bytes[record->key] += record->bytes;
 	}
+}
+
+bool sim_cluster_adds_up(const struct sim_cluster *cluster)
+{
+	struct sim_sums sums[2] = { 0 };
+
+	for (size_t i = 0; i < cluster->n_records; i++) {
+		const struct held_record *record = &cluster->records[i];
+		struct sim_sums *into = &sums[record->connection];
+
+		if (!record->by_connection || record->key < 0 || record->key >= SIM_KEYS)
+			continue;
+		into->requests[record->key] += record->requests;
+		into->bytes[record->key] += record->bytes;
+	}
+	return memcmp(&sums[0], &sums[1], sizeof(sums[0])) == 0;
 }
 
 bool sim_cluster_contiguous(const struct sim_cluster *cluster)

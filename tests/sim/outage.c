@@ -125,7 +125,7 @@ static const char *service(void *ctx, __u16 index)
 	return "geo-api";
 }
 
-static const struct tally_resolver resolver = { NULL, owner, terms, service, NULL };
+static const struct tally_resolver resolver = { NULL, owner, terms, service, NULL, NULL };
 
 static int seal(struct outage *o, struct tally_ship *ship, __u64 number)
 {

@@ -118,7 +118,15 @@ static const char *service(void *ctx, __u16 index)
 	return "api";
 }
 
-static const struct tally_resolver resolver = { NULL, owner, terms, service, NULL };
+static const struct tally_peer_cut prefixes = { 24, 48 };
+
+/* Records of connections are switched on and off again, some epochs each. */
+static struct tally_resolver resolver_of(const struct sim_epoch *epoch)
+{
+	bool on = epoch->number / 5 % 2;
+
+	return (struct tally_resolver){ NULL, owner, terms, service, NULL, on ? &prefixes : NULL };
+}
 
 /* --- kernel --- */
 
@@ -173,8 +181,25 @@ static void freeze(struct sim *sim, enum tally_close_cause cause)
 
 /* --- the agent --- */
 
+/* Each key's usage is of two connections; in some epochs the second has no row of its own. */
+static void split_row(const struct sim_epoch *epoch, __u64 i, struct tally_frozen_row rows[2])
+{
+	struct tally_row *first = &rows[0].row, *second = &rows[1].row;
+
+	rows[1] = rows[0];
+	rows[0].key.conn = 2 * i + 1;
+	first->requests /= 3;
+	first->response_bytes /= 3;
+	memcpy(first->peer, (__u8[16]){ 0x20, 1, 0xd, 0xb8, 1, 2, 3, 4 }, 16);
+	rows[1].key.conn = 2 * i + 2;
+	second->requests -= first->requests;
+	second->response_bytes -= first->response_bytes;
+	if (epoch->number % 3)
+		memcpy(second->peer, (__u8[16]){ [10] = 0xff, [11] = 0xff, 192, 0, 2, 1 }, 16);
+}
+
 static void frozen_of(const struct sim *sim, const struct sim_epoch *epoch,
-		      struct tally_frozen_row rows[SIM_KEYS], struct tally_totals *totals,
+		      struct tally_frozen_row rows[2 * SIM_KEYS], struct tally_totals *totals,
 		      struct tally_frozen *ret_frozen)
 {
 	size_t n = 0;
@@ -186,15 +211,16 @@ static void frozen_of(const struct sim *sim, const struct sim_epoch *epoch,
 	for (__u64 i = 0; i < SIM_KEYS; i++) {
 		if (!epoch->sums.bytes[i])
 			continue;
-		rows[n++] = (struct tally_frozen_row){
-			.key = { .conn = i,
-				 .key = i + 1,
+		rows[n] = (struct tally_frozen_row){
+			.key = { .key = i + 1,
 				 .ruleset = 1,
 				 .status = 200,
 				 .hour = (__u32)((i & 1 ? epoch->end_s : epoch->start_s) / 3600) },
 			.row = { .requests = epoch->sums.requests[i],
 				 .response_bytes = epoch->sums.bytes[i] },
 		};
+		split_row(epoch, i, &rows[n]);
+		n += 2;
 	}
 	*ret_frozen = (struct tally_frozen){
 		.number = epoch->number,
@@ -221,8 +247,9 @@ static void seal_pins(struct sim *sim)
 	struct sim_kernel *kernel = &sim->kernel;
 
 	while (kernel->n_pins) {
-		struct tally_frozen_row rows[SIM_KEYS];
+		struct tally_frozen_row rows[2 * SIM_KEYS];
 		struct tally_totals totals;
+		struct tally_resolver resolver = resolver_of(&kernel->pins[0]);
 		struct tally_frozen frozen;
 
 		frozen_of(sim, &kernel->pins[0], rows, &totals, &frozen);
@@ -475,6 +502,9 @@ static void check(struct sim *sim)
 		if (any_required && !sim->required[i])
 			continue;
 		check_sums(sim, cluster);
+		if (!sim->damaged && (i == 0 || sim->mode != ROLLBACK) &&
+		    !sim_cluster_adds_up(cluster))
+			fault(sim, "records of connections do not add up to usage");
 		if (!sim->damaged && !sim_cluster_contiguous(cluster))
 			fault(sim, "batches or their chain are not contiguous");
 	}

@@ -58,9 +58,11 @@ void sim_cluster_health(struct sim_cluster *cluster, bool healthy, __u64 trouble
 struct tally_sink *sim_cluster_sink(struct sim_cluster *cluster, const char *name, bool required);
 /* Text of the first broken invariant, or NULL. */
 const char *sim_cluster_fault(const struct sim_cluster *cluster);
-/* Deduplicated by id; dups: records more than once. */
+/* Usage, deduplicated by id; dups: records, of connections too, more than once. */
 void sim_cluster_sums(const struct sim_cluster *cluster, struct sim_sums *ret_sums,
 		      __u64 *ret_dups);
+/* Do the records of connections add up to the usage records of the batches that have any? */
+bool sim_cluster_adds_up(const struct sim_cluster *cluster);
 /* Batches arrived without a gap, each chained to the one before? */
 bool sim_cluster_contiguous(const struct sim_cluster *cluster);
 

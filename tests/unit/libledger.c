@@ -69,7 +69,7 @@ static void origin(void *ctx, __u32 id, struct tally_origin *ret_origin)
 			(struct tally_origin){ "geo", "Deployment/geo-api", "geo-api-1", "n" };
 }
 
-const struct tally_resolver ledger_resolver = { NULL, owner, terms, service, origin };
+const struct tally_resolver ledger_resolver = { NULL, owner, terms, service, origin, NULL };
 
 struct tally_frozen_row ledger_row(__u64 key, __u16 route, __u16 status, __u64 requests)
 {

@@ -51,6 +51,38 @@ static void test_reads_what_was_written(void **state)
 	tally_sealed_done(&again);
 }
 
+static void expect_digest(const struct tally_buf *buf, const char *want)
+{
+	char text[2 * TALLY_SHA256 + 1];
+	__u8 digest[TALLY_SHA256];
+
+	tally_sha256(buf->data, buf->len, digest);
+	tally_util_hex(digest, sizeof(digest), text);
+	assert_string_equal(text, want);
+}
+
+/* What was sealed and batched by any earlier version is read, and shipped under the same chain. */
+static void test_bytes_of_files_are_a_promise(void **state)
+{
+	_cleanup_(tally_buf_done) struct tally_buf body = { 0 };
+	_cleanup_(tally_buf_done) struct tally_buf file = { 0 };
+	struct tally_frozen_row rows[2] = { ledger_row(1, 1, 200, 3), ledger_row(0, 0, 404, 2) };
+	struct tally_totals totals;
+	struct tally_frozen frozen = ledger_epoch(1, rows, 2, &totals);
+	struct tally_batch *batch = NULL;
+	struct tally_sealed sealed;
+
+	(void)state;
+	make(&sealed);
+	assert_int_equal(tally_sealed_encode(&sealed, &body), 0);
+	expect_digest(&body, "ab045ce83b0981cd7b257e4b6afc88f029548c37ec04fb5e80394d1705a2dbce");
+	tally_sealed_done(&sealed);
+	ledger_batch(&frozen, 7, &batch);
+	assert_int_equal(tally_batch_encode(batch, &file), 0);
+	expect_digest(&file, "f7a95e63d249519cd97ea0a54ba83ac9aa377716ff56e2f2023840946aa6278e");
+	tally_batch_free(batch);
+}
+
 /* Rows are told apart by where they were answered, in files and when files are merged; files without
  * such rows are as they were before there was an origin. */
 static void test_origins(void **state)
@@ -241,6 +273,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_reads_what_was_written),
+		cmocka_unit_test(test_bytes_of_files_are_a_promise),
 		cmocka_unit_test(test_origins),
 		cmocka_unit_test(test_damaged_bodies_do_no_harm),
 		cmocka_unit_test(test_frame_finds_every_flip_and_cut),

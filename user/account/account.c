@@ -8,12 +8,21 @@
 #define NS_PER_S 1000000000ULL
 #define HOUR_S 3600ULL
 
+/* What became of a row of the pile: names, window, and how it is charged. */
+struct named {
+	struct tally_sealed_row row;
+	bool billable, charge_truncated;
+};
+
 /* Rows added up over connections: a hash table of indices into `rows`. */
 struct pile {
 	struct tally_frozen_row *rows;
 	size_t n_rows;
 	__u32 *slots; /* index + 1 */
 	size_t cap;
+	/* Only if connections are kept: */
+	__u32 *place; /* of each row of the epoch in `rows` */
+	struct named *named;
 };
 
 /* What one epoch is closed with. */
@@ -46,16 +55,24 @@ static void pile_done(struct pile *pile)
 {
 	free(pile->rows);
 	free(pile->slots);
+	free(pile->place);
+	free(pile->named);
 }
 
-static int pile_init(struct pile *pile, size_t n)
+static int pile_init(struct pile *pile, size_t n, bool by_connection)
 {
 	pile->cap = 64;
 	while (pile->cap < n * 2)
 		pile->cap *= 2;
 	pile->rows = calloc(n ? n : 1, sizeof(*pile->rows));
 	pile->slots = calloc(pile->cap, sizeof(*pile->slots));
-	return pile->rows && pile->slots ? 0 : -ENOMEM;
+	if (by_connection) {
+		pile->place = calloc(n ? n : 1, sizeof(*pile->place));
+		pile->named = calloc(n ? n : 1, sizeof(*pile->named));
+	}
+	return pile->rows && pile->slots && (!by_connection || (pile->place && pile->named))
+		       ? 0
+		       : -ENOMEM;
 }
 
 static __u64 key_hash(const struct tally_row_key *key)
@@ -78,8 +95,8 @@ static bool wraps(const struct tally_row *a, const struct tally_row *b)
 	       a->duration_ns + b->duration_ns < a->duration_ns;
 }
 
-/* A sum that would wrap starts a row of its own: both are shipped. */
-static void pile_add(struct pile *pile, const struct tally_frozen_row *row)
+/* A sum that would wrap starts a row of its own: both are shipped. Returns the row's place. */
+static __u32 pile_add(struct pile *pile, const struct tally_frozen_row *row)
 {
 	struct tally_frozen_row one = *row;
 	struct tally_row *sum;
@@ -94,13 +111,14 @@ static void pile_add(struct pile *pile, const struct tally_frozen_row *row)
 	if (!sum || wraps(sum, &one.row)) {
 		pile->rows[pile->n_rows++] = one;
 		pile->slots[at] = (__u32)pile->n_rows;
-		return;
+		return pile->slots[at] - 1;
 	}
 	sum->requests += one.row.requests;
 	sum->incomplete += one.row.incomplete;
 	sum->request_bytes += one.row.request_bytes;
 	sum->response_bytes += one.row.response_bytes;
 	sum->duration_ns += one.row.duration_ns;
+	return pile->slots[at] - 1;
 }
 
 /*
@@ -224,7 +242,7 @@ static bool chargeable(const struct tally_row_key *key, const struct tally_terms
 	       (key->attribution == TALLY_ATTR_KEY || key->attribution == TALLY_ATTR_ANONYMOUS);
 }
 
-static void take_sums(const struct tally_row *row, const struct tally_terms *terms, bool billable,
+static void take_sums(const struct tally_row *row, bool billable, bool charge_truncated,
 		      struct tally_sealed_sums *sums)
 {
 	__u64 whole = row->requests > row->incomplete ? row->requests - row->incomplete : 0;
@@ -235,7 +253,7 @@ static void take_sums(const struct tally_row *row, const struct tally_terms *ter
 	sums->response_bytes = row->response_bytes;
 	sums->duration_ns = row->duration_ns;
 	if (billable)
-		sums->chargeable = terms->charge_truncated ? row->requests : whole;
+		sums->chargeable = charge_truncated ? row->requests : whole;
 }
 
 /* What the kernel counted as one thing, and the books say is another. Attribution KEY is `attributed`. */
@@ -253,7 +271,7 @@ static void move_answered(struct tally_sealed_totals *totals, const struct tally
 		move(totals, key->attribution, attribution, requests);
 }
 
-static int add_row(struct closing *c, const struct tally_frozen_row *from)
+static int add_row(struct closing *c, const struct tally_frozen_row *from, struct named *ret_named)
 {
 	struct tally_row_key key = from->key;
 	struct tally_sealed_shape shape = { 0 };
@@ -286,10 +304,30 @@ static int add_row(struct closing *c, const struct tally_frozen_row *from)
 	shape.detail = key.detail;
 	shape.reason = (__u8)tally_account_reason(key.status, key.attribution, terms.health);
 	shape.billable = billable;
-	take_sums(&from->row, &terms, billable, &row.sums);
+	take_sums(&from->row, billable, terms.charge_truncated, &row.sums);
 	clip(c, key.hour, &row);
 	r = tally_sealed_shape(c->sealed, &shape, &row.shape);
+	*ret_named = (struct named){ row, billable, terms.charge_truncated };
 	return r < 0 ? r : tally_sealed_add(c->sealed, &row);
+}
+
+/* A row of the epoch as its connection's part of the sealed row it went into. */
+static int add_connection(struct closing *c, const struct tally_frozen_row *from,
+			  const struct named *named)
+{
+	struct tally_sealed_connection one = { .row = named->row };
+
+	take_sums(&from->row, named->billable, named->charge_truncated, &one.row.sums);
+	tally_peer_take(from, c->resolver->connections, &one.peer);
+	return tally_sealed_add_connection(c->sealed, &one);
+}
+
+/* The whole row is of no connection that is known. */
+static int add_unconnected(struct closing *c, const struct tally_sealed_row *row)
+{
+	const struct tally_sealed_connection one = { .row = *row };
+
+	return c->resolver->connections ? tally_sealed_add_connection(c->sealed, &one) : 0;
 }
 
 /* Sums that found no row: they keep the service, and the books still close. */
@@ -322,6 +360,8 @@ static int add_lost(struct closing *c, __u16 service, const struct tally_lost *l
 		r = add_names(c, &terms, &shape);
 	if (r == 0)
 		r = tally_sealed_shape(c->sealed, &shape, &row.shape);
+	if (r == 0)
+		r = add_unconnected(c, &row);
 	return r < 0 ? r : tally_sealed_add(c->sealed, &row);
 }
 
@@ -360,13 +400,27 @@ static int close_services(struct closing *c)
 
 static int close_rows(struct closing *c)
 {
+	bool by_connection = c->resolver->connections != NULL;
+	const struct tally_frozen_row *rows = c->frozen->rows;
+	size_t n = c->frozen->n_rows;
 	struct pile pile = { 0 };
-	int r = pile_init(&pile, c->frozen->n_rows);
+	int r = pile_init(&pile, n, by_connection);
 
-	for (size_t i = 0; r == 0 && i < c->frozen->n_rows; i++)
-		pile_add(&pile, &c->frozen->rows[i]);
-	for (size_t i = 0; r == 0 && i < pile.n_rows; i++)
-		r = add_row(c, &pile.rows[i]);
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		__u32 place = pile_add(&pile, &rows[i]);
+
+		if (by_connection)
+			pile.place[i] = place;
+	}
+	for (size_t i = 0; r == 0 && i < pile.n_rows; i++) {
+		struct named named;
+
+		r = add_row(c, &pile.rows[i], &named);
+		if (r == 0 && by_connection)
+			pile.named[i] = named;
+	}
+	for (size_t i = 0; r == 0 && by_connection && i < n; i++)
+		r = add_connection(c, &rows[i], &pile.named[pile.place[i]]);
 	pile_done(&pile);
 	return r;
 }
@@ -387,6 +441,7 @@ int tally_account_close(const struct tally_frozen *frozen, const struct tally_re
 	if (c.end_s <= c.start_s || frozen->cause >= TALLY_CAUSE_COUNT)
 		return -EINVAL;
 	tally_sealed_init(&sealed);
+	sealed.by_connection = resolver->connections != NULL;
 	r = close_rows(&c);
 	if (r == 0)
 		r = close_services(&c);

@@ -6,7 +6,8 @@
  *
  * Invariants: A1 every row of the epoch, and every `lost` total, ends in exactly one sealed row;
  * A2 a name that cannot be resolved changes the attribution, never the sums; A3 the same epoch with
- * the same resolver gives the same sealed rows.
+ * the same resolver gives the same sealed rows; A4 if connections are kept, each of these ends in
+ * exactly one of them, too, under the same names: what has no connection is one without.
  */
 #ifndef TALLY_ACCOUNT_ACCOUNT_H
 #define TALLY_ACCOUNT_ACCOUNT_H
@@ -14,6 +15,7 @@
 #include <stdbool.h>
 
 #include "account/frozen.h"
+#include "account/peer.h"
 #include "account/seal.h"
 
 /* Whom a key belongs to. Texts are copied before the next callback. */
@@ -61,6 +63,8 @@ struct tally_resolver {
 	const char *(*service)(void *ctx, __u16 service);
 	/* Of a row's origin, not 0; unknown: all NULL. May be NULL itself. */
 	void (*origin)(void *ctx, __u32 origin, struct tally_origin *ret_origin);
+	/* Not NULL: rows are kept by connection, too, and so much of an address is told. */
+	const struct tally_peer_cut *connections;
 };
 
 /* Default rule of RECORD: success only. For the resolver's use. */

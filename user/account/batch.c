@@ -102,6 +102,33 @@ static void split_row(struct tally_sealed_row *row, struct tally_sealed_row *ret
 	ret_part->sums.chargeable = take_part(&sums->chargeable, ret_part->sums.requests);
 }
 
+/* The same for connections: they still add up to their rows. */
+static int split_connections(struct tally_sealed *sealed)
+{
+	struct tally_sealed_connection *old = sealed->connections;
+	size_t n_old = sealed->n_connections, big = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < n_old; i++)
+		big += largest(&old[i].row.sums) > TALLY_JSON_INT_MAX;
+	if (!big)
+		return 0;
+	sealed->connections = NULL;
+	sealed->n_connections = 0;
+	for (size_t i = 0; r == 0 && i < n_old; i++) {
+		struct tally_sealed_connection part = old[i];
+
+		while (r == 0 && largest(&old[i].row.sums) > TALLY_JSON_INT_MAX) {
+			split_row(&old[i].row, &part.row);
+			r = tally_sealed_add_connection(sealed, &part);
+		}
+		if (r == 0)
+			r = tally_sealed_add_connection(sealed, &old[i]);
+	}
+	free(old);
+	return r;
+}
+
 /* Rows no JSON integer can hold (over 9 petabytes) become several. Rare: one pass to see. */
 static int split_rows(struct tally_sealed *sealed)
 {
@@ -151,6 +178,39 @@ static int hash_message(EVP_MD_CTX *md, const struct tally_message *msg)
 
 	tally_sha256(msg->value.data, msg->value.len, digest);
 	return EVP_DigestUpdate(md, digest, sizeof(digest)) == 1 ? 0 : -ENOMEM;
+}
+
+static int hash_connections(const struct tally_batch *batch, EVP_MD_CTX *md)
+{
+	struct tally_message msg;
+	int r = 0;
+
+	tally_message_init(&msg);
+	for (__u64 i = 0; r == 0 && i < tally_batch_connections(batch); i++) {
+		r = tally_batch_connection(batch, i, &msg);
+		if (r == 0)
+			r = hash_message(md, &msg);
+	}
+	tally_message_done(&msg);
+	return r;
+}
+
+/* Zeros where they are not kept. */
+static int digest_connections(const struct tally_batch *batch, __u8 ret_digest[TALLY_SHA256])
+{
+	EVP_MD_CTX *md;
+	int r = -ENOMEM;
+
+	memset(ret_digest, 0, TALLY_SHA256);
+	if (!batch->sealed.by_connection)
+		return 0;
+	md = EVP_MD_CTX_new();
+	if (md && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1)
+		r = hash_connections(batch, md);
+	if (r == 0 && EVP_DigestFinal_ex(md, ret_digest, NULL) != 1)
+		r = -ENOMEM;
+	EVP_MD_CTX_free(md);
+	return r;
 }
 
 static int hash_messages(const struct tally_batch *batch, EVP_MD_CTX *md)
@@ -203,6 +263,10 @@ int tally_batch_new(const struct tally_batch_head *head, struct tally_sealed *se
 	if (r == 0)
 		r = split_rows(&batch->sealed);
 	if (r == 0)
+		r = split_connections(&batch->sealed);
+	if (r == 0)
+		r = digest_connections(batch, batch->connections);
+	if (r == 0)
 		r = compute_chain(batch, batch->chain);
 	if (r < 0)
 		return r;
@@ -212,14 +276,18 @@ int tally_batch_new(const struct tally_batch_head *head, struct tally_sealed *se
 
 int tally_batch_verify(const struct tally_batch *batch)
 {
-	__u8 chain[TALLY_CHAIN];
+	__u8 chain[TALLY_CHAIN], connections[TALLY_SHA256];
 	int r;
 
 	if (batch->encoder != TALLY_ENCODER)
 		return -EBADMSG;
-	r = compute_chain(batch, chain);
+	r = digest_connections(batch, connections);
+	if (r == 0)
+		r = compute_chain(batch, chain);
 	if (r < 0)
 		return r;
+	if (memcmp(connections, batch->connections, sizeof(connections)) != 0)
+		return -EBADMSG;
 	return memcmp(chain, batch->chain, sizeof(chain)) == 0 ? 0 : -EBADMSG;
 }
 
@@ -246,7 +314,10 @@ int tally_batch_encode(const struct tally_batch *batch, struct tally_buf *buf)
 	tally_buf_var(buf, head->loss.incarnation);
 	for (size_t i = 0; i < TALLY_ARRAY_SIZE(batch->texts); i++)
 		tally_buf_str(buf, batch->texts[i]);
-	return tally_sealed_encode(&batch->sealed, buf);
+	(void)tally_sealed_encode(&batch->sealed, buf); /* its error stays in buf */
+	if (batch->sealed.by_connection)
+		tally_buf_put(buf, batch->connections, sizeof(batch->connections));
+	return buf->error;
 }
 
 static void get_bytes(struct tally_reader *in, __u8 *ret_bytes, size_t len)
@@ -302,7 +373,9 @@ int tally_batch_decode(struct tally_reader *reader, const char *agent,
 	r = tally_sealed_decode(reader, &batch->sealed);
 	if (r < 0)
 		return r;
-	if (reader->pos != reader->len)
+	if (batch->sealed.by_connection)
+		get_bytes(reader, batch->connections, sizeof(batch->connections));
+	if (reader->error || reader->pos != reader->len)
 		return -EBADMSG;
 	*ret_batch = TAKE_PTR(batch);
 	return 0;
@@ -312,6 +385,20 @@ int tally_batch_usage(const struct tally_batch *batch, __u64 index, enum tally_f
 		      struct tally_message *msg)
 {
 	return tally_record_usage(batch, index, format, msg);
+}
+
+int tally_batch_connection(const struct tally_batch *batch, __u64 index, struct tally_message *msg)
+{
+	return tally_record_connection(batch, index, msg);
+}
+
+int tally_batch_message(const struct tally_batch *batch, __u64 index, enum tally_format format,
+			struct tally_message *msg)
+{
+	__u64 records = tally_batch_records(batch);
+
+	return index < records ? tally_batch_usage(batch, index, format, msg)
+			       : tally_batch_connection(batch, index - records, msg);
 }
 
 int tally_batch_control(const struct tally_batch *batch, struct tally_message *msg)

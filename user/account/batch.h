@@ -4,12 +4,19 @@
  * from it has the same id, key and bytes each time.
  *
  *	head	agent, incarnation, batch number, first seq, time of recording, version, host, ...
- *	body	sealed rows; record i has seq_first + i
+ *	body	sealed rows; record i has seq_first + i; perhaps connections; connection i is (batch, i)
  *	chain	SHA-256(previous chain, SHA-256(record 0), ..., SHA-256(control record with its own
  *		chain as zeros))
  *
  * Records are encoded from the rows when they are sent; `chain` proves that the bytes are those of
  * the first time, also after an upgrade (TALLY_ENCODER names the encoder).
+ *
+ * Connections are records of their own (their topic, readers and retention are others'), so neither `seq`
+ * nor `chain` runs through them: who reads usage records alone sees what he would see without them.
+ * The control record tells how many there are, and their digest = SHA-256(SHA-256(connection 0), ...), and
+ * so the chain vouches for them, too. What is sent for a batch, in order:
+ *
+ *	message	0 .. records - 1	.. + connections - 1	then the control record
  *
  * A batch of kind LOST holds no rows: it says that a range of another batch is given up.
  */
@@ -25,7 +32,7 @@
 #define TALLY_CHAIN 32
 #define TALLY_CHAIN_HEX (2 * TALLY_CHAIN)
 #define TALLY_ENCODER 1
-#define TALLY_RECORD_ID 48
+#define TALLY_RECORD_ID 72
 #define TALLY_SOURCE_TEXT 24
 #define TALLY_RECORD_MAX 65536 /* bytes of one record */
 
@@ -59,6 +66,7 @@ struct tally_batch {
 	char *texts[3];
 	__u8 encoder;
 	__u8 chain[TALLY_CHAIN];
+	__u8 connections[TALLY_SHA256]; /* digest of the connections, if they are kept */
 	struct tally_sealed sealed;
 };
 
@@ -93,6 +101,17 @@ static inline __u64 tally_batch_records(const struct tally_batch *batch)
 	return batch->sealed.n_rows;
 }
 
+static inline __u64 tally_batch_connections(const struct tally_batch *batch)
+{
+	return batch->sealed.n_connections;
+}
+
+/* All that is sent for it, but the control record. */
+static inline __u64 tally_batch_messages(const struct tally_batch *batch)
+{
+	return tally_batch_records(batch) + tally_batch_connections(batch);
+}
+
 /* Last seq of the batch; seq_first - 1 when it has no records. */
 static inline __u64 tally_batch_seq_last(const struct tally_batch *batch)
 {
@@ -102,6 +121,11 @@ static inline __u64 tally_batch_seq_last(const struct tally_batch *batch)
 /* Overwrites msg. 0, -ENOMEM, -EMSGSIZE. */
 int tally_batch_usage(const struct tally_batch *batch, __u64 index, enum tally_format format,
 		      struct tally_message *msg);
+/* One of tally_batch_connections(); CloudEvents, whatever the format of the others. */
+int tally_batch_connection(const struct tally_batch *batch, __u64 index, struct tally_message *msg);
+/* One of tally_batch_messages(). */
+int tally_batch_message(const struct tally_batch *batch, __u64 index, enum tally_format format,
+			struct tally_message *msg);
 int tally_batch_control(const struct tally_batch *batch, struct tally_message *msg);
 
 /* murmur2 of the key as Java's clients compute it, made positive: % partitions is the partition. */

@@ -3,7 +3,8 @@
  * A frozen epoch, as the collector hands it over: plain memory, copied out of maps that nobody
  * writes any more. It belongs to the caller; accounting only reads it.
  *
- *	rows	every row of `rows` and of `spill`, in any order; equal keys may repeat
+ *	rows	every row of `rows` and of `spill`, in any order; equal keys may repeat. One of `spill`
+ *		has no peer (all zeros), and so no connection: its `conn` is a CPU's number
  *	totals	one per service index, summed over CPUs
  *
  * Invariants: `number` grows by one from epoch to epoch of one ledger; a ledger is one set of

@@ -7,7 +7,11 @@
 #include <string.h>
 
 #include "account/json.h"
+#include "account/peer.h"
 #include "base/util.h"
+
+#define CONNECTION_LEDGER \
+	4 /* octets of the ledger's id that tell it from the one before a reboot */
 
 #define TEXT(symbol, value, text) [value] = (text),
 static const char *const attributions[] = { TALLY_ATTRIBUTIONS(TEXT) };
@@ -24,6 +28,7 @@ static const char *const classes[] = { "none", "1xx", "2xx", "3xx", "4xx", "5xx"
 
 #define USAGE_TYPE "io.tallyd.usage.v1"
 #define CONTROL_TYPE "io.tallyd.usage.control.v1"
+#define CONNECTION_TYPE "io.tallyd.usage.connections.v1"
 
 static const char *status_class(__u16 status)
 {
@@ -88,7 +93,7 @@ static void put_units(struct tally_buf *buf, const struct tally_sealed *sealed,
 	tally_buf_text(buf, "}");
 }
 
-static void put_identity(struct tally_buf *buf, const struct tally_sealed *sealed,
+static void put_identity(struct tally_buf *buf, const char *kind, const struct tally_sealed *sealed,
 			 const struct tally_sealed_row *row)
 {
 	const struct tally_sealed_owner *owner = &sealed->owners[row->owner];
@@ -96,7 +101,8 @@ static void put_identity(struct tally_buf *buf, const struct tally_sealed *seale
 
 	put_time(buf, "{\"window_start\":", row->start_s);
 	put_time(buf, ",\"window_end\":", row->end_s);
-	put_text(buf, ",\"kind\":\"usage\",\"customer_id\":", sealed->strings[owner->customer]);
+	put_text(buf, ",\"kind\":", kind);
+	put_text(buf, ",\"customer_id\":", sealed->strings[owner->customer]);
 	put_text(buf, ",\"api_key_id\":", sealed->strings[owner->api_key]);
 	put_text(buf, ",\"key_ref\":", key_refs[owner->key_ref]);
 	put_text(buf, ",\"mode\":", modes[owner->mode]);
@@ -135,18 +141,23 @@ static void put_origin(struct tally_buf *buf, const struct tally_sealed *sealed,
 	tally_buf_text(buf, *before == ',' && !before[1] ? "}" : "");
 }
 
+static void put_observed(struct tally_buf *buf, const struct tally_sealed_sums *sums)
+{
+	put_field(buf, ",\"requests\":", sums->requests);
+	put_field(buf, ",\"incomplete\":", sums->incomplete);
+	put_field(buf, ",\"request_bytes\":", sums->request_bytes);
+	put_field(buf, ",\"response_bytes\":", sums->response_bytes);
+	put_field(buf, ",\"duration_us\":", sums->duration_ns / 1000);
+}
+
 static void put_data(struct tally_buf *buf, const struct tally_batch *batch, __u64 index)
 {
 	const struct tally_sealed *sealed = &batch->sealed;
 	const struct tally_sealed_row *row = &sealed->rows[index];
 	const struct tally_sealed_shape *shape = &sealed->shapes[row->shape];
 
-	put_identity(buf, sealed, row);
-	put_field(buf, ",\"requests\":", row->sums.requests);
-	put_field(buf, ",\"incomplete\":", row->sums.incomplete);
-	put_field(buf, ",\"request_bytes\":", row->sums.request_bytes);
-	put_field(buf, ",\"response_bytes\":", row->sums.response_bytes);
-	put_field(buf, ",\"duration_us\":", row->sums.duration_ns / 1000);
+	put_identity(buf, "usage", sealed, row);
+	put_observed(buf, &row->sums);
 	put_units(buf, sealed, &sealed->tariffs[shape->tariff], row->sums.chargeable);
 	put_origin(buf, sealed, shape);
 	put_agent(buf, &batch->head);
@@ -258,6 +269,98 @@ int tally_record_usage(const struct tally_batch *batch, __u64 index, enum tally_
 	}
 	put_envelope(batch, "https://tallyd.io/schema/usage/v1.json", msg);
 	put_data(&msg->value, batch, index);
+	tally_buf_text(&msg->value, "}");
+	return finish(msg);
+}
+
+/* The socket cookie is unique while the pins of the ledger stand, hence both. */
+static void put_peer(struct tally_buf *buf, const struct tally_sealed *sealed,
+		     const struct tally_sealed_peer *peer)
+{
+	char ledger[2 * CONNECTION_LEDGER + 1], address[TALLY_PEER_TEXT];
+
+	if (!peer->conn) {
+		tally_buf_text(buf, ",\"connection\":null");
+	} else {
+		tally_util_hex(sealed->ledger, CONNECTION_LEDGER, ledger);
+		tally_buf_printf(buf, ",\"connection\":\"%s-%llu\"", ledger,
+				 (unsigned long long)peer->conn);
+	}
+	if (!peer->prefix) {
+		tally_buf_text(buf, ",\"peer\":null,\"peer_prefix\":0,\"peer_port\":null");
+		return;
+	}
+	tally_peer_text(peer->address, address);
+	put_text(buf, ",\"peer\":", address);
+	put_field(buf, ",\"peer_prefix\":", peer->prefix);
+	if (peer->port)
+		put_field(buf, ",\"peer_port\":", peer->port);
+	else
+		tally_buf_text(buf, ",\"peer_port\":null");
+}
+
+/* The usage record it is a part of: the first of its names. Rows are sorted by them (S2). */
+static __u64 whole_of(const struct tally_sealed *sealed, const struct tally_sealed_row *part)
+{
+	size_t low = 0, high = sealed->n_rows;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		const struct tally_sealed_row *row = &sealed->rows[mid];
+		bool less = row->hour != part->hour	? row->hour < part->hour
+			    : row->owner != part->owner ? row->owner < part->owner
+							: row->shape < part->shape;
+
+		if (less)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+static void put_connection(struct tally_buf *buf, const struct tally_batch *batch, __u64 index)
+{
+	const struct tally_sealed *sealed = &batch->sealed;
+	const struct tally_sealed_connection *one = &sealed->connections[index];
+	const struct tally_sealed_shape *shape = &sealed->shapes[one->row.shape];
+
+	put_identity(buf, "connection", sealed, &one->row);
+	put_peer(buf, sealed, &one->peer);
+	put_observed(buf, &one->row.sums);
+	put_origin(buf, sealed, shape);
+	put_agent(buf, &batch->head);
+	put_field(buf, ",\"epoch\":", sealed->epoch_last);
+	put_field(buf, ",\"batch\":", batch->head.number);
+	put_field(buf, ",\"index\":", index);
+	put_field(buf, ",\"usage_seq\":", batch->head.seq_first + whole_of(sealed, &one->row));
+	put_text(buf, ",\"close_cause\":", causes[sealed->cause]);
+	put_text(buf, ",\"ruleset\":", sealed->strings[shape->ruleset]);
+	tally_buf_text(buf, "}");
+}
+
+int tally_record_connection(const struct tally_batch *batch, __u64 index, struct tally_message *msg)
+{
+	const struct tally_sealed *sealed = &batch->sealed;
+	const struct tally_sealed_row *row;
+
+	if (index >= sealed->n_connections)
+		return -EINVAL;
+	row = &sealed->connections[index].row;
+	msg->type = CONNECTION_TYPE;
+	msg->seq = index;
+	set_source(batch, msg);
+	(void)snprintf(msg->id, sizeof(msg->id), "%.12s-%08x-n%014llu-%08llu", batch->head.agent,
+		       batch->head.incarnation, (unsigned long long)batch->head.number,
+		       (unsigned long long)index); /* fits */
+	tally_json_time(row->start_s, msg->time);
+	put_subject(sealed, row, msg);
+	tally_buf_clear(&msg->key);
+	tally_buf_put(&msg->key, msg->subject.data, msg->subject.len);
+	if (msg->subject.error || msg->key.error)
+		return -ENOMEM;
+	put_envelope(batch, "https://tallyd.io/schema/connections/v1.json", msg);
+	put_connection(&msg->value, batch, index);
 	tally_buf_text(&msg->value, "}");
 	return finish(msg);
 }
@@ -389,6 +492,16 @@ static void put_spool(struct tally_buf *buf, const struct tally_batch_head *head
 	tally_buf_text(buf, "}");
 }
 
+/* Only where they are kept. */
+static void put_connections(struct tally_buf *buf, const struct tally_batch *batch)
+{
+	if (!batch->sealed.by_connection)
+		return;
+	put_field(buf, ",\"connections\":{\"records\":", tally_batch_connections(batch));
+	put_hex(buf, ",\"digest\":", batch->connections);
+	tally_buf_text(buf, "}");
+}
+
 static void put_hole(struct tally_buf *buf, const struct tally_sealed *sealed)
 {
 	if (!sealed->hole) {
@@ -441,6 +554,7 @@ static int put_control(const struct tally_batch *batch, const __u8 *chain, struc
 		return r;
 	put_kernel(buf, sealed);
 	put_spool(buf, head);
+	put_connections(buf, batch);
 	put_hole(buf, sealed);
 	put_loss(buf, head);
 	put_hex(buf, ",\"prev_chain\":", head->prev_chain);

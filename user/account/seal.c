@@ -105,6 +105,7 @@ void tally_sealed_done(struct tally_sealed *sealed)
 	free(sealed->tariffs);
 	free(sealed->shapes);
 	free(sealed->rows);
+	free(sealed->connections);
 	if (sealed->intern) {
 		free(sealed->intern->texts.slots);
 		free(sealed->intern->owners.slots);
@@ -278,6 +279,20 @@ int tally_sealed_add(struct tally_sealed *sealed, const struct tally_sealed_row 
 	return 0;
 }
 
+int tally_sealed_add_connection(struct tally_sealed *sealed,
+				const struct tally_sealed_connection *connection)
+{
+	int r = building(sealed);
+
+	if (r == 0)
+		r = array_grow((void **)&sealed->connections, sealed->n_connections,
+			       sizeof(*connection));
+	if (r < 0)
+		return r;
+	sealed->connections[sealed->n_connections++] = *connection;
+	return 0;
+}
+
 static int compare_u64(__u64 a, __u64 b)
 {
 	return a < b ? -1 : a > b;
@@ -291,6 +306,16 @@ static int compare_rows(const void *a, const void *b)
 	if (!r)
 		r = compare_u64(x->owner, y->owner);
 	return r ? r : compare_u64(x->shape, y->shape);
+}
+
+static int compare_connections(const void *a, const void *b)
+{
+	const struct tally_sealed_connection *x = a, *y = b;
+	int r = compare_rows(&x->row, &y->row);
+
+	if (!r)
+		r = compare_u64(x->peer.conn, y->peer.conn);
+	return r ? r : memcmp(&x->peer, &y->peer, sizeof(x->peer));
 }
 
 static void sums_add(struct tally_sealed_sums *into, const struct tally_sealed_sums *from)
@@ -312,26 +337,51 @@ static bool sums_wrap(const struct tally_sealed_sums *a, const struct tally_seal
 	       a->duration_ns + b->duration_ns < a->duration_ns;
 }
 
+static void row_add(struct tally_sealed_row *into, const struct tally_sealed_row *from)
+{
+	sums_add(&into->sums, &from->sums);
+	if (from->start_s < into->start_s)
+		into->start_s = from->start_s;
+	if (from->end_s > into->end_s)
+		into->end_s = from->end_s;
+}
+
+static void settle_connections(struct tally_sealed *sealed)
+{
+	struct tally_sealed_connection *list = sealed->connections;
+	size_t out = 0;
+
+	if (!sealed->n_connections)
+		return;
+	qsort(list, sealed->n_connections, sizeof(*list), compare_connections);
+	for (size_t i = 1; i < sealed->n_connections; i++) {
+		struct tally_sealed_connection *last = &list[out];
+
+		if (compare_connections(last, &list[i]) ||
+		    sums_wrap(&last->row.sums, &list[i].row.sums))
+			list[++out] = list[i];
+		else
+			row_add(&last->row, &list[i].row);
+	}
+	sealed->n_connections = out + 1;
+}
+
 void tally_sealed_settle(struct tally_sealed *sealed)
 {
 	struct tally_sealed_row *rows = sealed->rows;
 	size_t out = 0;
 
+	settle_connections(sealed);
 	if (!sealed->n_rows)
 		return;
 	qsort(rows, sealed->n_rows, sizeof(*rows), compare_rows);
 	for (size_t i = 1; i < sealed->n_rows; i++) {
 		struct tally_sealed_row *last = &rows[out];
 
-		if (compare_rows(last, &rows[i]) || sums_wrap(&last->sums, &rows[i].sums)) {
+		if (compare_rows(last, &rows[i]) || sums_wrap(&last->sums, &rows[i].sums))
 			rows[++out] = rows[i];
-			continue;
-		}
-		sums_add(&last->sums, &rows[i].sums);
-		if (rows[i].start_s < last->start_s)
-			last->start_s = rows[i].start_s;
-		if (rows[i].end_s > last->end_s)
-			last->end_s = rows[i].end_s;
+		else
+			row_add(last, &rows[i]);
 	}
 	sealed->n_rows = out + 1;
 }
@@ -461,6 +511,7 @@ static void merge_head(struct tally_sealed *into, const struct tally_sealed *fro
 		into->hole_start_s = from->hole_start_s;
 		into->hole_end_s = from->hole_end_s;
 		into->held_before = from->held_before;
+		into->by_connection = from->by_connection;
 	}
 	into->epoch_last = from->epoch_last;
 	into->windows += from->windows;
@@ -475,23 +526,41 @@ static void merge_head(struct tally_sealed *into, const struct tally_sealed *fro
 	totals_add(&into->totals, &from->totals);
 }
 
+static int merge_rows(struct tally_sealed *into, const struct tally_sealed *from,
+		      const struct remap *map)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < from->n_rows; i++) {
+		struct tally_sealed_row row = from->rows[i];
+
+		row.owner = map->owner[row.owner];
+		row.shape = map->shape[row.shape];
+		r = tally_sealed_add(into, &row);
+	}
+	for (size_t i = 0; r == 0 && i < from->n_connections; i++) {
+		struct tally_sealed_connection one = from->connections[i];
+
+		one.row.owner = map->owner[one.row.owner];
+		one.row.shape = map->shape[one.row.shape];
+		r = tally_sealed_add_connection(into, &one);
+	}
+	return r;
+}
+
 int tally_sealed_merge(struct tally_sealed *into, const struct tally_sealed *from)
 {
 	struct remap map = { 0 };
 	int r;
 
-	if (into->windows && (from->epoch_first != into->epoch_last + 1 || from->hole))
+	if (into->windows && (from->epoch_first != into->epoch_last + 1 || from->hole ||
+			      from->by_connection != into->by_connection))
 		return -EINVAL;
 	r = remap_alloc(&map, from);
 	if (r == 0)
 		r = merge_tables(into, from, &map);
-	for (size_t i = 0; r == 0 && i < from->n_rows; i++) {
-		struct tally_sealed_row row = from->rows[i];
-
-		row.owner = map.owner[row.owner];
-		row.shape = map.shape[row.shape];
-		r = tally_sealed_add(into, &row);
-	}
+	if (r == 0)
+		r = merge_rows(into, from, &map);
 	remap_done(&map);
 	if (r == 0)
 		merge_head(into, from);

@@ -8,10 +8,13 @@
  *	       ├─ tariffs[]	(unit, amount per chargeable request)...
  *	       ├─ shapes[]	(service, route, method, ruleset, status, ..., tariff): what owners share
  *	       ├─ rows[]	(hour, owner, shape, window, sums), sorted, unique
- *	       └─ totals	kernel counters of the epochs, for the control record
+ *	       ├─ totals	kernel counters of the epochs, for the control record
+ *	       └─ connections[]	the same rows taken apart by connection, where that is asked for
  *
  * Invariants: S1 indices are in range; S2 rows are sorted by (hour, owner, shape) and unique; S3 a
- * window lies within its hour; S4 reading what was written gives the same bytes when written again.
+ * window lies within its hour; S4 reading what was written gives the same bytes when written again;
+ * S5 with connections, those of each (hour, owner, shape) add up to its row; without, the file has not
+ * one byte more than before there were any.
  */
 #ifndef TALLY_ACCOUNT_SEAL_H
 #define TALLY_ACCOUNT_SEAL_H
@@ -92,6 +95,21 @@ struct tally_sealed_row {
 	struct tally_sealed_sums sums;
 };
 
+/* Who was at the other end, as far as it may be told. */
+struct tally_sealed_peer {
+	__u64 conn; /* socket cookie, unique per boot; 0: the kernel kept no row per connection */
+	__u8 address[16]; /* IPv4 mapped into IPv6; bits behind the prefix are zero */
+	__u16 port;	  /* 0 unless the whole address is told */
+	__u8 prefix;	  /* bits of the address that are told; 0: it is not */
+	__u8 pad[5];
+};
+
+/* A part of a row: what one connection added to it. */
+struct tally_sealed_connection {
+	struct tally_sealed_row row;
+	struct tally_sealed_peer peer;
+};
+
 /* What the kernel counted, whatever became of the rows. */
 struct tally_sealed_totals {
 	__u64 seen, held_enter, held_leave, attributed, aborted, connections;
@@ -139,6 +157,9 @@ struct tally_sealed {
 	size_t n_shapes;
 	struct tally_sealed_row *rows;
 	size_t n_rows;
+	bool by_connection; /* `connections` is kept: all epochs in here, or none */
+	struct tally_sealed_connection *connections;
+	size_t n_connections;
 	struct tally_intern *intern; /* lookup tables while it is being built */
 };
 
@@ -154,11 +175,14 @@ int tally_sealed_tariff(struct tally_sealed *sealed, const struct tally_sealed_u
 int tally_sealed_shape(struct tally_sealed *sealed, const struct tally_sealed_shape *shape,
 		       __u32 *ret_index);
 int tally_sealed_add(struct tally_sealed *sealed, const struct tally_sealed_row *row);
-/* Sorts rows and adds up equal ones. */
+int tally_sealed_add_connection(struct tally_sealed *sealed,
+				const struct tally_sealed_connection *connection);
+/* Sorts rows and connections and adds up equal ones. */
 void tally_sealed_settle(struct tally_sealed *sealed);
 
-/* Adds everything of `from` (later epochs) to `into`. 0, -ENOMEM, -EOVERFLOW (into unchanged in
- * value only when 0 is returned: discard it otherwise). Settle afterwards. */
+/* Adds everything of `from` (later epochs) to `into`. 0, -ENOMEM, -EINVAL: they do not follow, or one of
+ * both is by connection (into unchanged in value only when 0 is returned: discard it otherwise). Settle
+ * afterwards. */
 int tally_sealed_merge(struct tally_sealed *into, const struct tally_sealed *from)
 	__attribute__((warn_unused_result));
 

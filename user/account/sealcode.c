@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The compact form of sealed rows: tables first, then rows whose sorted columns are stored as
- * differences. About 30 bytes a row; FAULTS allows 64.
+ * differences. About 30 bytes a row; FAULTS allows 64. Where rows were taken apart by connection, the
+ * connections follow; where not, nothing does.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "account/peer.h"
 #include "account/seal.h"
 
 #define HOUR_S 3600
+#define BY_CONNECTION 1 /* the octet after the rows, if there is one */
 
 static void put_totals(struct tally_buf *buf, const struct tally_sealed_totals *t)
 {
@@ -161,29 +164,66 @@ static __u64 chargeable_code(const struct tally_sealed_sums *sums)
 	return sums->chargeable == sums->requests ? 1 : sums->chargeable + 2;
 }
 
+/* The sorted columns of the row before. */
+struct column {
+	__u64 hour, owner;
+};
+
+static void put_row(struct tally_buf *buf, const struct tally_sealed_row *row,
+		    struct column *before)
+{
+	if (row->hour != before->hour)
+		before->owner = 0;
+	tally_buf_var(buf, row->hour - before->hour);
+	tally_buf_var(buf, row->owner - before->owner);
+	tally_buf_var(buf, row->shape);
+	tally_buf_var(buf, row->start_s - (__u64)row->hour * HOUR_S);
+	tally_buf_var(buf, row->end_s - row->start_s);
+	tally_buf_var(buf, row->sums.requests);
+	tally_buf_var(buf, row->sums.incomplete);
+	tally_buf_var(buf, row->sums.request_bytes);
+	tally_buf_var(buf, row->sums.response_bytes);
+	tally_buf_var(buf, row->sums.duration_ns);
+	tally_buf_var(buf, chargeable_code(&row->sums));
+	*before = (struct column){ row->hour, row->owner };
+}
+
 static void put_rows(struct tally_buf *buf, const struct tally_sealed *s)
 {
-	__u32 hour = 0, owner = 0;
+	struct column before = { 0 };
 
 	tally_buf_var(buf, s->n_rows);
-	for (size_t i = 0; i < s->n_rows; i++) {
-		const struct tally_sealed_row *row = &s->rows[i];
+	for (size_t i = 0; i < s->n_rows; i++)
+		put_row(buf, &s->rows[i], &before);
+}
 
-		if (row->hour != hour)
-			owner = 0;
-		tally_buf_var(buf, row->hour - hour);
-		tally_buf_var(buf, row->owner - owner);
-		tally_buf_var(buf, row->shape);
-		tally_buf_var(buf, row->start_s - (__u64)row->hour * HOUR_S);
-		tally_buf_var(buf, row->end_s - row->start_s);
-		tally_buf_var(buf, row->sums.requests);
-		tally_buf_var(buf, row->sums.incomplete);
-		tally_buf_var(buf, row->sums.request_bytes);
-		tally_buf_var(buf, row->sums.response_bytes);
-		tally_buf_var(buf, row->sums.duration_ns);
-		tally_buf_var(buf, chargeable_code(&row->sums));
-		hour = row->hour;
-		owner = row->owner;
+/* What of an address is told: 0 nothing; IPv4 its prefix; IPv6 its prefix and 32. */
+static void put_peer(struct tally_buf *buf, const struct tally_sealed_peer *peer)
+{
+	bool four = tally_peer_is_ipv4(peer->address);
+
+	tally_buf_var(buf, peer->conn);
+	if (!peer->prefix) {
+		tally_buf_u8(buf, 0);
+		return;
+	}
+	tally_buf_u8(buf, (__u8)(peer->prefix + (four ? 0 : TALLY_PEER_IPV4)));
+	tally_buf_put(buf, peer->address + (four ? 12 : 0), (peer->prefix + 7U) / 8);
+	if (peer->prefix == (four ? TALLY_PEER_IPV4 : TALLY_PEER_IPV6))
+		tally_buf_var(buf, peer->port);
+}
+
+static void put_connections(struct tally_buf *buf, const struct tally_sealed *s)
+{
+	struct column before = { 0 };
+
+	if (!s->by_connection)
+		return;
+	tally_buf_u8(buf, BY_CONNECTION);
+	tally_buf_var(buf, s->n_connections);
+	for (size_t i = 0; i < s->n_connections; i++) {
+		put_row(buf, &s->connections[i].row, &before);
+		put_peer(buf, &s->connections[i].peer);
 	}
 }
 
@@ -193,6 +233,7 @@ int tally_sealed_encode(const struct tally_sealed *sealed, struct tally_buf *buf
 	put_tables(buf, sealed);
 	put_shapes(buf, sealed);
 	put_rows(buf, sealed);
+	put_connections(buf, sealed);
 	return buf->error;
 }
 
@@ -349,29 +390,81 @@ static void get_sums(struct tally_reader *in, struct tally_sealed_sums *sums)
 		in->error = -EBADMSG;
 }
 
+static void get_row(struct tally_reader *in, const struct tally_sealed *s, struct column *before,
+		    struct tally_sealed_row *row)
+{
+	__u64 step = tally_reader_below(in, (1ULL << 32) - before->hour);
+	__u64 hour = before->hour + step;
+	__u64 owner = (step ? 0 : before->owner) + tally_reader_below(in, s->n_owners);
+
+	if (owner >= s->n_owners && !in->error)
+		in->error = -EBADMSG;
+	row->hour = (__u32)hour;
+	row->owner = (__u32)owner;
+	row->shape = (__u32)tally_reader_below(in, s->n_shapes);
+	row->start_s = hour * HOUR_S + tally_reader_below(in, HOUR_S);
+	row->end_s = row->start_s + tally_reader_below(in, HOUR_S + 1);
+	if (row->end_s > (hour + 1) * HOUR_S)
+		in->error = -EBADMSG;
+	get_sums(in, &row->sums);
+	*before = (struct column){ hour, owner };
+}
+
 static void get_rows(struct tally_reader *in, struct tally_sealed *s)
 {
+	struct column before = { 0 };
 	size_t n = get_count(in);
-	__u64 hour = 0, owner = 0;
 
 	s->rows = get_array(in, n, sizeof(*s->rows));
 	for (size_t i = 0; i < n && !in->error; i++) {
-		struct tally_sealed_row *row = &s->rows[i];
-		__u64 step = tally_reader_below(in, (1ULL << 32) - hour);
-
-		hour += step;
-		owner = (step ? 0 : owner) + tally_reader_below(in, s->n_owners);
-		if (owner >= s->n_owners && !in->error)
-			in->error = -EBADMSG;
-		row->hour = (__u32)hour;
-		row->owner = (__u32)owner;
-		row->shape = (__u32)tally_reader_below(in, s->n_shapes);
-		row->start_s = hour * HOUR_S + tally_reader_below(in, HOUR_S);
-		row->end_s = row->start_s + tally_reader_below(in, HOUR_S + 1);
-		if (row->end_s > (hour + 1) * HOUR_S)
-			in->error = -EBADMSG;
-		get_sums(in, &row->sums);
+		get_row(in, s, &before, &s->rows[i]);
 		s->n_rows = i + 1;
+	}
+}
+
+static void get_peer(struct tally_reader *in, struct tally_sealed_peer *peer)
+{
+	__u64 conn = tally_reader_var(in);
+	__u8 code = tally_reader_u8(in);
+	bool four = code <= TALLY_PEER_IPV4;
+	const void *octets;
+
+	peer->conn = conn;
+	if (!code || code > TALLY_PEER_IPV4 + TALLY_PEER_IPV6) {
+		in->error = in->error || !code ? in->error : -EBADMSG;
+		return;
+	}
+	peer->prefix = (__u8)(code - (four ? 0 : TALLY_PEER_IPV4));
+	octets = tally_reader_get(in, (peer->prefix + 7U) / 8);
+	if (four)
+		memset(peer->address + 10, 0xff, 2);
+	if (octets)
+		memcpy(peer->address + (four ? 12 : 0), octets, (peer->prefix + 7U) / 8);
+	if (peer->prefix == (four ? TALLY_PEER_IPV4 : TALLY_PEER_IPV6))
+		peer->port = (__u16)tally_reader_below(in, 1 << 16);
+	if (tally_peer_is_ipv4(peer->address) != four || !tally_peer_is_valid(peer))
+		in->error = in->error ? in->error : -EBADMSG; /* S4 */
+}
+
+/* Nothing in a file that is not by connection. In a batch nothing of its own comes between. */
+static void get_connections(struct tally_reader *in, struct tally_sealed *s)
+{
+	struct column before = { 0 };
+	size_t n;
+
+	if (in->error || in->pos == in->len)
+		return;
+	s->by_connection = tally_reader_u8(in) == BY_CONNECTION;
+	if (!s->by_connection) {
+		in->error = -EBADMSG;
+		return;
+	}
+	n = get_count(in);
+	s->connections = get_array(in, n, sizeof(*s->connections));
+	for (size_t i = 0; i < n && !in->error; i++) {
+		get_row(in, s, &before, &s->connections[i].row);
+		get_peer(in, &s->connections[i].peer);
+		s->n_connections = i + 1;
 	}
 }
 
@@ -385,6 +478,7 @@ int tally_sealed_decode(struct tally_reader *reader, struct tally_sealed *ret_se
 	get_tariffs(reader, &sealed);
 	get_shapes(reader, &sealed);
 	get_rows(reader, &sealed);
+	get_connections(reader, &sealed);
 	if (reader->error) {
 		tally_sealed_done(&sealed);
 		return reader->error;

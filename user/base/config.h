@@ -81,7 +81,7 @@ enum tally_config_delivery { TALLY_CONFIG_TRANSACTIONAL, TALLY_CONFIG_IDEMPOTENT
 
 struct tally_config_topics {
 	struct tally_place place;
-	char *records, *control, *progress;
+	char *records, *control, *progress, *connections;
 };
 
 struct tally_config_kafka {
@@ -179,6 +179,20 @@ struct tally_config_kubernetes {
 	struct tally_config_dimensions dimensions;
 };
 
+/* How much of a client's address is told, in bits; 0: nothing. */
+struct tally_config_prefix {
+	struct tally_place place;
+	uint64_t ipv4, ipv6;
+};
+
+enum tally_config_connections { TALLY_CONFIG_CONNECTIONS_OFF, TALLY_CONFIG_CONNECTIONS_ON };
+
+struct tally_config_records {
+	struct tally_place place;
+	unsigned int connections; /* enum tally_config_connections */
+	struct tally_config_prefix peer_prefix;
+};
+
 struct tally_config_keys {
 	struct tally_place place;
 	char *file; /* catalog; NULL: none */
@@ -192,6 +206,7 @@ struct tally_config {
 	size_t n_services;
 	struct tally_config_kubernetes kubernetes;
 	struct tally_config_keys keys;
+	struct tally_config_records records;
 	struct tally_config_sink *sinks;
 	size_t n_sinks;
 };

@@ -122,6 +122,9 @@ static const struct tally_option topics_options[] = {
 	  .fallback = "usage.control.v1", .help = "Control totals, also when idle." },
 	{ "progress", TALLY_OPTION_TEXT, AT(tally_config_topics, progress), .max = 249,
 	  .fallback = "usage.progress.v1", .help = "The agent's checkpoints; compacted." },
+	{ "connections", TALLY_OPTION_TEXT, AT(tally_config_topics, connections), .max = 249,
+	  .fallback = "usage.connections.v1",
+	  .help = "Records of connections, with `records.connections: on`; elsewhere the topic is not looked for." },
 };
 TABLE(topics, "Topics", tally_config_topics);
 
@@ -319,6 +322,26 @@ static const struct tally_option keys_options[] = {
 };
 TABLE(keys, "Keys", tally_config_keys);
 
+static const struct tally_option prefix_options[] = {
+	{ "ipv4", TALLY_OPTION_COUNT, AT(tally_config_prefix, ipv4), .fallback = "32", .max = 32,
+	  .help = "Bits of an IPv4 address that are kept, like 24; 0: the address is left out." },
+	{ "ipv6", TALLY_OPTION_COUNT, AT(tally_config_prefix, ipv6), .fallback = "128", .max = 128,
+	  .help = "Bits of an IPv6 address that are kept, like 48; 0: the address is left out." },
+};
+TABLE(prefix, "Prefix of a peer", tally_config_prefix);
+
+static const char *const connections_words[] = { "off", "on", NULL };
+
+static const struct tally_option records_options[] = {
+	{ "connections", TALLY_OPTION_ENUM, AT(tally_config_records, connections),
+	  .fallback = "off", .words = connections_words,
+	  .help = "`on`: a record for each connection beside the usage record it is a part of, with the address of its client, for disputes. It goes to a topic of its own, and as another type of line to files. It carries no units: nothing is charged by it." },
+	{ "peer_prefix", TALLY_OPTION_SECTION, AT(tally_config_records, peer_prefix),
+	  .table = &prefix_table,
+	  .help = "How much of a client's address is kept; the rest is cut off before anything is written to disk. The client's port is kept only with a whole address." },
+};
+TABLE(records, "Records", tally_config_records);
+
 static const struct tally_option config_options[] = {
 	{ "agent", TALLY_OPTION_SECTION, AT(tally_config, agent), .table = &agent_table,
 	  .help = "The agent itself." },
@@ -329,6 +352,8 @@ static const struct tally_option config_options[] = {
 	  .help = "Pods of this node, watched for at the API server. Without this section none are." },
 	{ "keys", TALLY_OPTION_SECTION, AT(tally_config, keys), .table = &keys_table,
 	  .help = "Whose keys are whose." },
+	{ "records", TALLY_OPTION_SECTION, AT(tally_config, records), .table = &records_table,
+	  .help = "What is recorded beside usage." },
 	{ "sinks", TALLY_OPTION_LIST, AT_LIST(tally_config, sinks), TALLY_OPTION_REQUIRED, .min = 1,
 	  .max = 16, .table = &tally_config_sink_table,
 	  .help = "Where usage records go. Each entry is one of `kafka`, `file`, `stdout`." },

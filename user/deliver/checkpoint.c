@@ -5,6 +5,7 @@
 #include "base/util.h"
 
 #define FILE_MAX 4096
+#define EXTRA_FIRST 4 /* what files had before there were connections; the rest stands at the end */
 
 static int path_of(const char *state_dir, const char *name, char **ret_path)
 {
@@ -27,10 +28,15 @@ static int decode(struct tally_reader *in, struct tally_checkpoint_file *file)
 	chain = tally_reader_get(in, TALLY_CHAIN);
 	if (chain)
 		memcpy(file->at.chain, chain, TALLY_CHAIN);
-	for (int i = 0; i < TALLY_CHECKPOINT_EXTRA; i++)
+	for (int i = 0; i < EXTRA_FIRST; i++)
 		file->extra[i] = tally_reader_var(in);
 	file->at.position.epoch = tally_reader_var(in);
 	tally_position_get(in, &file->at.position);
+	if (in->error || in->pos == in->len)
+		return in->error;
+	file->at.connections = tally_reader_var(in);
+	for (int i = EXTRA_FIRST; i < TALLY_CHECKPOINT_EXTRA; i++)
+		file->extra[i] = tally_reader_var(in);
 	return in->error;
 }
 
@@ -78,6 +84,20 @@ int tally_checkpoint_load(const char *state_dir, const char *name, const char *a
 	return r < 0 ? r : tally_checkpoint_load_at(path, agent, ret_file);
 }
 
+/* Nothing where there are no connections: an agent that knows none reads the file, too. */
+static void put_rest(const struct tally_checkpoint_file *file, struct tally_buf *buf)
+{
+	__u64 any = file->at.connections;
+
+	for (int i = EXTRA_FIRST; i < TALLY_CHECKPOINT_EXTRA; i++)
+		any |= file->extra[i];
+	if (!any)
+		return;
+	tally_buf_var(buf, file->at.connections);
+	for (int i = EXTRA_FIRST; i < TALLY_CHECKPOINT_EXTRA; i++)
+		tally_buf_var(buf, file->extra[i]);
+}
+
 int tally_checkpoint_save_at(const char *path, const char *agent,
 			     const struct tally_checkpoint_file *file)
 {
@@ -90,10 +110,11 @@ int tally_checkpoint_save_at(const char *path, const char *agent,
 	tally_buf_u8(&payload, file->at.whole);
 	tally_buf_var(&payload, file->at.incarnation);
 	tally_buf_put(&payload, file->at.chain, TALLY_CHAIN);
-	for (int i = 0; i < TALLY_CHECKPOINT_EXTRA; i++)
+	for (int i = 0; i < EXTRA_FIRST; i++)
 		tally_buf_var(&payload, file->extra[i]);
 	tally_buf_var(&payload, file->at.position.epoch);
 	tally_position_put(&file->at.position, &payload);
+	put_rest(file, &payload);
 	if (payload.error)
 		return payload.error;
 	r = tally_frame_put(&framed, TALLY_FRAME_SINK, agent, payload.data, payload.len);

@@ -9,7 +9,7 @@
 
 #include "deliver/sink.h"
 
-#define TALLY_CHECKPOINT_EXTRA 4
+#define TALLY_CHECKPOINT_EXTRA 5
 
 struct tally_checkpoint_file {
 	struct tally_checkpoint at;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The file sink: one record a line (NDJSON), usage and control records in one file.
+ * The file sink: one record a line (NDJSON), usage, connection and control records in one file.
  *
  *	usage.ndjson  .usage.ndjson.checkpoint
  *
@@ -133,14 +133,14 @@ static int file_open(struct tally_sink *sink, const char *agent)
 /* Lines of records [from, ...), and how far they went. */
 static int encode(const struct tally_send *send, struct tally_buf *lines, __u64 *ret_to)
 {
-	__u64 total = tally_batch_records(send->batch), to = send->from;
+	__u64 total = tally_batch_messages(send->batch), to = send->from;
 	struct tally_message msg;
 	int r = 0;
 
 	tally_message_init(&msg);
 	while (r == 0 && to < total && to - send->from < PIECE_RECORDS &&
 	       lines->len < TALLY_TXN_BYTES) {
-		r = tally_batch_usage(send->batch, to, TALLY_FORMAT_CLOUDEVENTS, &msg);
+		r = tally_batch_message(send->batch, to, TALLY_FORMAT_CLOUDEVENTS, &msg);
 		tally_buf_put(lines, msg.value.data, msg.value.len);
 		tally_buf_u8(lines, '\n');
 		to++;

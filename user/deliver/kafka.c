@@ -51,7 +51,7 @@ struct worker {
 struct settings {
 	int refs;
 	struct tally_kafka_config config;
-	char *texts[8];
+	char *texts[9];
 	struct tally_kafka_option *options;
 	size_t n_options;
 };
@@ -110,7 +110,7 @@ static int settings_new(const struct tally_kafka_config *config, struct settings
 		&settings->config.name,		 &settings->config.state_dir,
 		&settings->config.brokers,	 &settings->config.topic_records,
 		&settings->config.topic_control, &settings->config.topic_progress,
-		&settings->config.namespace,
+		&settings->config.namespace,	 &settings->config.topic_connections,
 	};
 	int r = 0;
 

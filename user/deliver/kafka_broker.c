@@ -20,13 +20,19 @@
 #define HEADERS 8u
 
 /* sinks/<name>: what is remembered of the cluster. */
-enum extra { HINT_PARTITION, HINT_OFFSET, PARTITIONS, PARTITIONS_BATCH };
+enum extra {
+	HINT_PARTITION,
+	HINT_OFFSET,
+	PARTITIONS,
+	PARTITIONS_BATCH,
+	CONNECTION_PARTITIONS, /* of the same batch; 0: it has none, or they were not looked for */
+};
 
 struct tally_kafka_broker {
 	const struct tally_kafka_config *config;
 	struct tally_kafka_broker_hooks hooks;
 	char agent[TALLY_AGENT_ID + 1];
-	const char *records, *control, *progress; /* topics */
+	const char *records, *control, *progress, *connections; /* topics */
 	__u32 txn_ms;
 	rd_kafka_t *producer, *reader;
 	struct tally_checkpoint_file saved;
@@ -298,6 +304,8 @@ int tally_kafka_broker_new(const struct tally_kafka_config *config, const char *
 	broker->records = config->topic_records ? config->topic_records : "usage.records.v1";
 	broker->control = config->topic_control ? config->topic_control : "usage.control.v1";
 	broker->progress = config->topic_progress ? config->topic_progress : "usage.progress.v1";
+	broker->connections =
+		config->topic_connections ? config->topic_connections : "usage.connections.v1";
 	broker->txn_ms = txn_ms_of(config);
 	broker->progress_offset = -1;
 	r = make_producer(broker);
@@ -499,22 +507,25 @@ static int parse_position(json_t *object, struct tally_position *ret_position)
 	return 0;
 }
 
-/* {"agent":...,"incarnation":...,"batch":...,"seq":...,"whole":...,"chain":...,"position":...} */
+/* {"agent":...,"incarnation":...,"batch":...,"seq":...,"whole":...,"chain":...,"position":...}; and
+ * "connections":... where there are any */
 static int parse_checkpoint(const void *value, size_t len, struct tally_checkpoint *ret_at)
 {
 	struct tally_checkpoint at = { 0 };
 	json_t *root = json_loadb(value, len, 0, NULL);
-	json_int_t batch = 0, seq = 0, incarnation = 0;
+	json_int_t batch = 0, seq = 0, incarnation = 0, connections = 0;
 	const char *chain = NULL;
 	int whole = 0, r = -EBADMSG;
 
 	if (root &&
-	    json_unpack(root, "{s:I,s:I,s:I,s:b,s:s}", "incarnation", &incarnation, "batch", &batch,
-			"seq", &seq, "whole", &whole, "chain", &chain) == 0 &&
+	    json_unpack(root, "{s:I,s:I,s:I,s:b,s:s,s?I}", "incarnation", &incarnation, "batch",
+			&batch, "seq", &seq, "whole", &whole, "chain", &chain, "connections",
+			&connections) == 0 &&
 	    tally_util_unhex(chain, at.chain, sizeof(at.chain)) == 0 &&
 	    parse_position(json_object_get(root, "position"), &at.position) == 0) {
 		at.batch = (__u64)batch;
 		at.seq = (__u64)seq;
+		at.connections = (__u64)connections;
 		at.whole = whole;
 		at.incarnation = (__u32)incarnation;
 		*ret_at = at;
@@ -530,7 +541,11 @@ static bool is_later(const struct tally_checkpoint *a, const struct tally_checkp
 		return a->batch > b->batch;
 	if (a->incarnation != b->incarnation)
 		return a->incarnation > b->incarnation;
-	return a->seq != b->seq ? a->seq > b->seq : a->whole && !b->whole;
+	if (a->seq != b->seq)
+		return a->seq > b->seq;
+	if (a->connections != b->connections)
+		return a->connections > b->connections;
+	return a->whole && !b->whole;
 }
 
 static void take_message(struct tally_kafka_broker *broker, const rd_kafka_message_t *msg)
@@ -695,18 +710,29 @@ int tally_kafka_broker_open(struct tally_kafka_broker *broker,
 	return r;
 }
 
-/* The number of partitions is fixed for a batch before its first attempt. */
-static int pin_partitions(struct tally_kafka_broker *broker, __u64 batch)
+static bool is_pinned(const struct tally_kafka_broker *broker, const struct tally_batch *batch)
 {
-	int n = 0, r;
+	const __u64 *extra = broker->saved.extra;
 
-	if (broker->saved.extra[PARTITIONS_BATCH] == batch && broker->saved.extra[PARTITIONS])
+	return extra[PARTITIONS_BATCH] == batch->head.number && extra[PARTITIONS] &&
+	       (extra[CONNECTION_PARTITIONS] || !tally_batch_connections(batch));
+}
+
+/* The numbers of partitions are fixed for a batch before its first attempt. */
+static int pin_partitions(struct tally_kafka_broker *broker, const struct tally_batch *batch)
+{
+	int records = 0, connections = 0, r;
+
+	if (is_pinned(broker, batch))
 		return 0;
-	r = count_partitions(broker, broker->records, &n);
+	r = count_partitions(broker, broker->records, &records);
+	if (r == 0 && tally_batch_connections(batch))
+		r = ensure_topic(broker, broker->connections, &connections);
 	if (r < 0)
 		return r;
-	broker->saved.extra[PARTITIONS] = (__u64)n;
-	broker->saved.extra[PARTITIONS_BATCH] = batch;
+	broker->saved.extra[PARTITIONS] = (__u64)records;
+	broker->saved.extra[PARTITIONS_BATCH] = batch->head.number;
+	broker->saved.extra[CONNECTION_PARTITIONS] = (__u64)connections;
 	return save(broker);
 }
 
@@ -804,6 +830,9 @@ static int produce_checkpoint(struct tally_kafka_broker *broker, const struct ta
 			 broker->agent, at->incarnation, (unsigned long long)at->batch,
 			 (unsigned long long)at->seq, at->whole ? "true" : "false", chain);
 	put_position(&at->position, &msg.value);
+	if (at->connections)
+		tally_buf_printf(&msg.value, ",\"connections\":%llu",
+				 (unsigned long long)at->connections);
 	tally_buf_text(&msg.value, "}");
 	r = msg.key.error ? msg.key.error : msg.value.error;
 	broker->progress_offset = -1;
@@ -813,27 +842,38 @@ static int produce_checkpoint(struct tally_kafka_broker *broker, const struct ta
 	return r;
 }
 
-/* Records from send->from on, within the limits of a transaction. */
-static int produce_usage(struct tally_kafka_broker *broker, const struct tally_send *send,
-			 __u64 *ret_to)
+/* Records go where their key says, under the number of partitions fixed for the batch. */
+static int produce_one(struct tally_kafka_broker *broker, const struct tally_message *msg,
+		       bool usage)
+{
+	const __u64 *extra = broker->saved.extra;
+	__u32 hash = tally_batch_murmur2(msg->key.data, msg->key.len);
+	const struct target target = {
+		.topic = usage ? broker->records : broker->connections,
+		.partition = (__s32)(hash % extra[usage ? PARTITIONS : CONNECTION_PARTITIONS]),
+	};
+
+	return produce_record(broker, &target, msg, usage);
+}
+
+/* Messages from send->from on, within the limits of a transaction. */
+static int produce_messages(struct tally_kafka_broker *broker, const struct tally_send *send,
+			    __u64 *ret_to)
 {
 	enum tally_format format = broker->config->format == TALLY_KAFKA_OPENMETER
 					   ? TALLY_FORMAT_OPENMETER
 					   : TALLY_FORMAT_CLOUDEVENTS;
-	__u64 total = tally_batch_records(send->batch), to = send->from, bytes = 0;
-	struct target target = { .topic = broker->records };
+	__u64 total = tally_batch_messages(send->batch), to = send->from, bytes = 0;
 	struct tally_message msg;
 	int r = 0;
 
 	tally_message_init(&msg);
 	while (r == 0 && to < total && to - send->from < TALLY_TXN_RECORDS &&
 	       bytes < TALLY_TXN_BYTES - TALLY_RECORD_MAX) {
-		r = tally_batch_usage(send->batch, to, format, &msg);
+		r = tally_batch_message(send->batch, to, format, &msg);
 		if (r < 0)
 			break;
-		target.partition = (__s32)(tally_batch_murmur2(msg.key.data, msg.key.len) %
-					   broker->saved.extra[PARTITIONS]);
-		r = produce_record(broker, &target, &msg, true);
+		r = produce_one(broker, &msg, to < tally_batch_records(send->batch));
 		bytes += msg.value.len;
 		to++;
 	}
@@ -875,7 +915,7 @@ static int produce_piece(struct tally_kafka_broker *broker, const struct tally_s
 	__u64 to = send->from;
 	int r;
 
-	r = produce_usage(broker, send, &to);
+	r = produce_messages(broker, send, &to);
 	tally_checkpoint_at(send->batch, to, ret_at);
 	if (r == 0 && ret_at->whole)
 		r = produce_control(broker, send->batch);
@@ -950,7 +990,7 @@ enum tally_kafka_broker_outcome tally_kafka_broker_send(struct tally_kafka_broke
 	enum tally_kafka_broker_outcome outcome;
 
 	broker->failed = 0;
-	if (pin_partitions(broker, send->batch->head.number) < 0)
+	if (pin_partitions(broker, send->batch) < 0)
 		return TALLY_KAFKA_BROKER_FAILED;
 	if (broker->config->delivery == TALLY_KAFKA_TRANSACTIONAL)
 		outcome = send_transaction(broker, send, &at);

@@ -3,8 +3,8 @@
  * One connection to a Kafka cluster, as blocking calls: for the worker thread of a Kafka sink. Every
  * wait is made of slices, between which *stop is looked at, and has a deadline.
  *
- * A piece of a batch is one transaction: records, the control record when the batch ends, and the
- * checkpoint in the progress topic. The checkpoint is read back with read_committed up to the high
+ * A piece of a batch is one transaction: usage records, connections, the control record when the batch
+ * ends, and the checkpoint in the progress topic. The checkpoint is read back with read_committed up to the high
  * watermark seen after init_transactions(), so that another agent's open transaction in the same
  * partition makes it wait, not believe an older one.
  */

@@ -450,7 +450,8 @@ static __u64 resume_at(const struct link *link)
 	if (at->batch != batch->head.number || at->incarnation != batch->head.incarnation ||
 	    at->seq < batch->head.seq_first)
 		return 0;
-	return TALLY_MIN(at->seq - batch->head.seq_first + 1, tally_batch_records(batch));
+	return TALLY_MIN(at->seq - batch->head.seq_first + 1 + at->connections,
+			 tally_batch_messages(batch));
 }
 
 static bool send_link(struct tally_ship *ship, struct link *link)

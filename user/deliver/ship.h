@@ -127,7 +127,8 @@ struct tally_kafka_config {
 	const char *state_dir;
 	const char *brokers;
 	const char *topic_records, *topic_control, *topic_progress; /* NULL: usage.*.v1 */
-	const char *namespace;					    /* openmeter; NULL: "default" */
+	const char *topic_connections; /* likewise; not looked for before there are any */
+	const char *namespace;	       /* openmeter; NULL: "default" */
 	enum tally_kafka_delivery delivery;
 	enum tally_kafka_format format;
 	bool create_topics;

@@ -26,8 +26,9 @@
 /* What a sink durably has. batch 0: nothing yet. */
 struct tally_checkpoint {
 	__u64 batch;
-	__u64 seq;  /* last record there */
-	bool whole; /* the batch's control record is there too */
+	__u64 seq;	   /* last usage record there */
+	__u64 connections; /* records of connections there: they come behind the usage records */
+	bool whole;	   /* the batch's control record is there too */
 	__u32 incarnation;
 	__u8 chain[TALLY_CHAIN];	/* of the batch */
 	struct tally_position position; /* after the batch */
@@ -50,7 +51,7 @@ struct tally_sink_event {
 };
 
 /*
- * One transaction: records of a batch from index `from`, as many as the sink's limits allow; when it
+ * One transaction: messages of a batch from index `from`, as many as the sink's limits allow; when it
  * is all of them, the control record too. SENT carries the checkpoint that was applied with them.
  */
 struct tally_send {
@@ -78,14 +79,17 @@ struct tally_sink {
 	int wake_fd;   /* becomes readable when poll() has something; -1: it always may */
 };
 
-/* The checkpoint after records [.., to) of a batch. */
+/* The checkpoint after messages [.., to) of a batch. */
 static inline void tally_checkpoint_at(const struct tally_batch *batch, __u64 to,
 				       struct tally_checkpoint *ret_checkpoint)
 {
+	__u64 records = tally_batch_records(batch);
+
 	*ret_checkpoint = (struct tally_checkpoint){
 		.batch = batch->head.number,
-		.seq = batch->head.seq_first + to - 1,
-		.whole = to == tally_batch_records(batch),
+		.seq = batch->head.seq_first + (to < records ? to : records) - 1,
+		.connections = to > records ? to - records : 0,
+		.whole = to == tally_batch_messages(batch),
 		.incarnation = batch->head.incarnation,
 	};
 	memcpy(ret_checkpoint->chain, batch->chain, TALLY_CHAIN);

@@ -83,6 +83,8 @@ static void sealed_entry(const struct tally_sealed *sealed, struct tally_spool_e
 	entry->start_s = sealed->start_s;
 	entry->end_s = sealed->end_s;
 	entry->records = sealed->n_rows;
+	entry->connections = sealed->n_connections;
+	entry->by_connection = sealed->by_connection;
 	entry->hole = sealed->hole != TALLY_HOLE_NONE;
 	entry->number_last = sealed->number;
 	memcpy(entry->ledger, sealed->ledger, sizeof(entry->ledger));
@@ -546,18 +548,24 @@ int tally_spool_seal(struct tally_spool *spool, struct tally_sealed *sealed)
 	return 0;
 }
 
+static __u64 rows_of(const struct tally_spool_entry *entry)
+{
+	return entry->records + entry->connections;
+}
+
 /* How many sealed files from `at` on may become one. */
 static size_t group(const struct tally_spool *spool, size_t at)
 {
 	const struct tally_spool_entry *first = &spool->sealed.items[at], *last = first;
-	__u64 rows = first->records;
+	__u64 rows = rows_of(first);
 	size_t n = 1;
 
 	while (at + n < spool->sealed.n) {
 		const struct tally_spool_entry *next = &spool->sealed.items[at + n];
 
-		rows += next->records;
+		rows += rows_of(next);
 		if (next->hole || next->epoch_first != last->epoch_last + 1 ||
+		    next->by_connection != first->by_connection ||
 		    next->start_s / HOUR_S != first->start_s / HOUR_S || rows > TALLY_SPOOL_ROWS)
 			break;
 		last = next;

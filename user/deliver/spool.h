@@ -33,9 +33,10 @@ struct tally_spool_entry {
 	__u64 start_s, end_s;
 	__u8 ledger[TALLY_LEDGER_ID]; /* of its last epoch, which is number_last of that ledger */
 	__u64 number_last;
-	__u64 records;
+	__u64 records, connections;
 	__u64 bytes;
 	bool hole; /* metering was interrupted before it: begins a batch */
+	bool by_connection;
 	/* batches only: */
 	__u64 number, seq_first;
 	__u32 incarnation;

@@ -50,13 +50,13 @@ static int stdout_open(struct tally_sink *sink, const char *agent)
 
 static int encode(struct stdout_sink *out, const struct tally_send *send)
 {
-	__u64 total = tally_batch_records(send->batch), to = send->from;
+	__u64 total = tally_batch_messages(send->batch), to = send->from;
 	struct tally_message msg;
 	int r = 0;
 
 	tally_message_init(&msg);
 	for (; r == 0 && to < total && to - send->from < PIECE_RECORDS; to++) {
-		r = tally_batch_usage(send->batch, to, TALLY_FORMAT_CLOUDEVENTS, &msg);
+		r = tally_batch_message(send->batch, to, TALLY_FORMAT_CLOUDEVENTS, &msg);
 		tally_buf_put(&out->lines, msg.value.data, msg.value.len);
 		tally_buf_u8(&out->lines, '\n');
 	}

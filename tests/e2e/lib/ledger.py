@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The records of one agent, read as a consumer reads them: deduplicated, audited, summed.
 
-    NDJSON ── dedupe by (source, id) ──┬─ usage records ──> tally(), rows()
-                                       └─ control records ─> audit()
+    NDJSON ── dedupe by (source, id) ──┬─ usage records ──────> tally(), rows()
+                                       ├─ connection records ─> connections
+                                       └─ control records ────> audit()
 """
 
 import json
@@ -12,6 +13,7 @@ from collections import Counter, defaultdict
 from . import api
 
 USAGE, CONTROL = "io.tallyd.usage.v1", "io.tallyd.usage.control.v1"
+CONNECTIONS = "io.tallyd.usage.connections.v1"
 FIELDS = ("requests", "request_bytes", "response_bytes")
 METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 ATTRIBUTIONS = {"key", "anonymous", "tainted", "limit", "midstream", "overflow",
@@ -47,6 +49,7 @@ class Ledger:
                 self.problems.append(f"{identity} was sent twice with different contents")
         self.duplicates = len(events) - len(unique)
         self.usage = [e for e in unique.values() if e["type"] == USAGE]
+        self.connections = [e for e in unique.values() if e["type"] == CONNECTIONS]
         self.control = [e for e in unique.values() if e["type"] == CONTROL]
         self.controls = [e["data"] for e in self.control]
 

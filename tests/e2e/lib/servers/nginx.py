@@ -21,7 +21,8 @@ http {{
         '{{"key":"$http_x_api_key","auth":"$http_authorization","query":"$arg_api_key",'
         '"method":"$request_method","uri":"$request_uri","status":$status,'
         '"received":$request_length,"sent":$bytes_sent,"done":"$request_completion",'
-        '"conn":$connection,"port":$server_port}}';
+        '"conn":$connection,"port":$server_port,'
+        '"peer":"$remote_addr","peer_port":$remote_port}}';
     access_log {dir}/access.log witness;
     default_type application/octet-stream;
     sendfile on;

@@ -24,7 +24,7 @@ import sys
 import time
 from pathlib import Path
 
-from world import BUILD, REPO, RunStatistics, Sandbox, World
+from world import BUILD, REPO, BpfStatistics, RunStatistics, Sandbox, World
 
 PROGRAMS = BUILD / "test/bench"
 OUT = BUILD / "bench.json"
@@ -82,33 +82,41 @@ def instructions(function, count=1000):
     return round((counted(2 * count) - counted(count)) / count)
 
 
+SIDES = ("without", "with", "least")
+
+
 def throughput():
-    """nginx, keep-alive, one worker, wrk with 64 connections: with and without, in turns."""
-    runs = {"with": [], "without": []}
+    """nginx, keep-alive, one worker, wrk with 64 connections: without, metered, and with the least
+    programs of floor.bpf.c, in turns."""
+    runs = {side: [] for side in SIDES}
     with world() as w:
         w.wrk(1)
-        for pair in range(PAIRS):
-            for side in (("without", "with"), ("with", "without"))[pair % 2]:
-                runs[side].append(one_run(w, side == "with"))
-            say(f"  pair {pair + 1} of {PAIRS}: "
+        for turn in range(PAIRS):
+            for side in SIDES if turn % 2 == 0 else reversed(SIDES):
+                runs[side].append(one_run(w, side))
+            say(f"  turn {turn + 1} of {PAIRS}: "
                 + ", ".join(f"{s} {runs[s][-1]['requests_per_s']:.0f}/s, "
-                            f"{runs[s][-1]['cpu_us']:.2f} us" for s in ("without", "with")))
-    return {"runs": runs, "ratios": {k: ratio(runs, k) for k in
-                                     ("requests_per_s", "cpu_us", "p50_us", "p99_us")}}
+                            f"{runs[s][-1]['cpu_us']:.2f} us" for s in SIDES))
+    keys = ("requests_per_s", "cpu_us", "p50_us", "p99_us")
+    return {"runs": runs, "ratios": {k: ratio(runs, "with", k) for k in keys},
+            "ratios_least": {k: ratio(runs, "least", k) for k in keys}}
 
 
-def one_run(w, metered):
-    if not metered:
+def one_run(w, side):
+    if side == "without":
         return w.wrk(SECONDS)
+    if side == "least":
+        with floor_programs(w, "least"):
+            return w.wrk(SECONDS)
     w.meter_on()
     result = w.wrk(SECONDS)
     w.meter_off()
     return result
 
 
-def ratio(runs, key):
-    """With over without, pair by pair: the median and the quartiles."""
-    values = [a[key] / b[key] for a, b in zip(runs["with"], runs["without"])]
+def ratio(runs, side, key):
+    """That side over without, turn by turn: the median and the quartiles."""
+    values = [a[key] / b[key] for a, b in zip(runs[side], runs["without"])]
     low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
     return {"median": round(statistics.median(values), 4), "low": round(low, 4),
             "high": round(high, 4), "pairs": len(values)}
@@ -139,6 +147,43 @@ def under_load():
             f"{v['runs_per_exchange']:.2f} runs of {v['ns_per_run']:.1f} ns"
             + (f"; laps {v['laps_ns'][0]:.0f} .. {v['laps_ns'][-1]:.0f}" if "laps_ns" in v else ""))
     return result
+
+
+def floor():
+    """The same statistics of programs that do less than a meter must, on the same load, in turns."""
+    kinds = {"empty": [], "least": []}
+    with world() as w, BpfStatistics():
+        w.wrk(1)
+        for _ in range(LAPS):
+            for kind, laps in kinds.items():
+                laps.append(floor_lap(w, kind))
+    result = {}
+    for kind, laps in kinds.items():
+        laps.sort()
+        result[kind] = {"ns_per_exchange": laps[LAPS // 2], "laps_ns": laps}
+        say(f"  {kind:<24} {laps[LAPS // 2]:7.1f} ns per exchange; laps {laps[0]:.0f} .. {laps[-1]:.0f}")
+    return result
+
+
+def floor_lap(w, kind):
+    """Nanoseconds per exchange of the programs of that kind, over one second of wrk."""
+    with floor_programs(w, kind) as told:
+        requests = w.wrk(1)["requests"]
+    if told["runs"] < 2 * requests:
+        sys.exit(f"floor {kind}: {told['runs']} runs for {requests} requests")
+    return round(told["ns"] / requests, 1)
+
+
+@contextlib.contextmanager
+def floor_programs(w, kind):
+    """tests/bench/floor on the server's cgroup; what it tells stands in the dict afterwards."""
+    told = {}
+    with subprocess.Popen([PROGRAMS / "floor", w.sandbox.cgroup, kind], text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+        if p.stdout.readline() != "ready\n":
+            sys.exit(f"floor {kind}: it did not attach")
+        yield told
+        told |= json.loads(p.communicate()[0])
 
 
 def million_rows():
@@ -210,11 +255,15 @@ def drain():
     return result
 
 
-PARTS = {"exchange": exchange, "throughput": throughput, "load": under_load, "rows": million_rows,
-         "agent": agent, "drain": drain}
+PARTS = {"exchange": exchange, "throughput": throughput, "load": under_load, "floor": floor,
+         "rows": million_rows, "agent": agent, "drain": drain}
 
 
 # ---- the table -----------------------------------------------------------------------------------
+
+def span(v):
+    return f"{v['median']:.3f} ({v['low']:.3f} .. {v['high']:.3f})"
+
 
 def table(r):
     """(what, figure) lines for a person, from whatever parts there are."""
@@ -232,14 +281,19 @@ def table(r):
             yield f"exchange under load, {text} (run statistics)", \
                 f"{v['ns_per_exchange']:.0f} ns in {v['runs_per_exchange']:.1f} runs" \
                 + (f"; best lap {v['laps_ns'][0]:.0f}" if "laps_ns" in v else "")
+    if "floor" in r:
+        for kind, text in (("empty", "programs that only return"),
+                           ("least", "the least programs: socket's state, clock, octets, a row")):
+            yield f"exchange under load, {text}", f"{r['floor'][kind]['ns_per_exchange']:.0f} ns"
     if "rows" in r:
         yield "exchange under load, 1,000,000 rows at random", f"{r['rows']['ns_per_exchange']:.0f} ns"
     if "throughput" in r:
         names = {"requests_per_s": "throughput", "cpu_us": "CPU per request",
                  "p50_us": "p50", "p99_us": "p99"}
         for key, v in r["throughput"]["ratios"].items():
-            yield f"nginx {names[key]}, with / without", \
-                f"{v['median']:.3f} ({v['low']:.3f} .. {v['high']:.3f})"
+            yield f"nginx {names[key]}, with / without", span(v)
+        yield "nginx throughput, with the least programs / without", \
+            span(r["throughput"]["ratios_least"]["requests_per_s"])
     if "drain" in r:
         v = r["drain"]["1000000"]
         yield "drain of 1,000,000 rows", f"{v['drain_ms']:.0f} ms; {v['ns_per_row']:.0f} ns a row in all"

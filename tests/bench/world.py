@@ -191,21 +191,32 @@ def free_port():
         return s.getsockname()[1]
 
 
-class RunStatistics:
-    """The kernel times every run of a BPF program inside the block, and says what ours took."""
+class BpfStatistics:
+    """The kernel times every run of a BPF program inside the block."""
+
+    def __enter__(self):
+        self.old = STATS.read_text(encoding="ascii")
+        STATS.write_text("1", encoding="ascii")
+        return self
+
+    def __exit__(self, *exc):
+        STATS.write_text(self.old, encoding="ascii")
+
+
+class RunStatistics(BpfStatistics):
+    """... and this says what ours took."""
 
     def __init__(self, world):
         self.world = world
 
     def __enter__(self):
-        self.old = STATS.read_text(encoding="ascii")
-        STATS.write_text("1", encoding="ascii")
+        super().__enter__()
         self.before = self.world.metrics()
         return self
 
     def __exit__(self, *exc):
         after = self.world.metrics()
-        STATS.write_text(self.old, encoding="ascii")
+        super().__exit__(*exc)
         self.runs, self.ns, self.progs = 0, 0, {}
         for name in [n for n in after if n.startswith("prog_runs_total")]:
             seconds = name.replace("prog_runs_total", "prog_run_seconds_total")

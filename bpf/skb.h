@@ -104,14 +104,15 @@ static __always_inline int chunk_copy(struct tally_chunk *to, struct tally_chunk
 	return bpf_dynptr_read(to->b, chunk_len(n), &all, at, 0);
 }
 
-/* The same to a chunk in a map, from anywhere. */
-static __always_inline int chunk_store(struct tally_chunk *to, struct tally_chunk *from, __u32 n)
+/* The same to a chunk in a map, where it stands `at`, from anywhere. */
+static __always_inline int chunk_store(struct tally_chunk *to, __u32 at, struct tally_chunk *from,
+				       __u32 n)
 {
 	struct bpf_dynptr all;
 
 	if (bpf_dynptr_from_mem(to->b, sizeof(to->b), 0, &all))
 		return -1;
-	return bpf_dynptr_write(&all, 0, from->b, chunk_len(n), 0);
+	return bpf_dynptr_write(&all, at, from->b, chunk_len(n), 0);
 }
 
 /* Payload may hold secrets: nothing of it stays in memory that nobody owns. */
@@ -555,12 +556,26 @@ static __always_inline __u32 *kept_at(struct tally_conn *c, __u32 i)
 	return &c->kept[i & (TALLY_KEPT - 1)];
 }
 
-/* Into a place of c->kept that is free; without one, repeated octets will be a conflict. */
+/* Behind the octets that were kept last, if these follow them: a client may send octet by octet. */
+static __always_inline int kept_join(struct tally_conn *c)
+{
+	struct tally_parked *k = piece_of(*kept_at(c, c->kept_last), c->cookie);
+
+	if (!k || !conn_joins(c, k->seq, k->len) ||
+	    chunk_store(&k->data, k->len, &c->seen, c->seen_len))
+		return -1;
+	k->len += c->seen_len;
+	return 0;
+}
+
+/* Else into a place of c->kept that is free; without one, repeated octets will be a conflict. */
 static __noinline int port_keep(struct tally_run *run, struct tally_conn *c)
 {
 	__u32 slot, place = TALLY_KEPT;
 	struct tally_parked *k;
 
+	if (!kept_join(c))
+		return 0;
 	for (__u32 i = 0; i < TALLY_KEPT; i++)
 		if (!c->kept[i])
 			place = i;
@@ -570,10 +585,11 @@ static __noinline int port_keep(struct tally_run *run, struct tally_conn *c)
 	k = piece_of(slot, c->cookie);
 	if (!k)
 		return -1;
-	chunk_store(&k->data, &c->seen, c->seen_len);
+	chunk_store(&k->data, 0, &c->seen, c->seen_len);
 	k->seq = c->seen_at;
 	k->len = c->seen_len;
 	*kept_at(c, place) = slot;
+	c->kept_last = place;
 	c->kept_count++;
 	return 0;
 }

@@ -107,9 +107,16 @@ struct tally_conn {
 	struct tally_hole hole[TALLY_HOLES]; /* IN: stretches skipped as body before parsed_to */
 	__u32 kept
 		[TALLY_KEPT]; /* IN: octets looked at before `seen`, ids + 1 of pieces; 0: empty */
+	__u32 kept_last;      /* IN: which of them was filled last: octets that follow join it */
 	__u32 parked[2][TALLY_PARK_PIECES]; /* ids + 1; 0: empty. Shared, atomic */
 	__u8 over[TALLY_OVER];
 };
+
+/* Do the octets of c->seen follow those of a kept piece, and fit in it? */
+TALLY_INLINE int conn_joins(const struct tally_conn *c, __u32 seq, __u32 len)
+{
+	return seq + len == c->seen_at && len + c->seen_len <= TALLY_CHUNK;
+}
 
 /* What one run adds to the row of the current exchange. */
 struct tally_delta {

@@ -401,12 +401,27 @@ static void port_park_drop(struct tally_run *run, struct tally_conn *c, __u32 i)
 
 /* Ports: octets looked at that TCP has not taken yet ------------------------------------------- */
 
+/* Behind the octets that were kept last, if these follow them. */
+static bool kept_join(struct tally_meter *m, struct tally_conn *c)
+{
+	uint32_t id = c->kept[c->kept_last];
+	struct tally_parked *k = id ? &m->pieces[id - 1] : NULL;
+
+	if (!k || !conn_joins(c, k->seq, k->len))
+		return false;
+	memcpy(k->data.b + k->len, c->seen.b, c->seen_len);
+	k->len += c->seen_len;
+	return true;
+}
+
 static void port_keep(struct tally_run *run, struct tally_conn *c)
 {
 	struct tally_meter *m = meter_of(run);
 	struct tally_parked *k;
 	uint32_t i = 0;
 
+	if (kept_join(m, c))
+		return;
 	while (i < TALLY_KEPT && c->kept[i])
 		i++;
 	if (i == TALLY_KEPT)
@@ -414,6 +429,7 @@ static void port_keep(struct tally_run *run, struct tally_conn *c)
 	c->kept[i] = piece_new(m);
 	if (!c->kept[i])
 		return;
+	c->kept_last = i;
 	c->kept_count++;
 	k = &m->pieces[c->kept[i] - 1];
 	k->seq = c->seen_at;

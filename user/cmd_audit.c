@@ -6,10 +6,13 @@
 #include "cli.h"
 #include "deliver/kafka_reader.h"
 
+#define CONNECTIONS 2 /* the topic that is read only where control records tell of it */
 #define EXIT_LOSSES 3 /* the books balance, but for losses they declare themselves */
 
-static const char *brokers, *until, *agents, *topic_records, *topic_control, *output, *property;
-static bool from_file, strict;
+static const char *brokers, *until, *agents, *topic_records, *topic_control, *topic_connections,
+	*output;
+static const char *property;
+static bool from_file, strict, without_connections;
 
 static int feed(void *ctx, const void *value, size_t len)
 {
@@ -47,7 +50,9 @@ static int read_brokers(struct tally_audit *audit)
 {
 	/* A record whose batch is known need not be kept. */
 	const char *const topics[] = { topic_control ? topic_control : "usage.control.v1",
-				       topic_records ? topic_records : "usage.records.v1" };
+				       topic_records ? topic_records : "usage.records.v1",
+				       topic_connections ? topic_connections
+							 : "usage.connections.v1" };
 	_cleanup_free_ char *pair = property ? strdup(property) : NULL;
 	char *equals = pair ? strchr(pair, '=') : NULL;
 	struct tally_kafka_option option = { pair, equals ? equals + 1 : "" };
@@ -63,6 +68,9 @@ static int read_brokers(struct tally_audit *audit)
 	if (equals)
 		*equals = 0;
 	for (size_t i = 0; r == 0 && i < TALLY_ARRAY_SIZE(topics); i++) {
+		if (i == CONNECTIONS &&
+		    (without_connections || !tally_audit_told_connections(audit)))
+			break;
 		reading.topics = &topics[i];
 		r = tally_kafka_reader_run(&reading, feed, audit, &error);
 	}
@@ -94,12 +102,13 @@ static json_t *agent_json(const struct tally_audit_agent *agent)
 	char complete[TALLY_JSON_TIME];
 
 	tally_json_time(agent->complete_until_s, complete);
-	return json_pack("{s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:s?}", "agent", agent->id, "host",
+	return json_pack("{s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s?}", "agent", agent->id, "host",
 			 agent->host, "incarnations", (json_int_t)agent->incarnations, "batches",
 			 (json_int_t)agent->batches, "records", (json_int_t)agent->records,
-			 "duplicates", (json_int_t)agent->duplicates, "requests",
-			 (json_int_t)agent->requests, "pending", (json_int_t)agent->pending,
-			 "complete_until", agent->complete_until_s ? complete : NULL);
+			 "connection_records", (json_int_t)agent->connections, "duplicates",
+			 (json_int_t)agent->duplicates, "requests", (json_int_t)agent->requests,
+			 "pending", (json_int_t)agent->pending, "complete_until",
+			 agent->complete_until_s ? complete : NULL);
 }
 
 static void print_json(const struct tally_audit *audit, int code)
@@ -219,6 +228,8 @@ static int run(int argc, char **argv)
 		return tally_cli_usage_error("files need --file");
 	if (tally_audit_new(&audit) < 0)
 		return tally_cli_fail(TALLY_EXIT_BUG, "out of memory");
+	if (without_connections)
+		tally_audit_without_connections(audit);
 	code = audit_all(audit, argc, argv);
 	tally_audit_free(audit);
 	return code;
@@ -263,6 +274,15 @@ static const struct tally_cli_option options[] = {
 	  .value = &topic_control,
 	  .arg = "TOPIC",
 	  .help = "instead of usage.control.v1" },
+	{ .name = "topic-connections",
+	  .type = TALLY_CLI_TEXT,
+	  .value = &topic_connections,
+	  .arg = "TOPIC",
+	  .help = "instead of usage.connections.v1; read if control records tell of it" },
+	{ .name = "without-connections",
+	  .type = TALLY_CLI_FLAG,
+	  .value = &without_connections,
+	  .help = "leave records of connections out: they may be read by others only" },
 	{ .name = "property",
 	  .letter = 'X',
 	  .type = TALLY_CLI_TEXT,
@@ -286,7 +306,8 @@ const struct tally_cli_command tally_cmd_audit = {
 	.details =
 		"Exit 0: they balance. 1: they do not. 3: they do, but for losses that they declare "
 		"themselves\n(spool declare-lost, a window lost in a power cut). Closing a billing "
-		"period: --until END --agents FILE.\n",
+		"period: --until END --agents FILE.\nWhere records of connections are kept, they must "
+		"add up to the usage records of their batch.\n",
 	.options = options,
 	.max_args = -1,
 	.run = run,

@@ -80,8 +80,8 @@ def check(ledger):
     assert not ledger.audit()
 
 
-def audit(agent):
-    return agent.command("audit", "--file", str(agent.usage))
+def audit(agent, *words):
+    return agent.command("audit", *words, "--file", str(agent.usage))
 
 
 def test_peers(start, meter, sandbox, keys):
@@ -102,8 +102,15 @@ def test_peers(start, meter, sandbox, keys):
     assert not api.explain(witness(server), told(ledger), names=("nginx", "tallyd"))
     check(ledger)
     assert len({e["data"]["connection"] for e in ledger.connections}) == 16 + 300 + 16
-    done = audit(agent)
+    done = audit(agent, "-o", "json")
     assert done.returncode == 0, done.stdout
+    assert json.loads(done.stdout)["agents"][0]["connection_records"] == len(ledger.connections)
+    lines = agent.usage.read_text().splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if '"kind":"connection"' in line)
+    agent.usage.write_text("".join(lines[:at] + lines[at + 1:]))
+    done = audit(agent)
+    assert done.returncode == 1 and "connection records are missing" in done.stdout
+    assert audit(agent, "--without-connections").returncode == 0
 
 
 def test_off(start, meter, sandbox, keys):

@@ -124,7 +124,8 @@ def check_exact(address, topics, epochs, rows, duplicates=False):
 
 def audit(address, topics, *args):
     return subprocess.run([TALLYD, "audit", "--brokers", address, "--topic-records",
-                           f"{topics}.{RECORDS}", "--topic-control", f"{topics}.{CONTROL}", *args],
+                           f"{topics}.{RECORDS}", "--topic-control", f"{topics}.{CONTROL}", "--topic-connections",
+                           f"{topics}.{CONNECTIONS}", *args],
                           check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

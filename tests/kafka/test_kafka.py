@@ -68,6 +68,9 @@ def test_connections_arrive_with_their_usage(kafka, agent):
         assert partition == harness.murmur2_partition(key, 6)
     for name in (harness.RECORDS, harness.CONTROL, harness.PROGRESS):
         assert "192.0.2." not in "".join(harness.consume(kafka.address, f"{one.topics}.{name}"))
+    done = harness.audit(kafka.address, one.topics, "--strict", "-o", "json")
+    assert done.returncode == 0, done.stdout
+    assert json.loads(done.stdout)["agents"][0]["connection_records"] == 48000
     steps = [json.loads(line.split(" ", 2)[2])
              for line in harness.consume(kafka.address, f"{one.topics}.progress")]
     assert any(0 < step.get("connections", 0) and not step["whole"] for step in steps)

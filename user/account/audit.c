@@ -7,26 +7,28 @@
 
 #include "account/batch.h"
 #include "account/json.h"
+#include "account/parts.h"
 #include "account/seal.h"
 #include "base/util.h"
 
 #define UNITS_MAX 64
-#define SUMS 5
+#define RECORDS_MAX (1ULL << 32) /* of a batch */
+#define SUMS TALLY_PARTS_SUMS
+#define sum_names tally_parts_names
 
 typedef unsigned __int128 u128;
-
-static const char *const sum_names[SUMS] = { "requests", "incomplete", "request_bytes",
-					     "response_bytes", "duration_us" };
 
 struct unit {
 	char *name;
 	u128 told, found; /* scaled */
 };
 
-/* A record that waits for its batch. */
+/* A record that waits for its batch: of usage, found by seq, or of a connection, by the batch's number. */
 struct loose {
+	bool connection;
 	__u32 incarnation;
-	__u64 seq;
+	__u64 seq, batch;
+	__u64 index; /* of a connection */
 	char *text;
 	size_t len;
 };
@@ -36,9 +38,19 @@ struct slot {
 	__u8 digest[TALLY_SHA256];
 };
 
+/* Records told by a control record, and those that came. */
+struct told {
+	__u64 n, present;
+	struct slot *slots; /* while they are not complete */
+	__u64 *prints;	    /* 8 bytes of each digest, afterwards */
+};
+
 /* One control record, and what is known of its records. */
 struct batch {
-	__u64 number, seq_first, records, epoch_first, epoch_last;
+	__u64 number, seq_first, epoch_first, epoch_last;
+	struct told usage, connections;
+	bool by_connection;	  /* connections are told, perhaps none */
+	struct tally_parts parts; /* until both are complete */
 	__u32 incarnation;
 	bool lost,
 		wrapped; /* lost: it declares a loss; wrapped: not CloudEvents, no chain to check */
@@ -47,12 +59,10 @@ struct batch {
 	__u64 hole_start_s, hole_end_s, complete_until_s;
 	__s64 held_before, held_after, seen, attributed, unattributed;
 	__u8 prev_chain[TALLY_CHAIN], chain[TALLY_CHAIN], digest[TALLY_SHA256];
+	__u8 connections_digest[TALLY_SHA256];
 	u128 told[SUMS], found[SUMS];
 	struct unit *units;
 	size_t n_units;
-	struct slot *slots; /* while it is not complete */
-	__u64 *prints;	    /* 8 bytes of each digest, afterwards */
-	__u64 present;
 };
 
 struct agent {
@@ -68,6 +78,7 @@ struct agent {
 };
 
 struct tally_audit {
+	bool without_connections;
 	struct agent *agents;
 	size_t n_agents, last;
 	struct tally_finding *findings;
@@ -86,8 +97,11 @@ static void batch_done(struct batch *batch)
 	for (size_t i = 0; i < batch->n_units; i++)
 		free(batch->units[i].name);
 	free(batch->units);
-	free(batch->slots);
-	free(batch->prints);
+	free(batch->usage.slots);
+	free(batch->usage.prints);
+	free(batch->connections.slots);
+	free(batch->connections.prints);
+	tally_parts_done(&batch->parts);
 }
 
 void tally_audit_free(struct tally_audit *audit)
@@ -279,7 +293,7 @@ static __u64 print_of(const __u8 digest[TALLY_SHA256])
 static bool holds(const struct batch *batch, __u32 incarnation, __u64 seq)
 {
 	return batch->incarnation == incarnation && seq >= batch->seq_first &&
-	       seq - batch->seq_first < batch->records;
+	       seq - batch->seq_first < batch->usage.n;
 }
 
 static bool begins_after(const struct batch *batch, __u32 incarnation, __u64 seq)
@@ -333,84 +347,180 @@ static int add_loose(struct agent *agent, const struct loose *loose)
 	return 0;
 }
 
-/* Its records are all here: only their prints are kept. */
-static int fold(struct tally_audit *audit, const struct agent *agent, struct batch *batch)
+/* SHA-256 over what is put first, the digests of the records, and what is put last. */
+static int digest_all(const struct told *told, const __u8 *first, const __u8 *last,
+		      __u8 ret_digest[TALLY_SHA256])
 {
 	EVP_MD_CTX *md = EVP_MD_CTX_new();
-	__u8 chain[TALLY_CHAIN];
-	bool ok;
+	bool ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 &&
+		  (!first || EVP_DigestUpdate(md, first, TALLY_SHA256) == 1);
 
-	batch->prints = calloc(batch->records + 1, sizeof(__u64));
-	if (!batch->prints || !md) {
-		EVP_MD_CTX_free(md);
-		return -ENOMEM;
-	}
-	ok = EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 &&
-	     EVP_DigestUpdate(md, batch->prev_chain, TALLY_CHAIN) == 1;
-	for (__u64 i = 0; i < batch->records; i++) {
-		batch->prints[i] = print_of(batch->slots[i].digest);
-		ok = ok && EVP_DigestUpdate(md, batch->slots[i].digest, TALLY_SHA256) == 1;
-	}
-	ok = ok && EVP_DigestUpdate(md, batch->digest, TALLY_SHA256) == 1 &&
-	     EVP_DigestFinal_ex(md, chain, NULL) == 1;
+	for (__u64 i = 0; ok && i < told->n; i++)
+		ok = EVP_DigestUpdate(md, told->slots[i].digest, TALLY_SHA256) == 1;
+	ok = ok && (!last || EVP_DigestUpdate(md, last, TALLY_SHA256) == 1) &&
+	     EVP_DigestFinal_ex(md, ret_digest, NULL) == 1;
 	EVP_MD_CTX_free(md);
-	if (!ok)
+	return ok ? 0 : -ENOMEM;
+}
+
+/* They are all here: only their prints are kept. */
+static int keep_prints(struct told *told)
+{
+	told->prints = calloc(told->n + 1, sizeof(__u64));
+	if (!told->prints)
 		return -ENOMEM;
+	for (__u64 i = 0; i < told->n; i++)
+		told->prints[i] = print_of(told->slots[i].digest);
+	free(told->slots);
+	told->slots = NULL;
+	return 0;
+}
+
+static int fold_usage(struct tally_audit *audit, const struct agent *agent, struct batch *batch)
+{
+	__u8 chain[TALLY_CHAIN];
+	int r = digest_all(&batch->usage, batch->prev_chain, batch->digest, chain);
+
+	if (r < 0)
+		return r;
 	if (!batch->wrapped && memcmp(chain, batch->chain, sizeof(chain)) != 0)
 		find(audit, TALLY_FIND_CHAIN, agent->id,
 		     "batch %llu: its records are not those its chain was made of",
 		     (unsigned long long)batch->number);
-	free(batch->slots);
-	batch->slots = NULL;
-	return 0;
+	return keep_prints(&batch->usage);
 }
 
-static void seen_again(struct tally_audit *audit, struct agent *agent, const struct batch *batch,
-		       __u64 at, const __u8 digest[TALLY_SHA256])
+static int fold_connections(struct tally_audit *audit, const struct agent *agent,
+			    struct batch *batch)
 {
-	bool same = batch->slots ? memcmp(batch->slots[at].digest, digest, TALLY_SHA256) == 0
-				 : batch->prints[at] == print_of(digest);
+	__u8 digest[TALLY_SHA256];
+	int r = digest_all(&batch->connections, NULL, NULL, digest);
+
+	if (r < 0)
+		return r;
+	if (memcmp(digest, batch->connections_digest, sizeof(digest)) != 0)
+		find(audit, TALLY_FIND_CHAIN, agent->id,
+		     "batch %llu: its connection records are not those its digest was made of",
+		     (unsigned long long)batch->number);
+	return keep_prints(&batch->connections);
+}
+
+static void compare_parts(struct tally_audit *audit, const struct agent *agent, struct batch *batch)
+{
+	for (size_t i = 0; i < batch->parts.n; i++) {
+		const struct tally_part *part = &batch->parts.list[i];
+		int at = tally_parts_differs(part);
+
+		if (at < 0)
+			continue;
+		find(audit, TALLY_FIND_SUM, agent->id,
+		     "batch %llu: %s of %s: its usage records hold %llu, those of its connections %llu",
+		     (unsigned long long)batch->number, sum_names[at], part->label,
+		     (unsigned long long)part->whole[at], (unsigned long long)part->sum[at]);
+	}
+	tally_parts_done(&batch->parts);
+}
+
+/* After a record came: what is complete now? */
+static int settle(struct tally_audit *audit, const struct agent *agent, struct batch *batch)
+{
+	bool usage = batch->usage.present == batch->usage.n;
+	bool connections = batch->connections.present == batch->connections.n;
+	int r = 0;
+
+	if (usage && batch->usage.slots)
+		r = fold_usage(audit, agent, batch);
+	if (r == 0 && connections && batch->connections.slots)
+		r = fold_connections(audit, agent, batch);
+	if (r == 0 && usage && connections && batch->by_connection)
+		compare_parts(audit, agent, batch);
+	return r;
+}
+
+static void seen_again(struct tally_audit *audit, struct agent *agent, const struct told *told,
+		       const struct loose *loose, const __u8 digest[TALLY_SHA256])
+{
+	bool same = told->slots
+			    ? memcmp(told->slots[loose->index].digest, digest, TALLY_SHA256) == 0
+			    : told->prints[loose->index] == print_of(digest);
+	enum tally_finding_kind kind = same ? TALLY_FIND_DUPLICATE : TALLY_FIND_CONFLICT;
+	const char *what = same ? "came again" : "has two contents";
 
 	agent->duplicates++;
-	if (same)
-		find(audit, TALLY_FIND_DUPLICATE, agent->id, "seq %llu came again",
-		     (unsigned long long)(batch->seq_first + at));
+	if (loose->connection)
+		find(audit, kind, agent->id, "connection record %llu of batch %llu %s",
+		     (unsigned long long)loose->index, (unsigned long long)loose->batch, what);
 	else
-		find(audit, TALLY_FIND_CONFLICT, agent->id, "seq %llu has two contents",
-		     (unsigned long long)(batch->seq_first + at));
+		find(audit, kind, agent->id, "seq %llu %s", (unsigned long long)loose->seq, what);
 }
 
-static int place(struct tally_audit *audit, struct agent *agent, struct batch *batch,
-		 const struct loose *loose)
+static void add_usage(struct tally_audit *audit, const struct agent *agent, struct batch *batch,
+		      const json_t *data, const struct loose *loose)
 {
-	__u64 at = loose->seq - batch->seq_first;
-	json_t *root, *data;
-	__u8 digest[TALLY_SHA256];
-	bool wrapped = false;
-	int r;
+	int r = data ? add_units(batch, json_object_get(data, "units"), false) : -EBADMSG;
 
-	tally_sha256(loose->text, loose->len, digest);
-	if (!batch->slots || batch->slots[at].present) {
-		seen_again(audit, agent, batch, at, digest);
-		return 0;
-	}
-	root = json_loadb(loose->text, loose->len, 0, NULL);
-	data = root ? data_of(root, &wrapped) : NULL;
-	r = data ? add_units(batch, json_object_get(data, "units"), false) : -EBADMSG;
 	for (int i = 0; i < SUMS && data; i++)
 		batch->found[i] += (u128)integer(data, sum_names[i]);
-	if (r == -EBADMSG)
+	if (r < 0)
 		find(audit, TALLY_FIND_UNREADABLE, agent->id, "seq %llu: its units",
 		     (unsigned long long)loose->seq);
+}
+
+/* A record of this batch; its index is known. */
+static int take(struct tally_audit *audit, struct agent *agent, struct batch *batch,
+		const struct loose *loose)
+{
+	json_t *root = json_loadb(loose->text, loose->len, 0, NULL);
+	bool wrapped = false;
+	json_t *data = root ? data_of(root, &wrapped) : NULL;
+	int r = 0;
+
+	if (!loose->connection)
+		add_usage(audit, agent, batch, data, loose);
+	if (data && batch->by_connection && !audit->without_connections)
+		r = tally_parts_add(&batch->parts, data, loose->connection);
 	batch->wrapped |= wrapped;
 	json_decref(data);
 	json_decref(root);
-	if (r < 0 && r != -EBADMSG)
+	return r;
+}
+
+static int place(struct tally_audit *audit, struct agent *agent, struct batch *batch,
+		 struct loose *loose)
+{
+	struct told *told = loose->connection ? &batch->connections : &batch->usage;
+	__u8 digest[TALLY_SHA256];
+	int r;
+
+	if (!loose->connection)
+		loose->index = loose->seq - batch->seq_first;
+	tally_sha256(loose->text, loose->len, digest);
+	if (!told->slots || told->slots[loose->index].present) {
+		seen_again(audit, agent, told, loose, digest);
+		return 0;
+	}
+	r = take(audit, agent, batch, loose);
+	if (r < 0)
 		return r;
-	memcpy(batch->slots[at].digest, digest, sizeof(digest));
-	batch->slots[at].present = true;
-	batch->present++;
-	return batch->present == batch->records ? fold(audit, agent, batch) : 0;
+	memcpy(told->slots[loose->index].digest, digest, sizeof(digest));
+	told->slots[loose->index].present = true;
+	told->present++;
+	return settle(audit, agent, batch);
+}
+
+/* Places the record, or keeps it for when its batch is known. */
+static int place_or_keep(struct tally_audit *audit, struct agent *agent, struct batch *batch,
+			 struct loose *loose, const void *value)
+{
+	int r;
+
+	loose->text = strndup(value, loose->len);
+	if (!loose->text)
+		return -ENOMEM;
+	r = batch ? place(audit, agent, batch, loose) : add_loose(agent, loose);
+	if (batch || r < 0)
+		free(loose->text);
+	return r;
 }
 
 static int feed_usage(struct tally_audit *audit, const json_t *data, const void *value, size_t len)
@@ -419,20 +529,63 @@ static int feed_usage(struct tally_audit *audit, const json_t *data, const void 
 			       .seq = (__u64)integer(data, "seq"),
 			       .len = len };
 	struct agent *agent = NULL;
-	struct batch *batch;
 	int r;
 
 	r = get_agent(audit, text_of(json_object_get(data, "agent"), "id"), &agent);
 	if (r < 0)
 		return r;
-	loose.text = strndup(value, len);
-	if (!loose.text)
-		return -ENOMEM;
-	batch = batch_of(agent, loose.incarnation, loose.seq);
-	r = batch ? place(audit, agent, batch, &loose) : add_loose(agent, &loose);
-	if (batch || r < 0)
-		free(loose.text);
-	return r;
+	return place_or_keep(audit, agent, batch_of(agent, loose.incarnation, loose.seq), &loose,
+			     value);
+}
+
+/* --- records of connections --- */
+
+static struct batch *batch_numbered(struct agent *agent, __u32 incarnation, __u64 number)
+{
+	size_t low = 0, high = agent->n_batches;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		const struct batch *batch = &agent->batches[mid];
+
+		if (batch->number > number ||
+		    (batch->number == number && batch->incarnation > incarnation))
+			high = mid;
+		else
+			low = mid + 1;
+	}
+	if (!low || agent->batches[low - 1].number != number ||
+	    agent->batches[low - 1].incarnation != incarnation)
+		return NULL;
+	return &agent->batches[low - 1];
+}
+
+static int feed_connection(struct tally_audit *audit, const json_t *data, const void *value,
+			   size_t len)
+{
+	struct loose loose = { .connection = true,
+			       .incarnation = (__u32)integer(data, "incarnation"),
+			       .batch = (__u64)integer(data, "batch"),
+			       .index = (__u64)integer(data, "index"),
+			       .len = len };
+	struct agent *agent = NULL;
+	struct batch *batch;
+	int r;
+
+	if (audit->without_connections)
+		return 0;
+	r = get_agent(audit, text_of(json_object_get(data, "agent"), "id"), &agent);
+	if (r < 0)
+		return r;
+	batch = batch_numbered(agent, loose.incarnation, loose.batch);
+	if (batch && loose.index >= batch->connections.n) {
+		find(audit, TALLY_FIND_CONFLICT, agent->id,
+		     "connection record %llu of batch %llu, which has %llu",
+		     (unsigned long long)loose.index, (unsigned long long)loose.batch,
+		     (unsigned long long)batch->connections.n);
+		return 0;
+	}
+	return place_or_keep(audit, agent, batch, &loose, value);
 }
 
 /* --- control records --- */
@@ -481,6 +634,15 @@ static void read_kernel(const json_t *kernel, struct batch *batch)
 		batch->unattributed += json_integer_value(value);
 }
 
+static void read_connections(const json_t *told, struct batch *batch)
+{
+	batch->by_connection = json_is_object(told) &&
+			       tally_util_unhex(text_of(told, "digest"), batch->connections_digest,
+						TALLY_SHA256) == 0;
+	if (batch->by_connection)
+		batch->connections.n = (__u64)integer(told, "records");
+}
+
 static int read_control(const json_t *data, struct batch *batch)
 {
 	const json_t *hole = json_object_get(data, "hole"), *sums = json_object_get(data, "sums");
@@ -488,7 +650,7 @@ static int read_control(const json_t *data, struct batch *batch)
 	batch->number = (__u64)integer(data, "batch");
 	batch->incarnation = (__u32)integer(data, "incarnation");
 	batch->seq_first = (__u64)integer(data, "seq_first");
-	batch->records = (__u64)integer(data, "records");
+	batch->usage.n = (__u64)integer(data, "records");
 	batch->epoch_first = (__u64)integer(data, "epoch_first");
 	batch->epoch_last = (__u64)integer(data, "epoch_last");
 	batch->complete_until_s = time_of(data, "complete_until");
@@ -497,11 +659,13 @@ static int read_control(const json_t *data, struct batch *batch)
 		batch->hole_start_s = time_of(hole, "from");
 		batch->hole_end_s = time_of(hole, "to");
 	}
+	read_connections(json_object_get(data, "connections"), batch);
 	read_loss(json_object_get(data, "lost"), batch);
 	read_kernel(json_object_get(data, "kernel"), batch);
 	for (int i = 0; i < SUMS; i++)
 		batch->told[i] = (u128)integer(sums, sum_names[i]);
-	if (!batch->number || !batch->seq_first || batch->records > (1ULL << 32) ||
+	if (!batch->number || !batch->seq_first || batch->usage.n > RECORDS_MAX ||
+	    batch->connections.n > RECORDS_MAX ||
 	    tally_util_unhex(text_of(data, "chain"), batch->chain, TALLY_CHAIN) < 0 ||
 	    tally_util_unhex(text_of(data, "prev_chain"), batch->prev_chain, TALLY_CHAIN) < 0)
 		return -EBADMSG;
@@ -544,6 +708,14 @@ static int insert_batch(struct tally_audit *audit, struct agent *agent, struct b
 	return 1;
 }
 
+static bool belongs(const struct batch *batch, const struct loose *loose)
+{
+	if (loose->connection)
+		return loose->incarnation == batch->incarnation && loose->batch == batch->number &&
+		       loose->index < batch->connections.n;
+	return holds(batch, loose->incarnation, loose->seq);
+}
+
 /* Records that came before their control record. */
 static int claim_loose(struct tally_audit *audit, struct agent *agent, struct batch *batch)
 {
@@ -553,9 +725,7 @@ static int claim_loose(struct tally_audit *audit, struct agent *agent, struct ba
 	for (size_t i = 0; i < agent->n_loose; i++) {
 		struct loose *loose = &agent->loose[i];
 
-		if (r < 0 || loose->incarnation != batch->incarnation ||
-		    loose->seq < batch->seq_first ||
-		    loose->seq - batch->seq_first >= batch->records) {
+		if (r < 0 || !belongs(batch, loose)) {
 			agent->loose[kept++] = *loose;
 			continue;
 		}
@@ -571,13 +741,17 @@ static int take_batch(struct tally_audit *audit, struct agent *agent, struct bat
 	struct batch *mine = NULL;
 	int r;
 
-	batch->slots = calloc(batch->records + 1, sizeof(*batch->slots));
-	r = batch->slots ? insert_batch(audit, agent, batch, &mine) : -ENOMEM;
+	batch->usage.slots = calloc(batch->usage.n + 1, sizeof(struct slot));
+	if (batch->by_connection)
+		batch->connections.slots = calloc(batch->connections.n + 1, sizeof(struct slot));
+	r = batch->usage.slots && (batch->connections.slots || !batch->by_connection)
+		    ? insert_batch(audit, agent, batch, &mine)
+		    : -ENOMEM;
 	if (r <= 0) {
 		batch_done(batch);
 		return r;
 	}
-	r = mine->records ? 0 : fold(audit, agent, mine);
+	r = settle(audit, agent, mine);
 	return r < 0 ? r : claim_loose(audit, agent, mine);
 }
 
@@ -620,12 +794,30 @@ int tally_audit_feed(struct tally_audit *audit, const void *value, size_t len)
 		r = 0; /* somebody else's event */
 	} else if (strcmp(type, "io.tallyd.usage.v1") == 0) {
 		r = feed_usage(audit, data, value, len);
+	} else if (strcmp(type, "io.tallyd.usage.connections.v1") == 0) {
+		r = feed_connection(audit, data, value, len);
 	} else if (strcmp(type, "io.tallyd.usage.control.v1") == 0) {
 		r = feed_control(audit, data, value, len);
 	}
 	json_decref(data);
 	json_decref(root);
 	return r;
+}
+
+void tally_audit_without_connections(struct tally_audit *audit)
+{
+	audit->without_connections = true;
+}
+
+bool tally_audit_told_connections(const struct tally_audit *audit)
+{
+	for (size_t i = 0; i < audit->n_agents; i++) {
+		for (size_t k = 0; k < audit->agents[i].n_batches; k++) {
+			if (audit->agents[i].batches[k].connections.n)
+				return true;
+		}
+	}
+	return false;
 }
 
 int tally_audit_expect(struct tally_audit *audit, const char *id)
@@ -690,13 +882,13 @@ static void judge_batch(struct tally_audit *audit, const struct agent *agent,
 	__s64 in = batch->held_before + batch->seen;
 	__s64 out = batch->attributed + batch->unattributed + batch->held_after;
 
-	if (batch->slots && batch->present < batch->records)
+	if (batch->usage.slots && batch->usage.present < batch->usage.n)
 		find(audit, TALLY_FIND_GAP, agent->id,
 		     "batch %llu (seq %llu to %llu): %llu of %llu records are missing",
 		     (unsigned long long)batch->number, (unsigned long long)batch->seq_first,
-		     (unsigned long long)(batch->seq_first + batch->records - 1),
-		     (unsigned long long)(batch->records - batch->present),
-		     (unsigned long long)batch->records);
+		     (unsigned long long)(batch->seq_first + batch->usage.n - 1),
+		     (unsigned long long)(batch->usage.n - batch->usage.present),
+		     (unsigned long long)batch->usage.n);
 	else
 		judge_sums(audit, agent, batch);
 	if (in != out)
@@ -774,7 +966,7 @@ static void judge_link(struct tally_audit *audit, const struct agent *agent,
 		find(audit, TALLY_FIND_GAP, agent->id,
 		     "batches %llu to %llu are missing (seq %llu to %llu)",
 		     (unsigned long long)before->number + 1, (unsigned long long)batch->number - 1,
-		     (unsigned long long)(before->seq_first + before->records),
+		     (unsigned long long)(before->seq_first + before->usage.n),
 		     (unsigned long long)batch->seq_first - 1);
 }
 
@@ -788,6 +980,36 @@ static void judge_held(struct tally_audit *audit, const struct agent *agent,
 	     "batch %llu: held_before is %lld, the batch before ended with %lld",
 	     (unsigned long long)batch->number, (long long)batch->held_before,
 	     (long long)before->held_after);
+}
+
+/*
+ * Retention of connections may be shorter than that of control records: before the oldest batch of which
+ * one record is here, none are missed. If none is here at all, all are.
+ */
+static void judge_connections(struct tally_audit *audit, const struct agent *agent)
+{
+	bool anchored = true;
+	__u64 before = 0;
+
+	for (size_t i = 0; i < agent->n_batches && anchored; i++)
+		anchored = !agent->batches[i].connections.present;
+	for (size_t i = 0; i < agent->n_batches && !audit->without_connections; i++) {
+		const struct batch *batch = &agent->batches[i];
+		const struct told *told = &batch->connections;
+
+		anchored |= told->present > 0;
+		before += !anchored && told->n > 0;
+		if (anchored && told->present < told->n)
+			find(audit, TALLY_FIND_GAP, agent->id,
+			     "batch %llu: %llu of %llu connection records are missing",
+			     (unsigned long long)batch->number,
+			     (unsigned long long)(told->n - told->present),
+			     (unsigned long long)told->n);
+	}
+	if (before)
+		find(audit, TALLY_FIND_NOTE, agent->id,
+		     "connection records begin only after %llu batches that had some",
+		     (unsigned long long)before);
 }
 
 static __u64 judge_agent(struct tally_audit *audit, const struct agent *agent)
@@ -812,7 +1034,15 @@ static __u64 judge_agent(struct tally_audit *audit, const struct agent *agent)
 		epochs = batch;
 		until = TALLY_MAX(until, batch->complete_until_s);
 	}
+	judge_connections(audit, agent);
 	return until;
+}
+
+static bool is_behind(const struct batch *last, const struct loose *loose)
+{
+	if (loose->incarnation != last->incarnation)
+		return loose->incarnation > last->incarnation;
+	return loose->connection ? loose->batch > last->number : loose->seq >= last->seq_first;
 }
 
 /* Records that no control record speaks of: before the anchor, or not yet. */
@@ -820,13 +1050,9 @@ static __u64 count_pending(const struct agent *agent)
 {
 	__u64 n = 0;
 
-	for (size_t i = 0; i < agent->n_loose; i++) {
-		if (!agent->n_batches ||
-		    agent->loose[i].incarnation >
-			    agent->batches[agent->n_batches - 1].incarnation ||
-		    agent->loose[i].seq >= agent->batches[agent->n_batches - 1].seq_first)
-			n++;
-	}
+	for (size_t i = 0; i < agent->n_loose; i++)
+		n += !agent->n_batches ||
+		     is_behind(&agent->batches[agent->n_batches - 1], &agent->loose[i]);
 	return n;
 }
 
@@ -872,7 +1098,8 @@ void tally_audit_agent(const struct tally_audit *audit, size_t index,
 	for (size_t i = 0; i < agent->n_batches; i++) {
 		const struct batch *batch = &agent->batches[i];
 
-		ret_agent->records += batch->present;
+		ret_agent->records += batch->usage.present;
+		ret_agent->connections += batch->connections.present;
 		ret_agent->requests += (__u64)batch->found[0];
 		ret_agent->incarnations += batch->incarnation != incarnation;
 		incarnation = batch->incarnation;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The audit: reads usage and control records in any order, and says whether the books balance.
+ * The audit: reads usage, connection and control records in any order, and says whether the books balance.
  *
  *	agent ── batch 1 ── batch 2 ── ...		one control record each
  *	            │           └ chain = SHA-256(chain of batch 1, its records, its control record)
- *	            └ records [seq_first, seq_last], each once, their sums = sums
+ *	            ├ records [seq_first, seq_last], each once, their sums = sums
+ *	            └ connections, each once, add up to the records (parts.h), their digest is told
  *
  * It starts, per agent, at the oldest control record that retention left (the anchor); records
  * before it are not judged. Memory: 8 bytes for each record of complete batches, the text of those
@@ -43,7 +44,7 @@ struct tally_finding {
 struct tally_audit_agent {
 	char id[13];
 	char host[64];
-	__u64 incarnations, batches, records, duplicates, requests;
+	__u64 incarnations, batches, records, connections, duplicates, requests;
 	__u64 pending; /* records without their control record yet */
 	__u64 complete_until_s;
 };
@@ -54,6 +55,10 @@ int tally_audit_new(struct tally_audit **ret_audit) __attribute__((warn_unused_r
 void tally_audit_free(struct tally_audit *audit);
 /* One record, its exact bytes. What is no record of ours is ignored. -ENOMEM. */
 int tally_audit_feed(struct tally_audit *audit, const void *value, size_t len);
+/* Records of connections are left out: for who may not read them, or whose copy has none. */
+void tally_audit_without_connections(struct tally_audit *audit);
+/* Does any control record so far tell of records of connections? */
+bool tally_audit_told_connections(const struct tally_audit *audit);
 /* An agent that must have passed `until_s`. */
 int tally_audit_expect(struct tally_audit *audit, const char *agent);
 /* Judges; until_s 0: no deadline. Call once, after the last record. */

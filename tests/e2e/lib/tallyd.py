@@ -23,7 +23,7 @@ from .ledger import Ledger, read_events
 from .sandbox import HarnessError, wait_for
 
 BINARY = Path(os.environ.get("TALLYD", BUILD / "tallyd"))
-READY_S = float(os.environ.get("TALLY_READY_S", "20"))  # an emulated kernel verifies slowly
+READY_S = float(os.environ.get("TALLY_READY_S", "60"))  # an emulated or busy kernel verifies slowly
 
 
 class PlainDumper(yaml.SafeDumper):

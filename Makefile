@@ -18,8 +18,11 @@ VERSION := 0.1.0
 HOST	:= $(shell dpkg --print-architecture 2>/dev/null || echo amd64)
 ARCH	?= $(HOST)
 SYSROOT ?=
-BUILD	?= build$(if $(filter-out $(HOST),$(ARCH)),-$(ARCH))
-B	:= $(BUILD)
+BUILD	?= build
+# Never into the folder of this machine's objects: BUILD is often set by who builds several things.
+SUFFIX	:= $(if $(filter-out $(HOST),$(ARCH)),-$(ARCH))
+NATIVE	:= $(if $(SUFFIX),$(patsubst %$(SUFFIX),%,$(BUILD)),$(BUILD))
+B	:= $(NATIVE)$(SUFFIX)
 V	?=
 Q	:= $(if $(V),,@)
 say	= @printf '  %-8s %s\n' '$(1)' '$(patsubst $(B)/%,%,$(2))'
@@ -258,12 +261,12 @@ install: all ## copy the binary, units, schema and licences under DESTDIR
 	install -d -m 0755 $(DESTDIR)/etc/tallyd $(DESTDIR)/var/lib/tallyd
 
 deb: all $(if $(CROSS_COMPILE),native,$(MANUAL)) ## the Debian package, in the build folder
-	NATIVE=$(if $(CROSS_COMPILE),build,$(B)) deploy/debian/build.sh $(B) $(VERSION) $(ARCH)
+	NATIVE=$(NATIVE) deploy/debian/build.sh $(B) $(VERSION) $(ARCH)
 
 # What is made for another machine needs the manual, which this one prints.
 .PHONY: native arm64
 native:
-	+$(Q)$(MAKE) --no-print-directory ARCH=$(HOST) SYSROOT= BUILD=build build/manual build/tallyd
+	+$(Q)$(MAKE) --no-print-directory ARCH=$(HOST) SYSROOT= BUILD=$(NATIVE) $(NATIVE)/manual $(NATIVE)/tallyd
 arm64: ## cross-compile for arm64 into build-arm64, with libraries from Debian packages
 	+$(Q)$(MAKE) --no-print-directory ARCH=arm64 SYSROOT=$$(scripts/sysroot.sh arm64) all
 

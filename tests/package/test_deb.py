@@ -9,6 +9,8 @@ import re
 import shutil
 import subprocess
 
+import pytest
+
 from conftest import ROOT, run
 
 
@@ -121,3 +123,16 @@ def test_completion(tree):
     assert complete(tree, "spool", "decl") == ["declare-lost"]
     assert complete(tree, "run", "--c") == ["--config"]
     assert "--state-dir" in complete(tree, "spool", "ls", "--")
+
+
+@pytest.mark.parametrize("words", [(), ("BUILD={}",), ("BUILD={}-arm64",)])
+def test_another_machine_has_a_folder_of_its_own(tmp_path, words):
+    """Objects for arm64 never land among those of this machine, whoever set BUILD."""
+    folder = tmp_path / "build"
+    words = [w.format(folder) for w in words]
+    env = {**os.environ, "BUILD": str(folder)}
+    done = subprocess.run(["make", "-n", "ARCH=arm64", "CC=cc-of-another", *words, "all"], cwd=ROOT, env=env,
+                          capture_output=True, text=True, check=True)
+    made = [w for line in done.stdout.splitlines() if line.startswith("cc-of-another")
+            for w in line.split() if w.startswith(str(tmp_path))]
+    assert made and all(w.startswith(f"{folder}-arm64/") for w in made), made[:3]

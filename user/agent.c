@@ -8,7 +8,9 @@
 #include "agent_parts.h"
 #include "base/exit.h"
 #include "base/privileges.h"
+#include "collect/probe.h"
 #include "observe/notify.h"
+#include "sinks_check.h"
 
 /* ---- windows ---- */
 
@@ -94,6 +96,8 @@ static int load_config(const char *path, struct tally_config **ret_config)
 	err = tally_config_load(path, 0, &diag, &config);
 	if (!err)
 		err = tally_rules_check(config, &diag);
+	if (!err)
+		err = tally_sinks_check(config, &diag);
 	tally_diag_print(&diag, stderr);
 	if (err)
 		tally_log_error("config_refused", "file=%s errors=%zu first=%s", path, diag.errors,
@@ -350,6 +354,12 @@ static int start_config(struct tally_agent *agent)
 		return TALLY_EXIT_CONFIG;
 	remember_file(agent->config->keys.file, &agent->catalog_file);
 	tally_log_setup(tally_config_log_level(agent->config), agent->config->agent.log.format);
+	if (tally_probe_pin_dir(agent->config->agent.pin_dir) < 0) {
+		tally_log_error("config_refused", "pin_dir=%s reason=%s",
+				agent->config->agent.pin_dir,
+				"is not on a bpf file system (mount -t bpf)");
+		return TALLY_EXIT_CONFIG;
+	}
 	err = tally_loop_new(&agent->loop);
 	if (!err) /* blocked before any library starts threads */
 		err = tally_loop_add_signals(agent->loop, signals, on_signal, agent,
@@ -440,6 +450,8 @@ static int start(struct tally_agent *agent)
 
 	if (!code && tally_agent_rules_catalog(agent, agent->config))
 		code = TALLY_EXIT_CONFIG;
+	if (!code && tally_agent_sinks_check(agent))
+		code = TALLY_EXIT_CONFIG; /* before anything is hooked */
 	if (!code)
 		code = start_state(agent);
 	if (code)

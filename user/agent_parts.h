@@ -346,6 +346,8 @@ TALLY_MUST int tally_agent_books_close_now(struct tally_agent *agent, enum tally
 TALLY_MUST int tally_agent_books_clock(struct tally_agent *agent);
 
 /* agent_sinks.c */
+/* Can they be made? They are let go of again. */
+TALLY_MUST int tally_agent_sinks_check(const struct tally_agent *agent);
 TALLY_MUST int tally_agent_sinks_open(struct tally_agent *agent);
 TALLY_MUST int tally_agent_sinks_add(struct tally_agent *agent);
 void tally_agent_sinks_close(struct tally_agent *agent);

@@ -124,6 +124,20 @@ static int new_sink(const struct tally_agent *agent, const struct tally_config_s
 	return 0;
 }
 
+int tally_agent_sinks_check(const struct tally_agent *agent)
+{
+	int err = 0;
+
+	for (size_t i = 0; i < agent->config->n_sinks && !err; i++) {
+		struct tally_sink *sink = NULL;
+
+		err = new_sink(agent, &agent->config->sinks[i], &sink);
+		if (!err)
+			sink->ops->free(sink);
+	}
+	return err;
+}
+
 int tally_agent_sinks_add(struct tally_agent *agent)
 {
 	for (size_t i = 0; i < agent->config->n_sinks; i++) {

@@ -4,8 +4,10 @@
 #include "base/config.h"
 #include "base/manual.h"
 #include "cli.h"
+#include "collect/probe.h"
 #include "identify/catalog.h"
 #include "identify/rules.h"
+#include "sinks_check.h"
 #include "tally/ledger.h"
 
 static bool want_schema, want_catalog_schema, want_reference, be_quiet, be_strict;
@@ -234,6 +236,14 @@ static int report(const struct tally_config *config, const struct tally_catalog 
 	return tally_cli_flush();
 }
 
+/* Perhaps this is not the host it is for: a warning. The agent does not start without. */
+static void check_pins(const struct tally_config *config, struct tally_diag *diag)
+{
+	if (config->agent.pin_dir && tally_probe_pin_dir(config->agent.pin_dir) < 0)
+		tally_diag_warning(diag, config->agent.place, "agent.pin_dir",
+				   "is not on a bpf file system (mount -t bpf) on this host");
+}
+
 static int check(const char *path)
 {
 	_cleanup_(tally_config_freep) struct tally_config *config = NULL;
@@ -247,6 +257,10 @@ static int check(const char *path)
 			      &config);
 	if (config && tally_rules_check(config, &diag) < 0)
 		r = -EINVAL;
+	if (config && tally_sinks_check(config, &diag) < 0)
+		r = -EINVAL;
+	if (config)
+		check_pins(config, &diag);
 	tally_diag_print(&diag, stderr);
 	warnings = diag.warnings;
 	tally_diag_done(&diag);

@@ -6,6 +6,7 @@ a feature (tests/vm), mistakes at a reload (test_reload).
 """
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -61,7 +62,7 @@ INPUTS = {
     "state in a file": (edited(lambda c, a: c["agent"].update(
         state_dir=str(a_file(a, "f") / "state"))), 74, "Not a directory"),
     "pins in a folder": (edited(lambda c, a: c["agent"].update(
-        pin_dir=str(a.sandbox.dir / "pins"))), 71, "pin_dir="),
+        pin_dir=str(a.sandbox.dir / "pins"))), 78, "is not on a bpf file system"),
     "a property that librdkafka does not know": (edited(lambda c, a: c["sinks"].append(
         {"kafka": {"brokers": AWAY, "properties": {"no.such": 1}}})), 78, "no.such"),
 }
@@ -155,3 +156,30 @@ def test_no_broker_answers(start, meter, sandbox, keys):
                if r["data"]["api_key_id"] == "key_a"]
     assert sum((s.requests for s in counted)) == api.total(truth).requests, said
     assert sum((s.response_bytes for s in counted)) == api.total(truth).response_bytes
+
+
+@pytest.mark.parametrize("what,agent,properties,word", [
+    ("name", {}, {"secuirty.protocol": "ssl"}, "no such setting"),
+    ("value", {}, {"acks": "perhaps"}, "does not accept"),
+    ("together", {}, {"security.protocol": "sasl_plaintext", "sasl.mechanism": "SCRAM-SHA-512"},
+     "sink_refused"),
+    ("pins", {"pin_dir": None}, {}, "is not on a bpf file system"),
+])
+def test_refused_before_anything_is_hooked(sandbox, keys, what, agent, properties, word):
+    """Settings that the agent cannot use: exit code 78, the reason, and nothing pinned."""
+    if "pin_dir" in agent:
+        agent = {"pin_dir": str(sandbox.dir / "pins")}
+    a = Tallyd(sandbox, keys, [service("api", [sandbox.port()])], agent=agent, sinks=[
+        {"kafka": {"brokers": "127.0.0.1:1", "properties": {**properties, "ssl.key.password": "hush"}}}])
+    path = str(a.write_config())
+    done = a.command("run", "--config", path)
+    assert done.returncode == 78, done.stderr
+    assert word in done.stderr and "hush" not in done.stderr
+    assert not a.pin_dir.exists() and not (sandbox.dir / "pins").exists()
+    check = a.command("check-config", path)
+    assert check.returncode == (78 if what in ("name", "value") else 0), check.stderr
+    if what == "pins":
+        assert word in check.stderr and a.command("check-config", "--strict", path).returncode == 78
+    if what in ("name", "value"):
+        assert re.search(rf"{re.escape(path)}:\d+:\d+: sinks\[0\]\.kafka\.properties\..*{word}",
+                         check.stderr)

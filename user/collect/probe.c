@@ -245,6 +245,23 @@ static bool is_bpffs(const char *path)
 	return !statfs(path, &fs) && fs.f_type == BPF_FS_MAGIC;
 }
 
+int tally_probe_pin_dir(const char *pin_dir)
+{
+	char path[PATH_MAX];
+	char *slash;
+
+	if (strncmp(pin_dir, BPFFS "/", strlen(BPFFS) + 1) == 0)
+		return 0;
+	(void)snprintf(path, sizeof(path), "%s", pin_dir);
+	while (!is_bpffs(path)) {
+		slash = strrchr(path, '/');
+		if (access(path, F_OK) == 0 || !slash || slash == path)
+			return -ENOTDIR;
+		*slash = 0;
+	}
+	return 0;
+}
+
 /* Pins live below BPFFS; the folder itself may not exist yet. */
 int tally_probe_bpffs(const char *pin_dir)
 {

@@ -51,6 +51,8 @@ const struct tally_probe_item *tally_probe_missing(const struct tally_probe *pro
 const char *tally_probe_tier_name(enum tally_tier tier);
 const char *tally_probe_verdict_name(enum tally_verdict verdict);
 
+/* Can pins be there, once /sys/fs/bpf is mounted? -ENOTDIR. Changes nothing. */
+TALLY_MUST int tally_probe_pin_dir(const char *pin_dir);
 /* A bpf filesystem at /sys/fs/bpf, mounted if need be. */
 TALLY_MUST int tally_probe_bpffs(const char *pin_dir);
 

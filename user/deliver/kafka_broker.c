@@ -194,6 +194,19 @@ static int producer_conf(const struct tally_kafka_config *config, __u32 txn_ms, 
 	return r < 0 ? r : set_user(conf, config, error, error_size);
 }
 
+/* librdkafka's own text of a value would tell the value, which may be a secret. */
+int tally_kafka_property_check(const char *name, const char *value)
+{
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	char error[512];
+	rd_kafka_conf_res_t found = rd_kafka_conf_set(conf, name, value, error, sizeof(error));
+
+	rd_kafka_conf_destroy(conf);
+	if (found == RD_KAFKA_CONF_OK)
+		return 0;
+	return found == RD_KAFKA_CONF_UNKNOWN ? -ENOENT : -EINVAL;
+}
+
 int tally_kafka_broker_check(const struct tally_kafka_config *config, char **ret_error)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();

@@ -137,6 +137,8 @@ struct tally_kafka_config {
 	const struct tally_kafka_option *options; /* librdkafka settings, after ours */
 	size_t n_options;
 };
+/* A setting of librdkafka by itself. -ENOENT: there is none of that name; -EINVAL: not that value. */
+int tally_kafka_property_check(const char *name, const char *value);
 /* -EINVAL: an option is not accepted; *ret_error is then a text to free. */
 int tally_kafka_sink_new(const struct tally_kafka_config *config, struct tally_sink **ret_sink,
 			 char **ret_error);

@@ -121,6 +121,8 @@ static const struct {
 	  "services[0].routes[0].match: missing" },
 	{ "services: [{name: a, match: {ports: 1}, routes: [{match: /, credit: 1}]}]",
 	  "services[0].routes[0].credit: unknown key; did you mean \"credits\"?" },
+	{ "services: [{name: a, ports: 1}]",
+	  "services[0].ports: unknown key; did you mean \"match: {ports: ...}\"?" },
 	{ "services: [{name: a, match: {ports: 1}, routes: [{match: /, credits: -1}]}]",
 	  "must be a decimal number" },
 	{ "services: [{name: a, match: {ports: 1}, routes: [{match: /, credits: 1e3}]}]",

@@ -480,26 +480,44 @@ static int decode_option(struct decoder *d, const struct tally_option *option,
 	return decode_scalar(d, option, value, member);
 }
 
-static void unknown_key(struct decoder *d, const struct tally_option_table *table,
-			const struct tally_yaml *key)
-{
-	const char *words[SUGGEST_MAX + 1] = { NULL }, *near;
-	size_t before = push_name(d, key->text);
-
-	for (size_t i = 0; i < table->n_options && i < SUGGEST_MAX; i++)
-		words[i] = table->options[i].name;
-	near = tally_util_nearest(key->text, words);
-	fault(d, key->place, "unknown key%s%s%s", near ? "; did you mean \"" : "", near ? near : "",
-	      near ? "\"?" : "");
-	pop(d, before);
-}
-
 static bool known_key(const struct tally_option_table *table, const char *name)
 {
 	for (size_t i = 0; i < table->n_options; i++)
 		if (strcmp(table->options[i].name, name) == 0)
 			return true;
 	return false;
+}
+
+/* The section of this table that knows the key, or NULL. */
+static const char *section_of(const struct tally_option_table *table, const char *key)
+{
+	for (size_t i = 0; i < table->n_options; i++) {
+		const struct tally_option *option = &table->options[i];
+
+		if (option->type == TALLY_OPTION_SECTION && known_key(option->table, key))
+			return option->name;
+	}
+	return NULL;
+}
+
+static void unknown_key(struct decoder *d, const struct tally_option_table *table,
+			const struct tally_yaml *key)
+{
+	const char *words[SUGGEST_MAX + 1] = { NULL }, *near,
+					*section = section_of(table, key->text);
+	size_t before = push_name(d, key->text);
+
+	for (size_t i = 0; i < table->n_options && i < SUGGEST_MAX; i++)
+		words[i] = table->options[i].name;
+	near = tally_util_nearest(key->text, words);
+	if (section)
+		fault(d, key->place, "unknown key; did you mean \"%s: {%s: ...}\"?", section,
+		      key->text);
+	else if (near)
+		fault(d, key->place, "unknown key; did you mean \"%s\"?", near);
+	else
+		fault(d, key->place, "unknown key");
+	pop(d, before);
 }
 
 /* An entry like `stdout:` has the empty text for a value: a mapping without keys. */

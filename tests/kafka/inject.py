@@ -68,14 +68,23 @@ def check(folder):
     return done.stdout if done.returncode else None
 
 
+def injected(path):
+    """Did what strace was told to do happen? A call that is killed at says so, or only ends."""
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        text = lines.read()
+    return "(INJECTED)" in text or "killed by SIGKILL" in text
+
+
 def try_case(case):
     """(what was injected, what is wrong or None)"""
     call, number, fault = case
     folder = tempfile.mkdtemp(prefix="tally-inject-")
-    what = f"{call} #{number} {fault}"
+    what, out = f"{call} #{number} {fault}", os.path.join(folder, "trace")
     try:
-        drive(folder, ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e",
+        drive(folder, ["strace", "-f", "-o", out, "-e", f"trace={call}", "-e",
                        f"inject={call}:{fault}:when={number}"])
+        if not injected(out):
+            return what, "it was not called"
         done = drive(folder)
         if done.returncode != 0:
             return what, f"it does not go on: {done.stderr[-500:]}"

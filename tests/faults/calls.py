@@ -5,8 +5,11 @@ A *call* is (name, n): the n-th call of that name in one thread since the trace 
 """
 
 import collections
+import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 import time
 from typing import NamedTuple
@@ -47,7 +50,27 @@ def parse(path, pid):
 
 
 def strace(out, *options):
-    return ["strace", "-f", "-o", str(out), "-s", "64", "-e", "trace=" + ",".join(NAMES), *options]
+    """-I 2: it goes when it is told to, also as the one that started the agent."""
+    return ["strace", "-I", "2", "-f", "-o", str(out), "-s", "64", "-e", "trace=" + ",".join(NAMES), *options]
+
+
+def happened(path):
+    """Did what strace was told to do happen? A call that is killed at says so, or only ends."""
+    with open(path, encoding="utf-8", errors="replace") as f:
+        text = f.read()
+    return "(INJECTED)" in text or "killed by SIGKILL" in text
+
+
+def release(agent):
+    """A strace that started the agent leaves it, and it goes on."""
+    def tracer():
+        text = (agent.proc / "status").read_text(encoding="ascii")
+        return int(re.search(r"^TracerPid:\s+(\d+)", text, re.M)[1])
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):    # it ended by itself
+        strace_pid = tracer()
+        if strace_pid:
+            os.kill(strace_pid, signal.SIGTERM)
+            wait_for(lambda: not tracer(), 10, "strace to go")
 
 
 class Trace:
@@ -74,8 +97,7 @@ class Trace:
         return "attached" in text
 
     def injected(self):
-        with open(self.out, encoding="utf-8", errors="replace") as f:
-            return "(INJECTED)" in f.read()
+        return happened(self.out)
 
     def stop(self):
         if self.proc.poll() is None:
@@ -104,9 +126,24 @@ def kill_frozen(world):
     world.agent.ensure()
     trace = Trace(world.agent, "renameat:signal=KILL", world.state / "sealed")
     try:
-        wait_for(lambda: not world.agent.alive(), 10, "a window to be sealed")
+        wait_for(lambda: not world.agent.alive(), 30, "a window to be sealed")
     finally:
         trace.stop()
+    world.left = pinned(world)
+
+
+def pinned(world):
+    """The pins of epochs, by name."""
+    return {pin.name for pin in world.agent.pin_dir.glob("epoch-*")}
+
+
+def is_left(world):
+    """Does the epoch that kill_frozen() left still wait to be drained? Pinned, and not sealed."""
+    if world.agent.alive() or not world.left or not world.left <= pinned(world):
+        return False
+    frozen = min(int(name.split("-")[1]) for name in world.left)
+    sealed = (re.match(r"e(\d+)-(\d+)$", path.name) for path in (world.state / "sealed").iterdir())
+    return not any(found and int(found[1]) <= frozen <= int(found[2]) for found in sealed)
 
 
 def record_start(world):

@@ -225,9 +225,8 @@ def object_refused(world, dice):
 
 def pick(world, dice, where):
     """(call, error): drawn, or the next one of a list that is worked through."""
-    forced = world.forced.get(where)
-    if forced:
-        return forced.pop(0)
+    if where in world.forced:
+        return world.forced[where][0]
     call = dice.choice(world.calls[where])
     return call, dice.choice(calls.errors_of(call.name))
 
@@ -265,22 +264,38 @@ def call_error(world, dice):
 
 
 def start_injected(world, call, what):
+    """(does it run, did it happen)"""
     out = world.agent.sandbox.dir / f"strace.{time.monotonic_ns()}"
     ran = world.agent.try_start(*calls.strace(out, "-e", f"inject={call.name}:{what}:"
                                               f"when={call.n}"), "-D")
-    with open(out, encoding="utf-8", errors="replace") as f:
-        hit = "(INJECTED)" in f.read() or not world.agent.alive()
-    return ran, hit
+    with contextlib.suppress(HarnessError):     # strace tells a moment later; a call may come then, too
+        wait_for(lambda: calls.happened(out), 3, "the call")
+    if ran:
+        calls.release(world.agent)
+    return ran, calls.happened(out)
+
+
+def to_recover(world):
+    """The agent is down, and an epoch that it froze waits. In a list that is worked through, the one
+    that the start before left in its place serves again."""
+    if "start" not in world.forced or not calls.is_left(world):
+        calls.kill_frozen(world)
+
+
+def recover(world, more):
+    """It runs again. With *more* calls to come, their start is it, while the epoch still waits."""
+    if not more or not calls.is_left(world):
+        world.agent.ensure()
 
 
 @kind("start-kill", 6)
 def start_kill(world, dice):
     """SIGKILL at the n-th call of a start that recovers."""
-    calls.kill_frozen(world)
+    to_recover(world)
     call, _ = pick(world, dice, "start")
     _, hit = start_injected(world, call, "signal=KILL")
     end(world.agent)
-    world.agent.start()
+    recover(world, len(world.forced.get("start", ())) > 1)
     if not hit:
         raise HarnessError(f"{call.name}#{call.n} was not called")
     return f"at {call.name}#{call.n} {call.text}"
@@ -288,12 +303,11 @@ def start_kill(world, dice):
 
 @kind("start-error", 8)
 def start_error(world, dice):
-    """An error from the n-th call of a start that recovers."""
-    calls.kill_frozen(world)
+    """An error from the n-th call of a start that recovers; it goes on, or is started anew."""
+    to_recover(world)
     call, error = pick(world, dice, "start")
     ran, hit = start_injected(world, call, f"error={error}")
-    end(world.agent)    # strace stays attached otherwise
-    world.agent.start()
+    recover(world, len(world.forced.get("start", ())) > 1)
     if not hit:
         raise HarnessError(f"{call.name}#{call.n} was not called")
     return f"{error} at {call.name}#{call.n} {call.text}" + ("" if ran else " (it ended)")
@@ -399,7 +413,7 @@ def forbidden(world, dice):
     before = world.agent.log().count("uthorization failed")
     with world.kafka.forbid(topic):
         wait_for(lambda: world.agent.log().count("uthorization failed") > before, 30,
-                 "the broker to refuse")
+                 lambda: f"the broker to refuse: {world.agent.log()[-2000:]}")
         pause(dice, 0, 1)
     return topic.rpartition(".")[2]
 

@@ -5,7 +5,8 @@
     run.py [--seed N] [--count M] [--only KIND[,KIND]] [--round R]   M faults; one round again
     run.py --ci                                     at least 5 of each kind, 200 in all
     run.py --minutes M | --total N                  such runs, seed after seed, for so long, for so many
-    run.py --every-call                             the listed calls, with SIGKILL and every error
+    run.py --every-call                             the listed calls, with SIGKILL and every error; all of
+                                                    them, or the run fails (--minutes M: for so long)
     run.py --list                                   the kinds
 
 A round is up to 15 faults under traffic; then the books close. `--seed N --round R` makes the same
@@ -39,6 +40,7 @@ from lib import build  # noqa: E402
 from kinds import KINDS  # noqa: E402
 
 ROUND = 15
+CALLS, TRIES = 60, 3           # of a list that is worked through: calls a round, how often one is tried
 CI_EACH, CI_ALL = 5, 200       # how many of a kind, and of all, CI must have made
 FLAVOURS = {"plain": {}, "topics": {}, "pins": {},
             "tiny": {"limits": {"connection_rows": 1024, "rows": 1024}, "customers": 145,
@@ -62,12 +64,13 @@ class Result:
 
     def __init__(self):
         self.made, self.not_made = collections.Counter(), collections.Counter()
+        self.listed = collections.Counter()     # what --every-call has to make
         self.figures = collections.Counter()    # stops, requests, bytes, records
         self.failed, self.seeds = [], []
 
     def add(self, text):
         other = json.loads(text)
-        for name in ("made", "not_made", "figures"):
+        for name in ("made", "not_made", "listed", "figures"):
             getattr(self, name).update(other[name])
         self.failed += other["failed"]
         self.seeds = sorted({*self.seeds, *other["seeds"]})
@@ -82,6 +85,13 @@ class Result:
             self.failed.append(f"fewer than {CI_EACH}: {', '.join(few)}")
         if sum(self.made.values()) < CI_ALL:
             self.failed.append(f"fewer than {CI_ALL} faults")
+
+    def check_listed(self):
+        """Of the lists that are worked through nothing may be left out."""
+        for name, listed in self.listed.items():
+            print(f"{name}: {self.made[name]} of {listed} listed made")
+            if self.made[name] < listed:
+                self.failed.append(f"{name}: {listed - self.made[name]} not made")
 
     def table(self):
         say("faults made, by kind:")
@@ -109,7 +119,7 @@ class Run(Result):
     def world(self, name, flavour):
         """A world with traffic, and the lists of calls."""
         world = World(self._kafka, name, **FLAVOURS[flavour])
-        world.forced = {}
+        world.forced, world.left = {}, set()
         try:
             world.agent.start()
             world.traffic.start()
@@ -131,17 +141,24 @@ class Run(Result):
             self._lists = calls.load(shared)
         return self._lists
 
-    def round(self, number, names, forced=None):
+    def round(self, number, names):
         """One world, these faults, the books. True: they closed."""
         dice = random.Random(f"{self._options.seed}/{number}")
         say(f"round {number}: {' '.join(names)}")
+
+        def all_of(world, done):
+            again = [name for name in names if not self.fault(world, dice, name, done)]
+            for name in again:
+                self.fault(world, dice, name, done)
+
+        return self._round(number, KINDS[names[0]].flavour if names else "plain", all_of)
+
+    def _round(self, number, flavour, faults):
         done, world = [], None
         try:
-            world = self.world(f"f{self._options.seed}-{number}",
-                               KINDS[names[0]].flavour if names else "plain")
-            world.forced = forced or {}
-            for name in names:
-                self.fault(world, dice, name, done)
+            self._kafka.revive()
+            world = self.world(f"f{self._options.seed}-{number}", flavour)
+            faults(world, done)
             figures = world.close_books()
             self.figures.update(figures, stops=1)
             say(f"round {number}: books closed: {figures}")
@@ -152,20 +169,41 @@ class Run(Result):
         finally:
             if world:
                 world.close()
-            self._kafka.proxy.set("pass")
+
+    def work_through(self, number, name, where, cases):
+        """All these (call, error), as one kind of fault; after broken books the rest in a new world."""
+        def all_of(world, done):
+            world.forced = {where: cases}
+            tries = collections.Counter()
+            while cases:
+                case = cases[0]
+                tries[case] += 1
+                made = self.fault(world, None, name, done)
+                cases.pop(0)
+                if not made and tries[case] < TRIES:
+                    cases.append(case)
+
+        while cases:
+            before = len(cases)
+            say(f"round {number}: {name}, {before} calls")
+            self._round(number, "plain", all_of)
+            if len(cases) == before:
+                cases.pop(0)
 
     def fault(self, world, dice, name, done):
+        """True: it was made."""
         began = time.monotonic()
         try:
             text = KINDS[name].make(world, dice)
         except HarnessError as error:
             self.not_made[name] += 1
-            say(f"  {name}: not made: {str(error)[-600:]}")
+            say(f"  {name}: not made: {str(error)[-2000:]}")
             world.agent.ensure()
-            return
+            return False
         self.made[name] += 1
         done.append(f"{name} {text}")
         say(f"  {name} {text} ({time.monotonic() - began:.1f} s)")
+        return True
 
     def report(self, number, done, world, error):
         self.failed.append(f"seed {self._options.seed} round {number}: {str(error)[:3000]}")
@@ -217,17 +255,17 @@ def every_call(run, options):
     ones the first and the last."""
     if not run.round(0, []):
         return
-    number = 0
+    number, until = 0, START + 60 * (options.minutes or 1e6)
     for where, kinds in (("close", ("call-kill", "call-error")),
                          ("start", ("start-kill", "start-error"))):
         for name in kinds:
             listed = calls.every(run.lists()[where], name.endswith("error"))
+            run.listed[name] = len(listed) if options.share[0] == 0 else 0
             say(f"{name}: {len(listed)} to make")
-            for i in range(0, len(listed), ROUND):
+            for i in range(0, len(listed), CALLS):
                 number += 1
-                part = listed[i:i + ROUND]
-                if mine(options, number):
-                    run.round(number, [name] * len(part), {where: part})
+                if time.monotonic() < until and mine(options, number):
+                    run.work_through(number, name, where, listed[i:i + CALLS])
 
 
 def mine(options, number):
@@ -365,6 +403,8 @@ def main():
         return 0
     if options.ci:
         result.check_counts()
+    if options.every_call and options.round is None:
+        result.check_listed()
     result.table()
     return 1 if result.failed or not result.figures["stops"] else 0
 

@@ -74,7 +74,7 @@ class Broker:
                                  "MkU3OEVBNTcwNTJENDM2Qg", "-c", properties),
                        check=True, stdout=subprocess.DEVNULL)
 
-    def start(self, deadline=90):
+    def start(self, deadline=300):
         if not os.path.exists(os.path.join(self.folder, "log", "meta.properties")):
             self.format()
         # pylint: disable=consider-using-with

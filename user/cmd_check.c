@@ -236,12 +236,14 @@ static int report(const struct tally_config *config, const struct tally_catalog 
 	return tally_cli_flush();
 }
 
-/* Perhaps this is not the host it is for: a warning. The agent does not start without. */
-static void check_pins(const struct tally_config *config, struct tally_diag *diag)
+/* Of this host, as the files that a configuration refers to. */
+static int check_pins(const struct tally_config *config, struct tally_diag *diag)
 {
-	if (config->agent.pin_dir && tally_probe_pin_dir(config->agent.pin_dir) < 0)
-		tally_diag_warning(diag, config->agent.place, "agent.pin_dir",
-				   "is not on a bpf file system (mount -t bpf) on this host");
+	if (!config->agent.pin_dir || tally_probe_pin_dir(config->agent.pin_dir) == 0)
+		return 0;
+	tally_diag_error(diag, config->agent.place, "agent.pin_dir",
+			 "is not on a bpf file system (mount -t bpf)");
+	return -EINVAL;
 }
 
 static int check(const char *path)
@@ -259,8 +261,8 @@ static int check(const char *path)
 		r = -EINVAL;
 	if (config && tally_sinks_check(config, &diag) < 0)
 		r = -EINVAL;
-	if (config)
-		check_pins(config, &diag);
+	if (config && check_pins(config, &diag) < 0)
+		r = -EINVAL;
 	tally_diag_print(&diag, stderr);
 	warnings = diag.warnings;
 	tally_diag_done(&diag);

@@ -3,6 +3,8 @@
 client beside what it answered, is the witness."""
 
 import json
+import socket
+import urllib.request
 from collections import Counter
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -113,22 +115,47 @@ def test_peers(start, meter, sandbox, keys):
     assert audit(agent, "--without-connections").returncode == 0
 
 
-def test_off(start, meter, sandbox, keys):
-    """By default no record, line of the log, metric or answer has an address but `connections`."""
+PEER = "127.9.8.7"      # like no other text
+MAY_TELL = {"connections", "records of connections"}
+
+
+def ask_as(sandbox, port, key):
+    with sandbox.socket() as s:
+        s.bind((PEER, 0))
+        s.connect(("127.0.0.1", port))
+        s.sendall(api.request("GET", "/v1/a", key))
+        assert b" 200 " in s.recv(4096)
+        return s.getsockname()[1]
+
+
+@pytest.mark.parametrize("switch", ["on", "off"])
+def test_addresses_are_nowhere_else(start, meter, sandbox, keys, switch):
+    """In no other record, log, metric, page or answer; by default in no record at all."""
     key = keys.new("a")
     server = start("nginx")
-    port = sandbox.port()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        listen = "%s:%d" % free.getsockname()
     agent = meter([service("api", server.ports, sandbox.cgroup_path)],
-                  agent={"metrics": {"listen": f"127.0.0.1:{port}"}, "log": {"level": "debug"}})
-    with Conn(sandbox, server.port) as c:
-        assert c.ask(api.request("GET", "/v1/a", key)).status == 200
-        mine = c.sock.getsockname()[1]
-        shown = agent.command("connections", "--config", str(agent.config_path))
-        assert f"127.0.0.1:{mine}" in shown.stdout
+                  agent={"metrics": {"listen": listen}, "log": {"level": "debug"}},
+                  records={"connections": switch})
+    mine = ask_as(sandbox, server.port, key)
+    told = {c: agent.command(c, "-o", "json", "--config", str(agent.config_path)).stdout
+            for c in ("connections", "services", "status", "top")}
+    for path in ("metrics", "", "live.json", "history.json", "healthz", "readyz"):
+        with urllib.request.urlopen(f"http://{listen}/{path}", timeout=10) as answer:
+            told[path] = answer.read().decode()
     ledger = agent.stop()
-    assert ledger.count("api") == 1 and not ledger.connections
-    assert all("connections" not in c for c in ledger.controls)
-    assert str(mine) not in agent.log()
+    assert ledger.count("api") == 1
+    told.update({"log": agent.log(), "usage": json.dumps([*ledger.usage, *ledger.control]),
+                 "records of connections": json.dumps(ledger.connections)})
+    assert all(len(text) > 1 for text in told.values())
+    if switch == "off":
+        assert not ledger.connections and all("connections" not in c for c in ledger.controls)
+    wanted = MAY_TELL if switch == "on" else {"connections"}
+    for words in (PEER, f"\"peer_port\": {mine}", f":{mine}"):
+        assert {name for name, text in told.items() if words in text} <= wanted
+    assert {name for name, text in told.items() if PEER in text} == wanted
 
 
 @pytest.mark.parametrize("ipv4,ipv6", [(24, 48), (0, 0), (9, 1)])

@@ -208,6 +208,8 @@ static void put_spool(const struct tally_agent *agent, FILE *out)
 	tally_ship_status(agent->ship, &s);
 	counter(out, "records_sealed_total", "Records made durable.", s.records_sealed);
 	counter(out, "records_acked_total", "Records every required sink has.", s.records_acked);
+	counter(out, "connection_records_sealed_total",
+		"Records of connections made durable (records.connections).", s.connections_sealed);
 	gauge(out, "ledger_imbalance_records",
 	      "Difference in held_before + seen = attributed + unattributed + held_after. Must be 0.",
 	      s.imbalance);

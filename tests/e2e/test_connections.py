@@ -145,6 +145,10 @@ def test_addresses_are_nowhere_else(start, meter, sandbox, keys, switch):
     for path in ("metrics", "", "live.json", "history.json", "healthz", "readyz"):
         with urllib.request.urlopen(f"http://{listen}/{path}", timeout=10) as answer:
             told[path] = answer.read().decode()
+    agent.wait_for_records(lambda l: l.count("api") == 1)
+    with urllib.request.urlopen(f"http://{listen}/metrics", timeout=10) as answer:
+        sealed = f"tallyd_connection_records_sealed_total {int(switch == 'on')}\n"
+        assert sealed in answer.read().decode()
     ledger = agent.stop()
     assert ledger.count("api") == 1
     told.update({"log": agent.log(), "usage": json.dumps([*ledger.usage, *ledger.control]),

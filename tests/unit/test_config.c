@@ -137,6 +137,13 @@ static const struct {
 	  "must be true or false" },
 	{ "services: [{name: a, match: {ports: 1}, routes: [{match: /, billable: {404: 1}}]}]",
 	  "services[0].routes[0].billable.404: must be true or false" },
+	{ "records: {connections: true}", "records.connections: must be one of off, on" },
+	{ "records: {conections: on}",
+	  "records.conections: unknown key; did you mean \"connections\"?" },
+	{ "records: {peer_prefix: {ipv4: 33}}", "records.peer_prefix.ipv4: must be from 0 to 32" },
+	{ "records: {peer_prefix: {ipv6: 129}}",
+	  "records.peer_prefix.ipv6: must be from 0 to 128" },
+	{ "records: {peer_prefix: 24}", "records.peer_prefix: must be " },
 	{ "sinks: []", "sinks: 0 entries; from 1 to 16" },
 	{ "sinks: [{}]", "sinks[0]: must have exactly one of kafka, file, stdout" },
 	{ "sinks: [{stdout: , file: {path: /x}}]", "must have exactly one of" },
@@ -262,6 +269,10 @@ static void test_values(void **state)
 	assert_int_equal(config->sinks[0].kafka.transaction_timeout_ns, 90 * TALLY_NS_PER_S);
 	assert_string_equal(config->sinks[0].kafka.properties[0].value, "5");
 	assert_string_equal(config->sinks[0].kafka.topics.records, "usage.records.v1");
+	assert_string_equal(config->sinks[0].kafka.topics.connections, "usage.connections.v1");
+	assert_int_equal(config->records.connections, TALLY_CONFIG_CONNECTIONS_OFF);
+	assert_int_equal(config->records.peer_prefix.ipv4, 32);
+	assert_int_equal(config->records.peer_prefix.ipv6, 128);
 	assert_true(config->sinks[0].kafka.required);
 	assert_false(config->sinks[1].file.required);
 	assert_int_equal(config->sinks[1].kafka.place.line, 0);

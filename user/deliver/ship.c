@@ -49,7 +49,7 @@ struct tally_ship {
 	__u64 max_bytes;
 	__u64 retry_ns, retry_ms; /* of the spool itself */
 	__u64 sealed_since_ns;	  /* when the oldest sealed file of now came */
-	__u64 records_sealed, records_acked, errors, imbalance;
+	__u64 records_sealed, records_acked, connections_sealed, errors, imbalance;
 	__u64 holes[TALLY_HOLE_LOST + 1];
 	bool sealing_fails;
 };
@@ -222,6 +222,7 @@ static int seal(struct tally_ship *ship, const struct tally_frozen *frozen,
 	r = tally_spool_seal(&ship->spool, &sealed);
 	if (r == 0) {
 		ship->records_sealed += sealed.n_rows;
+		ship->connections_sealed += sealed.n_connections;
 		ship->imbalance += imbalance_of(&sealed);
 		ship->holes[sealed.hole]++;
 		if (ship->spool.sealed.n == 1)
@@ -617,6 +618,7 @@ void tally_ship_status(const struct tally_ship *ship, struct tally_ship_status *
 		.spool_bytes = tally_spool_bytes(spool),
 		.oldest_s = tally_spool_oldest_s(spool),
 		.records_sealed = ship->records_sealed,
+		.connections_sealed = ship->connections_sealed,
 		.records_acked = ship->records_acked,
 		.errors = ship->errors,
 		.last_ack_s = last_ack_s(ship),

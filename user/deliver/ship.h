@@ -57,7 +57,8 @@ struct tally_ship_status {
 	__u64 sealed_files, batch_files, quarantined_files;
 	__u64 spool_records, spool_bytes;
 	__u64 oldest_s; /* UTC start of the oldest window not trimmed; 0: none */
-	__u64 records_sealed, records_acked; /* since start */
+	__u64 records_sealed, records_acked; /* since start; usage */
+	__u64 connections_sealed;	     /* since start: records of connections */
 	__u64 errors;
 	__u64 last_ack_s;
 	__s64 held;	 /* exchanges whose booking is open */

@@ -102,22 +102,30 @@ class Trace:
     def stop(self):
         if self.proc.poll() is None:
             self.proc.terminate()
-        self.proc.wait(10)
+        try:
+            self.proc.wait(10)
+        except subprocess.TimeoutExpired:   # it waits for one that was killed meanwhile
+            self.proc.kill()
+            self.proc.wait(10)
         self.err.close()
 
 
-def record_close(world, seconds=4):
-    """The calls of one window's close: those of the main thread between two idle seconds."""
+def record_close(world):
+    """The calls of the main thread until it has sealed two windows: between them lies all that a window
+    takes, from its freezing to its batch, and the trimming of what was shipped."""
     trace = Trace(world.agent)
-    time.sleep(seconds)
-    trace.stop()
-    calls = parse(trace.out, trace.pid)
-    windows = max(1, sum("BPF_MAP_FREEZE" in c.text or "sealed/" in c.text for c in calls))
-    per_window = collections.Counter(c.name for c in calls)
-    wanted = {name: -(-count // max(1, seconds - 1)) for name, count in per_window.items()}
-    listed = [c for c in calls if c.n <= wanted[c.name]]
-    if not listed or "fsync" not in wanted:
-        raise Broken(f"no window was closed while it was traced ({windows} {per_window})")
+
+    def seals():
+        listed = parse(trace.out, trace.pid)
+        return listed, [c for c in listed if c.name == "renameat" and re.search(r'"e\d+-\d+"', c.text)]
+    try:
+        wait_for(lambda: len(seals()[1]) >= 2, 60, "windows to be sealed")
+    finally:
+        trace.stop()
+    listed, sealed = seals()
+    listed = listed[:listed.index(sealed[1]) + 1]
+    if not {"fsync", "bpf", "unlinkat"} <= {c.name for c in listed}:
+        raise Broken(f"a window was closed without fsync, or nothing was shipped: {listed}")
     return listed
 
 

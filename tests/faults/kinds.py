@@ -231,7 +231,7 @@ def pick(world, dice, where):
     return call, dice.choice(calls.errors_of(call.name))
 
 
-def inject_running(world, call, what, seconds=6):
+def inject_running(world, call, what, seconds=15):
     """Waits until it has happened."""
     world.agent.ensure()
     trace = calls.Trace(world.agent, f"{call.name}:{what}:when={call.n}")

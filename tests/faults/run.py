@@ -6,7 +6,8 @@
     run.py --ci                                     at least 5 of each kind, 200 in all
     run.py --minutes M | --total N                  such runs, seed after seed, for so long, for so many
     run.py --every-call                             the listed calls, with SIGKILL and every error; all of
-                                                    them, or the run fails (--minutes M: for so long)
+                                                    them, or the run fails (--minutes M: for so long;
+                                                    --only call-kill,call-error,start-kill,start-error)
     run.py --list                                   the kinds
 
 A round is up to 15 faults under traffic; then the books close. `--seed N --round R` makes the same
@@ -258,7 +259,7 @@ def every_call(run, options):
     number, until = 0, START + 60 * (options.minutes or 1e6)
     for where, kinds in (("close", ("call-kill", "call-error")),
                          ("start", ("start-kill", "start-error"))):
-        for name in kinds:
+        for name in kinds if not options.only else [k for k in kinds if k in options.only.split(",")]:
             listed = calls.every(run.lists()[where], name.endswith("error"))
             run.listed[name] = len(listed) if options.share[0] == 0 else 0
             say(f"{name}: {len(listed)} to make")

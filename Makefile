@@ -96,7 +96,7 @@ DEMO_PROGS := $(patsubst deploy/demo/%.c,$(B)/demo-%,$(sort $(wildcard deploy/de
 
 # Targets ---------------------------------------------------------------------------------------
 
-.PHONY: all tests demo demo-live check check-long bench fuzz soak faults lint format install deb clean deps help
+.PHONY: all tests demo demo-live check check-long check-hosts bench fuzz soak faults lint format install deb clean deps help
 all: $(SKEL) $(B)/obj/libtally.a $(if $(wildcard user/main.c),$(B)/tallyd) $(DEMO_PROGS) ## build tallyd and the demo's programs
 
 tests: all $(SAN_PROGS) $(OBJ_PROGS) $(FUZZ_PROGS) ## build every test program
@@ -113,8 +113,11 @@ demo-live: ## the same, left running to play with (root)
 check: deps ## every suite that fits 30 minutes (root)
 	scripts/check.sh
 
-check-long: deps ## what needs longer: another 40 minutes (root)
+check-long: deps ## a real Kafka with 200 faults, load, planted bugs, power cuts: another 40 minutes (root)
 	scripts/check.sh --long
+
+check-hosts: deps ## a Kubernetes API server, a booted Debian, an arm64 machine: 45 minutes (root)
+	scripts/check.sh --hosts
 
 bench: deps ## nanoseconds per exchange, throughput with and without the meter (root)
 	scripts/check.sh bench

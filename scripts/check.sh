@@ -5,6 +5,7 @@
 #
 #	scripts/check.sh			the suites of `make check`
 #	scripts/check.sh --long			those of `make check-long`
+#	scripts/check.sh --hosts		those of `make check-hosts`
 #	scripts/check.sh SUITE...		these
 #	scripts/check.sh --list			all of them
 #
@@ -26,7 +27,7 @@ diff=$BUILD/test/diff/diff
 sim='/usr/bin/python3 tests/sim/run.py'
 pytest='/usr/bin/python3 -m pytest -q -rsfE --color=no'
 
-# suite | part of (check, long, own) | budget in seconds | command | what it shows
+# suite | part of (check, long, hosts, own) | budget in seconds | command | what it shows
 suites="
 build       | check | 300  | scripts/check.sh --run-build              | everything compiles
 lint        | check | 120  | tests/lint/run.sh                         | format, layers, licences, functions
@@ -42,20 +43,20 @@ prometheus  | check | 150  | $pytest tests/prometheus                  | metrics
 page        | check | 240  | $pytest tests/page                        | the status page in a browser
 vm          | check | 400  | tests/vm/matrix.sh                        | other kernels, counting right
 e2e-long    | long  | 300  | $pytest -m long tests/e2e                 | load, many connections, long bodies
-kafka       | long  | 300  | $pytest -s tests/kafka                    | a real Kafka: transactions, kills, doubt, readers
+kafka       | long  | 420  | $pytest -s tests/kafka                    | a real Kafka: transactions, kills, doubt, readers
 faults      | long  | 600  | tests/faults/run.py --ci --jobs 4         | a real Kafka, 200 faults, books that close
-deploy      | long  | 200  | $pytest tests/deploy                      | topics and rights as documented, on a real Kafka
-k8s         | long  | 700  | $pytest tests/k8s                         | a real kube-apiserver: pods come, change, go
+deploy      | long  | 150  | $pytest tests/deploy                      | topics and rights as documented, on a real Kafka
 diff-long   | long  | 180  | $diff -t 150                              | the same, for longer
-sim-long    | long  | 180  | $sim --histories 10000 --outage 72 --mutants | more histories, days of outage; planted bugs are found
-system      | long  | 500  | $pytest -m long tests/package             | the package under a booted systemd
-arm64       | long  | 600  | tests/vm/arm64.sh                         | cross-compiled, on an arm64 kernel
+sim-long    | long  | 240  | $sim --histories 10000 --outage 72 --mutants | more histories, days of outage; planted bugs are found
 vm-long     | long  | 300  | tests/vm/matrix.sh --long                 | power cuts, full disks
+k8s         | hosts | 1500 | $pytest tests/k8s                         | a real kube-apiserver: pods come, change, go
+system      | hosts | 600  | $pytest -m long tests/package             | the package under a booted systemd
+arm64       | hosts | 600  | tests/vm/arm64.sh                         | cross-compiled, on an arm64 kernel
 bench       | own   | 900  | /usr/bin/python3 tests/bench/run.py       | nanoseconds, throughput, memory
 histories   | own   | 900  | $sim --histories 100000                   | 100,000 histories through the simulator
 soak        | own   | $((${TALLY_SOAK_S:-3600} + 600)) | $pytest -m soak tests/e2e                 | an hour of load (TALLY_SOAK_S)
 calls       | own   | 1800 | tests/kafka/inject.py                     | each call of sealing and shipping, each error
-calls-agent | own   | 7200 | tests/faults/run.py --every-call --jobs 2 | each call of a close and of a start, each error
+calls-agent | own   | 7200 | tests/faults/run.py --every-call --jobs 4 | each call of a close and of a start, each error
 upgrades    | own   | 5400 | tests/faults/upgrades.py --count 1000     | upgrades under load
 soak-faults | own   | $((${MINUTES:-60} * 60 + 600)) | tests/faults/run.py --minutes ${MINUTES:-60} --jobs ${JOBS:-4} | faults, seed after seed (MINUTES, JOBS)
 "
@@ -262,7 +263,7 @@ main() {
 		sed '/^$/d; s/ *| */ | /g' <<<"$suites" | awk -F' [|] ' '{ printf "%-10s %-6s %5d s  %s\n", $1, $2, $3, $5 }'
 		return 0
 		;;
-	--long) mapfile -t names < <(suites_of long) ;;
+	--long | --hosts) mapfile -t names < <(suites_of "${1#--}") ;;
 	'') mapfile -t names < <(suites_of check) ;;
 	-*) die "unknown option $1" ;;
 	*) names=("$@") ;;

@@ -210,6 +210,9 @@ static void put_spool(const struct tally_agent *agent, FILE *out)
 	counter(out, "records_acked_total", "Records every required sink has.", s.records_acked);
 	counter(out, "connection_records_sealed_total",
 		"Records of connections made durable (records.connections).", s.connections_sealed);
+	counter(out, "connections_shed_total",
+		"Windows sealed without records of connections, for want of room.",
+		s.connections_shed);
 	gauge(out, "ledger_imbalance_records",
 	      "Difference in held_before + seen = attributed + unattributed + held_after. Must be 0.",
 	      s.imbalance);

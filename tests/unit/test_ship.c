@@ -277,6 +277,43 @@ static void test_spool_has_a_cap(void **state)
 	check(p, n * (n + 1) / 2, 0);
 }
 
+/* Connections have half of it; then usage alone is sealed, until there is no room for that either. */
+static void test_usage_has_the_last_room(void **state)
+{
+	static const struct tally_peer_cut cut = { 32, 128 };
+	struct place *p = *state;
+	struct tally_ship_config config = { .state_dir = p->folder,
+					    .machine_id = "machine",
+					    .max_bytes = 2000 };
+	struct tally_resolver resolver = ledger_resolver;
+	struct tally_ship_status status;
+	__u64 n = 0;
+	int r = 0;
+
+	resolver.connections = &cut;
+	tally_ship_free(p->ship);
+	assert_int_equal(tally_ship_new(&config, &p->ship), 0);
+	while (r == 0) {
+		struct tally_frozen_row row = ledger_row(1, 1, 200, n + 1);
+		struct tally_totals totals;
+		struct tally_frozen frozen = ledger_epoch(n + 1, &row, 1, &totals);
+
+		r = tally_ship_seal(p->ship, &frozen, &resolver);
+		n += r == 0;
+		assert_true(n < 30);
+	}
+	assert_int_equal(r, -ENOSPC);
+	tally_ship_status(p->ship, &status);
+	assert_int_equal(status.records_sealed, n);
+	assert_true(status.connections_sealed > 0 && status.connections_shed > 0);
+	assert_int_equal(status.connections_sealed + status.connections_shed, n);
+	tally_ship_free(p->ship);
+	start(p);
+	tally_ship_released(p->ship);
+	ship_all(p);
+	check(p, n * (n + 1) / 2, 0); /* the audit, too: a batch has them all, or none */
+}
+
 /* An epoch whose pins still stand is in no batch; the ones before it are. */
 static void test_pinned_epoch_is_not_batched(void **state)
 {
@@ -415,6 +452,7 @@ int main(void)
 		TEST(test_first_line_begins_a_line),
 		TEST(test_rotated_file_is_left_alone),
 		TEST(test_spool_has_a_cap),
+		TEST(test_usage_has_the_last_room),
 		TEST(test_pinned_epoch_is_not_batched),
 		TEST(test_large_batch),
 		TEST(test_optional_sink_is_not_waited_for),

@@ -49,7 +49,8 @@ struct tally_ship {
 	__u64 max_bytes;
 	__u64 retry_ns, retry_ms; /* of the spool itself */
 	__u64 sealed_since_ns;	  /* when the oldest sealed file of now came */
-	__u64 records_sealed, records_acked, connections_sealed, errors, imbalance;
+	__u64 records_sealed, records_acked, connections_sealed, connections_shed;
+	__u64 errors, imbalance;
 	__u64 holes[TALLY_HOLE_LOST + 1];
 	bool sealing_fails;
 };
@@ -206,16 +207,17 @@ static __u64 imbalance_of(const struct tally_sealed *sealed)
 	return left > right ? (__u64)(left - right) : (__u64)(right - left);
 }
 
+static bool fills_beyond(const struct tally_ship *ship, __u64 bytes)
+{
+	return ship->max_bytes && tally_spool_bytes(&ship->spool) >= bytes;
+}
+
 static int seal(struct tally_ship *ship, const struct tally_frozen *frozen,
 		const struct tally_resolver *resolver)
 {
 	struct tally_sealed sealed;
 	int r;
 
-	if (tally_ship_has(ship, frozen->ledger, frozen->number))
-		return 0;
-	if (ship->max_bytes && tally_spool_bytes(&ship->spool) >= ship->max_bytes)
-		return -ENOSPC;
 	r = tally_account_close(frozen, resolver, &sealed);
 	if (r < 0)
 		return r;
@@ -232,10 +234,35 @@ static int seal(struct tally_ship *ship, const struct tally_frozen *frozen,
 	return r < 0 ? r : 0;
 }
 
+/* What is billed goes before its evidence: connections get half the spool, and no disk's last block. */
+static int seal_what_fits(struct tally_ship *ship, const struct tally_frozen *frozen,
+			  const struct tally_resolver *resolver)
+{
+	struct tally_resolver usage = *resolver;
+	int r = -ENOSPC;
+
+	if (tally_ship_has(ship, frozen->ledger, frozen->number))
+		return 0;
+	if (fills_beyond(ship, ship->max_bytes))
+		return -ENOSPC;
+	if (!resolver->connections || !fills_beyond(ship, ship->max_bytes / 2))
+		r = seal(ship, frozen, resolver);
+	if (r != -ENOSPC || !resolver->connections)
+		return r;
+	usage.connections = NULL;
+	r = seal(ship, frozen, &usage);
+	if (r == 0) {
+		ship->connections_shed++;
+		tally_log_warning("connections_not_kept", "reason=%s spool_bytes=%llu", "no room",
+				  (unsigned long long)tally_spool_bytes(&ship->spool));
+	}
+	return r;
+}
+
 int tally_ship_seal(struct tally_ship *ship, const struct tally_frozen *frozen,
 		    const struct tally_resolver *resolver)
 {
-	int r = seal(ship, frozen, resolver);
+	int r = seal_what_fits(ship, frozen, resolver);
 
 	ship->sealing_fails = r < 0;
 	if (r < 0)
@@ -619,6 +646,7 @@ void tally_ship_status(const struct tally_ship *ship, struct tally_ship_status *
 		.oldest_s = tally_spool_oldest_s(spool),
 		.records_sealed = ship->records_sealed,
 		.connections_sealed = ship->connections_sealed,
+		.connections_shed = ship->connections_shed,
 		.records_acked = ship->records_acked,
 		.errors = ship->errors,
 		.last_ack_s = last_ack_s(ship),

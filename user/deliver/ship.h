@@ -59,6 +59,7 @@ struct tally_ship_status {
 	__u64 oldest_s; /* UTC start of the oldest window not trimmed; 0: none */
 	__u64 records_sealed, records_acked; /* since start; usage */
 	__u64 connections_sealed;	     /* since start: records of connections */
+	__u64 connections_shed; /* since start: windows sealed without, for want of room */
 	__u64 errors;
 	__u64 last_ack_s;
 	__s64 held;	 /* exchanges whose booking is open */
@@ -96,7 +97,7 @@ bool tally_ship_has(const struct tally_ship *ship, const __u8 ledger[TALLY_LEDGE
 		    __u64 number);
 /* UTC end of the last epoch sealed, in seconds; 0: none. */
 __u64 tally_ship_end_s(const struct tally_ship *ship);
-/* 0: durable. Else nothing happened and the pins must stay: try again later. */
+/* 0: durable, but perhaps without the connections, where there was no room. Else nothing happened and the pins must stay: try again later. */
 int tally_ship_seal(struct tally_ship *ship, const struct tally_frozen *frozen,
 		    const struct tally_resolver *resolver) __attribute__((warn_unused_result));
 

@@ -821,6 +821,11 @@ static __always_inline int conn_wait(struct tally_conn *c, __u32 dir)
 	return bpf_loop(LOCK_TRIES, lock_step, &lock, 0) < LOCK_TRIES;
 }
 
+static __always_inline void conn_unlock(struct tally_conn *c, __u32 dir)
+{
+	__sync_lock_test_and_set(conn_lock(c, dir), 0);
+}
+
 /*
  * Request octets that wait although TCP has them are read before the answer to them. Whoever has the
  * lock may be reading just these, so it is waited for.
@@ -836,7 +841,7 @@ static __always_inline void catch_up(struct __sk_buff *skb, struct tally_run *ru
 	run->dir = TALLY_IN;
 	run->flags = 0;
 	meter_catch_up(skb, run, c, r, t);
-	__sync_lock_test_and_set(conn_lock(c, TALLY_IN), 0);
+	conn_unlock(c, TALLY_IN);
 }
 
 /* ---- the end of a connection ---- */
@@ -857,8 +862,30 @@ static long drop_parked_step(__u32 i, void *ctx)
 	return 0;
 }
 
+static __always_inline int conn_wait_both(struct tally_conn *c)
+{
+	if (!conn_wait(c, TALLY_IN))
+		return 0;
+	if (conn_wait(c, TALLY_OUT))
+		return 1;
+	conn_unlock(c, TALLY_IN);
+	return 0;
+}
+
 /*
- * The connection is over: nothing of it stays. Parked pieces are not read here: every packet before
+ * Both locks are held now; or, 0: somebody holds one for longer than can be waited for (a virtual processor
+ * that does not run), and will see that the connection has ended, because that is looked at behind each unlock.
+ */
+static __always_inline int conn_take_whole(struct tally_conn *c)
+{
+	if (conn_wait_both(c))
+		return 1;
+	__sync_lock_test_and_set(&c->ended, 1);
+	return conn_wait_both(c);
+}
+
+/*
+ * The connection is over: nothing of it stays, and its locks stay taken. Parked pieces are not read here: every packet before
  * this moment, the FIN or RST included, had its chance to (on_packet), so what is left has a gap
  * before it.
  */
@@ -867,8 +894,8 @@ static __noinline int conn_end(struct tally_run *run, struct tally_conn *c,
 {
 	if (!run || !c || !r || !t)
 		return 0;
-	conn_wait(c, TALLY_IN);
-	conn_wait(c, TALLY_OUT);
+	if (c->closed || !conn_take_whole(c))
+		return 0;
 	meter_close(run, c, r, t);
 	if (c->parked_count[TALLY_IN] | c->parked_count[TALLY_OUT])
 		bpf_loop(TALLY_PARK_PIECES, drop_parked_step, &c, 0);
@@ -947,8 +974,8 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 		return 0;
 	}
 	meter_segment(skb, run, c, r, t);
-	__sync_lock_test_and_set(conn_lock(c, dir), 0);
-	if (conn_is_over(c, h, run, dir))
+	conn_unlock(c, dir);
+	if (c->ended | conn_is_over(c, h, run, dir))
 		conn_end(run, c, r, t);
 	return 0;
 }

@@ -87,6 +87,7 @@ struct tally_conn {
 	__u32 head, tail;
 	__u32 base; /* index i stands in slot i + base; IN's, changed only while nothing waits */
 	__u32 over_head, over_tail;
+	__u32 ended;	 /* it is over, and who holds a lock closes it when done */
 	__u64 begun_ns;	 /* IN: when the current request's first octet came */
 	__u64 last_key;	 /* for `tainted: owner` */
 	__u32 parsed_to; /* IN: octets from here on were skipped as body, never looked at */

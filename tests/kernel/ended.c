@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The end of a connection while another processor is in the middle of one of its segments, for longer than can
+ * be waited for: a virtual processor may not run for milliseconds. Nothing is booked without the locks; who
+ * holds one closes the connection behind its segment. The lock is held by hand here.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <bpf/bpf.h>
+
+#include "bpf/meter_types.h"
+#include "tests/kernel/libprograms.h"
+#include "tests/kernel/vectors.skel.h"
+#include "tests/vectors/libplay.h"
+
+#define REQUEST "GET /v1/items HTTP/1.1\r\nX-API-Key: A\r\n\r\n"
+#define RESPONSE "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+#define IN_FROM 1000u
+#define OUT_FROM 5000u
+
+static struct {
+	struct programs p;
+	uint32_t in, out;
+} k;
+
+static struct tally_conn *conn_read(void)
+{
+	struct tally_conn *c = test_calloc(1, sizeof(*c));
+	uint32_t zero = 0;
+
+	if (bpf_map_lookup_elem(bpf_map__fd(k.p.skel->maps.vectors_conn), &zero, c))
+		programs_die("connection");
+	return c;
+}
+
+static void conn_write(struct tally_conn *c)
+{
+	programs_put(k.p.skel->maps.vectors_conn, c);
+	test_free(c);
+}
+
+static void hold(uint32_t dir, uint32_t held)
+{
+	struct tally_conn *c = conn_read();
+
+	c->lock[dir] = held;
+	conn_write(c);
+}
+
+static struct vectors_segment told(uint32_t seq, uint32_t len)
+{
+	return (struct vectors_segment){
+		.seq = seq, .len = len, .rcv_nxt = k.in, .snd_nxt = k.out, .snd_una = k.out
+	};
+}
+
+static void client(const char *text)
+{
+	const struct vectors_segment v = told(k.in, (uint32_t)strlen(text));
+
+	programs_run(k.p.skel->progs.vectors_in, &v, text, v.len);
+	k.in += v.len;
+}
+
+static void server(const char *text)
+{
+	const struct vectors_segment v = told(k.out, (uint32_t)strlen(text));
+
+	programs_run(k.p.skel->progs.vectors_out, &v, text, v.len);
+	k.out += v.len;
+}
+
+static void end(void)
+{
+	const struct vectors_segment v = told(k.in, 0);
+
+	programs_run(k.p.skel->progs.vectors_close, &v, NULL, 0);
+}
+
+static void begin(void)
+{
+	struct tally_conn *c = test_calloc(1, sizeof(*c));
+
+	k.in = IN_FROM;
+	k.out = OUT_FROM;
+	tally_conn_born(c, k.in, k.out);
+	c->cookie = 1;
+	c->resolved = 1;
+	conn_write(c);
+	client(REQUEST);
+}
+
+/* How far the end has come. */
+static void assert_end(uint32_t ended, uint8_t closed)
+{
+	struct tally_conn *c = conn_read();
+
+	assert_int_equal(c->ended, ended);
+	assert_int_equal(c->closed, closed);
+	test_free(c);
+}
+
+static struct tally_totals totals(void)
+{
+	struct tally_totals t;
+
+	programs_totals(&k.p, &t);
+	return t;
+}
+
+/* The holder answers the request; that exchange is booked once, and none as aborted. */
+static void test_holder_closes(void **state)
+{
+	for (uint32_t dir = TALLY_IN; dir <= TALLY_OUT; dir++) {
+		struct tally_totals before = totals(), t;
+
+		begin();
+		hold(dir, 1);
+		end();
+		assert_end(1, 0);
+		t = totals();
+		assert_int_equal(t.aborted, before.aborted);
+		hold(dir, 0);
+		server(RESPONSE);
+		assert_end(1, 1);
+		t = totals();
+		assert_int_equal(t.seen, before.seen + 1);
+		assert_int_equal(t.aborted, before.aborted);
+		assert_int_equal(t.held_enter, t.held_leave);
+	}
+}
+
+/* The holder reads half a head: the request before it had no answer, and the half is nobody's. */
+static void test_holder_reads_on(void **state)
+{
+	struct tally_totals before = totals(), t;
+
+	begin();
+	hold(TALLY_OUT, 1);
+	end();
+	assert_end(1, 0);
+	hold(TALLY_OUT, 0);
+	client("GET /v1");
+	assert_end(1, 1);
+	t = totals();
+	assert_int_equal(t.aborted, before.aborted + 1);
+	assert_int_equal(t.unparsed_bytes[TALLY_IN][TALLY_UNPARSED_PARTIAL_HEAD],
+			 before.unparsed_bytes[TALLY_IN][TALLY_UNPARSED_PARTIAL_HEAD] + 7);
+}
+
+/* Where nobody holds a lock the end comes at once, and only once. */
+static void test_nobody_holds(void **state)
+{
+	struct tally_totals before = totals(), t;
+
+	begin();
+	end();
+	end();
+	assert_end(0, 1);
+	t = totals();
+	assert_int_equal(t.aborted, before.aborted + 1);
+}
+
+static int setup(void **state)
+{
+	const struct vector_rules *rules = vector_rules("tests/vectors", "default");
+
+	programs_load(&k.p);
+	programs_put(k.p.skel->maps.rulesets, rules->rules);
+	(void)programs_know(&k.p, rules->rules, "A");
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	programs_unload(&k.p);
+	vector_rules_done();
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_holder_closes),
+		cmocka_unit_test(test_holder_reads_on),
+		cmocka_unit_test(test_nobody_holds),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}

@@ -249,8 +249,12 @@ class World:
 
     def __init__(self, kafka, name, limits=None, customers=4, window="1s"):
         self.kafka, self.name, self.topics = kafka, name, f"{name}.{os.getpid()}"
-        self.undo = contextlib.ExitStack()
-        self.sandbox = self.undo.enter_context(Sandbox(name))
+        with contextlib.ExitStack() as undo:    # nothing is left of one that cannot be made
+            self.sandbox = undo.enter_context(Sandbox(name))
+            self.make(limits, customers, window)
+            self.undo = undo.pop_all()
+
+    def make(self, limits, customers, window):
         self.disk = Disk(self.sandbox.dir)
         self.sandbox.undo.callback(sh, "umount", "-l", self.disk.mount, check=False)
         shutil.copy2(BUILD / "tallyd", self.sandbox.dir / "tallyd")
@@ -268,8 +272,8 @@ class World:
         self.events, self.ids, self.consumed = [], set(), api.new_tally()
         self.declared = 0
         for topic in ("records", "control", "progress"):
-            kafka.create(f"{self.topics}.{topic}", 2)
-        self.records = Consumer(kafka.address, f"{self.topics}.records", 2)
+            self.kafka.create(f"{self.topics}.{topic}", 2)
+        self.records = Consumer(self.kafka.address, f"{self.topics}.records", 2)
         self.audit_codes = {0}
         self.exact_rows = not limits
 

@@ -71,5 +71,6 @@ def agent(sandbox, keys, server):
         kafka = {"brokers": f"127.0.0.1:{SECURE}", "create_topics": False, "properties": properties}
         return tallyd.Tallyd(sandbox, keys, [tallyd.service("api", server.ports, sandbox.cgroup_path)],
                              sinks=[{"file": {"path": str(sandbox.dir / "usage.ndjson")}},
-                                    {"kafka": kafka}]).start()
+                                    {"kafka": kafka}],
+                             records={"connections": "on"}).start()
     return start

@@ -69,6 +69,9 @@ def test_rights(topics, agent, sandbox, keys, server):
     ids = [(e["source"], e["id"]) for e in consumed(topics, TOPICS[0])]
     assert len(set(ids)) == len(ids) == len(ledger.rows("api"))
     assert consumed(topics, TOPICS[1])
+    connections = consumed(topics, TOPICS[3])
+    assert sum(e["data"]["requests"] for e in connections) == 500
+    assert sorted(e["id"] for e in connections) == sorted(e["id"] for e in ledger.connections)
 
 
 def test_others_have_none(topics, agent):

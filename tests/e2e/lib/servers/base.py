@@ -15,6 +15,9 @@ from .. import api
 from ..sandbox import HarnessError, wait_for
 
 
+START_S = float(os.environ.get("TALLY_READY_S", "60"))     # on an emulated or busy machine
+
+
 class Entry(NamedTuple):
     """One line of a server's log. key: the text that the server saw, "" for none."""
     key: str
@@ -65,7 +68,7 @@ class Server:
     def start(self):
         self.process = self.launch()
         for port in self.ports:
-            wait_for(lambda p=port: self._listens(p), 20,
+            wait_for(lambda p=port: self._listens(p), START_S,
                      lambda: f"{self.name} to listen: {self.process.output()[-1500:]}")
         return self
 

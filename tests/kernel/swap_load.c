@@ -260,18 +260,11 @@ static int dial(void)
 	return fd;
 }
 
-/* A server and its client in one process of that cgroup; a new connection every 100 requests. */
-static pid_t start_traffic(const char *cgroup)
+/* A server and its client in this process, of that cgroup; a new connection every 100 requests. */
+static void serve(const char *cgroup)
 {
-	pid_t pid = fork();
 	int at, client = -1, server = -1;
 
-	assert_true(pid >= 0);
-	if (pid)
-		return pid;
-	/* the lock of the pin folder, programs, maps: none of them is this process's */
-	if (close_range(3, ~0U, 0))
-		_exit(1);
 	kernel_cgroup_enter(cgroup);
 	at = listener();
 	for (int i = 0; i < REQUESTS; i++) {
@@ -290,7 +283,31 @@ static pid_t start_traffic(const char *cgroup)
 	}
 	close(client);
 	close(server);
-	_exit(0);
+}
+
+/*
+ * In a process of its own. The lock of the pin folder, programs, maps: none of them is that
+ * process's, and here nothing goes on until it has let go of them: the pipe ends with the rest.
+ */
+static pid_t start_traffic(const char *cgroup)
+{
+	int ends[2];
+	char none;
+	pid_t pid;
+
+	assert_int_equal(pipe(ends), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		if (close_range(3, ~0U, 0))
+			_exit(1);
+		serve(cgroup);
+		_exit(0);
+	}
+	close(ends[1]);
+	assert_int_equal(read(ends[0], &none, 1), 0);
+	close(ends[0]);
+	return pid;
 }
 
 static const char config_text[] = "agent: {state_dir: /nowhere}\n"

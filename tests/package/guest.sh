@@ -14,8 +14,12 @@ set -euo pipefail
 stage=$1 share=$2
 config=/etc/tallyd/tallyd.yaml usage=/var/lib/tallyd/usage.ndjson
 
+# Beside it, in SHARE/times, when: seconds since boot, and of processor time spent.
 fact() {
 	printf '%s %s\n' "$1" "${2:-}" >>"$share/facts"
+	awk -v name="$1" -v hz="$(getconf CLK_TCK)" 'FNR == NR { up = $1; next }
+		$1 == "cpu" { printf "%8.1f %8.1f  %s\n", up, ($2 + $3 + $4 + $7 + $8) / hz, name }' \
+		/proc/uptime /proc/stat >>"$share/times"
 }
 
 # fact_of NAME COMMAND...: its exit status
@@ -294,5 +298,6 @@ purge_stage() {
 }
 
 : >"$share/output"
+: >"$share/times"
 "${stage}_stage"
 fact complete

@@ -83,6 +83,9 @@ class Boot:
         lines = (share / "facts").read_text().splitlines() if (share / "facts").exists() else []
         self.facts = dict((line + " ").split(" ", 1) for line in lines)
         print(f"{stage}: exit {self.code}\n" + "\n".join(lines))
+        if (share / "times").exists():
+            print("seconds since boot, of processor time, and what was known then:\n"
+                  + (share / "times").read_text())
 
     def __getitem__(self, name):
         assert name in self.facts, f"{name} is not among {self.facts}\n{self.words}"

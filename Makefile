@@ -234,10 +234,10 @@ $(B)/alone/%.ok: % | $(SKEL) $(B)/.tools
 		-fsyntax-only -MMD -MP -MT $@ -MF $(@:.ok=.d) -x c -include $< /dev/null
 	@touch $@
 
-# For tests/lint
+# For tests; KIND=bpf: of the programs
 .PHONY: print-flags skeletons
 print-flags:
-	@echo "$(filter-out -Werror=% -W%,$(CPPFLAGS) $(CFLAGS))"
+	@echo "$(filter-out -Werror=% -W%,$(if $(filter bpf,$(KIND)),$(BPF_CFLAGS),$(CPPFLAGS) $(CFLAGS)))"
 skeletons: $(SKEL) $(TEST_SKEL)
 
 # Tools are checked once, and what is missing is named.

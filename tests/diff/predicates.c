@@ -167,11 +167,14 @@ enum got { GOT_LINE, GOT_END, GOT_WRONG };
 static enum got body_line(struct body *b, struct line *line)
 {
 	const char *cr = memchr(b->at, '\r', (size_t)(b->end - b->at));
+	bool whole = memchr(b->at, '\n', (size_t)(b->end - b->at)) != NULL;
 	struct odd odd = { 0 };
+	const char *at = b->at;
 
-	if (!memchr(b->at, '\n', (size_t)(b->end - b->at)))
-		return !cr || cr + 1 == b->end ? GOT_END : GOT_WRONG;
-	(void)next_line(&b->at, b->end, line, &odd);
+	(void)next_line(&at, b->end, line, &odd);
+	if (!whole)
+		return (!cr || cr + 1 == b->end) && (b->lax || !odd.control) ? GOT_END : GOT_WRONG;
+	b->at = at;
 	if (b->lax)
 		return memchr(line->at, '\r', line->len) ? GOT_WRONG : GOT_LINE;
 	return odd.control || odd.bare_lf ? GOT_WRONG : GOT_LINE;

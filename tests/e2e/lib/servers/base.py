@@ -80,22 +80,14 @@ class Server:
         self.process.stop(sig or self.stop_signal)
 
     def _listens(self, port):
-        """Whether somebody listens, asked without making a connection that would be metered."""
+        """
+        Asked of the kernel's table of sockets (state 0A is LISTEN): a connection would be metered, and a
+        port that is bound to see whether it is free is not free for the server at that moment.
+        """
         if not self.process.alive():
             raise HarnessError(f"{self.name} ended: {self.process.output()[-2000:]}")
-        with self.sandbox.socket() as s:
-            try:
-                s.bind(("0.0.0.0", port))
-            except OSError:
-                return self._accepts_backlog(port)
-        return False
-
-    def _accepts_backlog(self, port):
-        """Bound is not listening: the kernel's table of sockets tells (state 0A is LISTEN)."""
-        tables = ("tcp", "tcp6")
-        pid = self.process.pid
-        for table in tables:
-            with open(f"/proc/{pid}/net/{table}", encoding="ascii") as f:
+        for table in ("tcp", "tcp6"):
+            with open(f"/proc/{self.process.pid}/net/{table}", encoding="ascii") as f:
                 for line in list(f)[1:]:
                     fields = line.split()
                     if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:

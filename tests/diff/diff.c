@@ -218,6 +218,8 @@ static const char *explain(struct comparison *c, const char **ret_who)
 		return "";
 	if (em && om && em->status == 101 && same_head(em, om)) /* case 27: octets, no message */
 		return "";
+	if (em && om && em->status / 100 == 1 && same_head(em, om) && em->end && !om->end)
+		return "response"; /* RFC 9112 6.3: 1xx has no body, whatever its fields say */
 	if (em && em->minor == 9 && c->odd.start)
 		return "HTTP/0.9";
 	if (doubts && !c->s->response)

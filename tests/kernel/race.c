@@ -26,6 +26,7 @@
 #define IN_FROM 0xfff00000u
 #define OUT_FROM 0x7ffff000u
 #define BODY_MAX 700
+#define FIN 1 /* as in the header of TCP */
 
 static struct {
 	struct programs p;
@@ -206,7 +207,7 @@ static void begin(void)
 static void play_connection(void)
 {
 	const struct vectors_segment none = { .rcv_nxt = r.in, .snd_nxt = r.out };
-	struct vectors_segment last = none;
+	struct vectors_segment last = none, fin = { .flags = FIN };
 	pthread_t threads[3];
 
 	if (pthread_create(&threads[0], NULL, client, NULL) ||
@@ -215,6 +216,10 @@ static void play_connection(void)
 		programs_die("thread");
 	for (int i = 0; i < 3; i++)
 		(void)pthread_join(threads[i], NULL); /* they end by themselves */
+	/* What came while the lock was taken waits for the next segment: the FIN, at the latest. */
+	fin.seq = fin.rcv_nxt = r.in;
+	fin.snd_nxt = fin.snd_una = r.out;
+	programs_run(r.p.skel->progs.vectors_in, &fin, NULL, 0);
 	last.rcv_nxt = r.in;
 	last.snd_nxt = last.snd_una = r.out;
 	programs_run(r.p.skel->progs.vectors_close, &last, NULL, 0);

@@ -33,7 +33,7 @@ build       | check | 300  | scripts/check.sh --run-build              | everyth
 lint        | check | 120  | tests/lint/run.sh                         | format, layers, licences, functions
 unit        | check | 120  | scripts/check.sh --run-programs unit      | modules of the agent, ASan and UBSan
 vectors     | check | 240  | scripts/check.sh --run-programs vectors   | the engine, whole and at every split
-diff        | check | 90   | $diff -t 60                               | the engine and two other parsers agree
+diff        | check | 90   | $diff -s 1795652129940229 -t 60           | the engine and two other parsers agree
 sim         | check | 120  | $sim --histories 5000                     | sealing and shipping through seeded faults
 fuzz        | check | 300  | scripts/fuzz.sh --all 120                 | corpus, then two minutes of new input
 kernel      | check | 120  | scripts/check.sh --run-programs kernel    | the engine inside this kernel
@@ -46,7 +46,7 @@ e2e-long    | long  | 300  | $pytest -m long tests/e2e                 | load, m
 kafka       | long  | 420  | $pytest -s tests/kafka                    | a real Kafka: transactions, kills, doubt, readers
 faults      | long  | 600  | tests/faults/run.py --ci --jobs 4         | a real Kafka, 200 faults, books that close
 deploy      | long  | 150  | $pytest tests/deploy                      | topics and rights as documented, on a real Kafka
-diff-long   | long  | 180  | $diff -t 150                              | the same, for longer
+diff-long   | long  | 180  | $diff -t 150                              | the same, for longer, on new streams
 sim-long    | long  | 240  | $sim --histories 10000 --outage 72 --mutants | more histories, days of outage; planted bugs are found
 vm-long     | long  | 300  | tests/vm/matrix.sh --long                 | power cuts, full disks
 k8s         | hosts | 1500 | $pytest tests/k8s                         | a real kube-apiserver: pods come, change, go

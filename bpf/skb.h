@@ -885,9 +885,9 @@ static __always_inline int conn_take_whole(struct tally_conn *c)
 }
 
 /*
- * The connection is over: nothing of it stays, and its locks stay taken. Parked pieces are not read here: every packet before
- * this moment, the FIN or RST included, had its chance to (on_packet), so what is left has a gap
- * before it.
+ * The connection is over: nothing of it stays, and its locks stay taken. Parked pieces are not read here:
+ * every packet before this moment, the FIN or RST included, had its chance to (on_packet), so what is left
+ * has a gap before it.
  */
 static __noinline int conn_end(struct tally_run *run, struct tally_conn *c,
 			       const struct tally_rules *r, struct tally_totals *t)

@@ -14,7 +14,6 @@
 #define UNITS_MAX 64
 #define RECORDS_MAX (1ULL << 32) /* of a batch */
 #define SUMS TALLY_PARTS_SUMS
-#define sum_names tally_parts_names
 
 typedef unsigned __int128 u128;
 
@@ -415,7 +414,7 @@ static void compare_parts(struct tally_audit *audit, const struct agent *agent, 
 			continue;
 		find(audit, TALLY_FIND_SUM, agent->id,
 		     "batch %llu: %s of %s: its usage records hold %llu, those of its connections %llu",
-		     (unsigned long long)batch->number, sum_names[at], part->label,
+		     (unsigned long long)batch->number, tally_parts_names[at], part->label,
 		     (unsigned long long)part->whole[at], (unsigned long long)part->sum[at]);
 	}
 	tally_parts_done(&batch->parts);
@@ -460,7 +459,7 @@ static void add_usage(struct tally_audit *audit, const struct agent *agent, stru
 	int r = data ? add_units(batch, json_object_get(data, "units"), false) : -EBADMSG;
 
 	for (int i = 0; i < SUMS && data; i++)
-		batch->found[i] += (u128)integer(data, sum_names[i]);
+		batch->found[i] += (u128)integer(data, tally_parts_names[i]);
 	if (r < 0)
 		find(audit, TALLY_FIND_UNREADABLE, agent->id, "seq %llu: its units",
 		     (unsigned long long)loose->seq);
@@ -663,7 +662,7 @@ static int read_control(const json_t *data, struct batch *batch)
 	read_loss(json_object_get(data, "lost"), batch);
 	read_kernel(json_object_get(data, "kernel"), batch);
 	for (int i = 0; i < SUMS; i++)
-		batch->told[i] = (u128)integer(sums, sum_names[i]);
+		batch->told[i] = (u128)integer(sums, tally_parts_names[i]);
 	if (!batch->number || !batch->seq_first || batch->usage.n > RECORDS_MAX ||
 	    batch->connections.n > RECORDS_MAX ||
 	    tally_util_unhex(text_of(data, "chain"), batch->chain, TALLY_CHAIN) < 0 ||
@@ -864,7 +863,7 @@ static void judge_sums(struct tally_audit *audit, const struct agent *agent,
 		if (batch->told[i] != batch->found[i])
 			find(audit, TALLY_FIND_SUM, agent->id,
 			     "batch %llu: %s is told as %llu, its records hold %llu",
-			     (unsigned long long)batch->number, sum_names[i],
+			     (unsigned long long)batch->number, tally_parts_names[i],
 			     (unsigned long long)batch->told[i],
 			     (unsigned long long)batch->found[i]);
 	}

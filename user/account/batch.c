@@ -180,14 +180,15 @@ static int hash_message(EVP_MD_CTX *md, const struct tally_message *msg)
 	return EVP_DigestUpdate(md, digest, sizeof(digest)) == 1 ? 0 : -ENOMEM;
 }
 
-static int hash_connections(const struct tally_batch *batch, EVP_MD_CTX *md)
+/* Messages from..to of the batch, each by its digest. */
+static int hash_messages(const struct tally_batch *batch, __u64 from, __u64 to, EVP_MD_CTX *md)
 {
 	struct tally_message msg;
 	int r = 0;
 
 	tally_message_init(&msg);
-	for (__u64 i = 0; r == 0 && i < tally_batch_connections(batch); i++) {
-		r = tally_batch_connection(batch, i, &msg);
+	for (__u64 i = from; r == 0 && i < to; i++) {
+		r = tally_batch_message(batch, i, TALLY_FORMAT_CLOUDEVENTS, &msg);
 		if (r == 0)
 			r = hash_message(md, &msg);
 	}
@@ -206,26 +207,21 @@ static int digest_connections(const struct tally_batch *batch, __u8 ret_digest[T
 		return 0;
 	md = EVP_MD_CTX_new();
 	if (md && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1)
-		r = hash_connections(batch, md);
+		r = hash_messages(batch, tally_batch_records(batch), tally_batch_messages(batch),
+				  md);
 	if (r == 0 && EVP_DigestFinal_ex(md, ret_digest, NULL) != 1)
 		r = -ENOMEM;
 	EVP_MD_CTX_free(md);
 	return r;
 }
 
-static int hash_messages(const struct tally_batch *batch, EVP_MD_CTX *md)
+static int hash_control(const struct tally_batch *batch, EVP_MD_CTX *md)
 {
 	struct tally_message msg;
-	int r = 0;
+	int r;
 
 	tally_message_init(&msg);
-	for (__u64 i = 0; r == 0 && i < tally_batch_records(batch); i++) {
-		r = tally_batch_usage(batch, i, TALLY_FORMAT_CLOUDEVENTS, &msg);
-		if (r == 0)
-			r = hash_message(md, &msg);
-	}
-	if (r == 0)
-		r = tally_record_control(batch, NULL, &msg);
+	r = tally_record_control(batch, NULL, &msg);
 	if (r == 0)
 		r = hash_message(md, &msg);
 	tally_message_done(&msg);
@@ -239,7 +235,9 @@ static int compute_chain(const struct tally_batch *batch, __u8 ret_chain[TALLY_C
 
 	if (md && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 &&
 	    EVP_DigestUpdate(md, batch->head.prev_chain, TALLY_CHAIN) == 1)
-		r = hash_messages(batch, md);
+		r = hash_messages(batch, 0, tally_batch_records(batch), md);
+	if (r == 0)
+		r = hash_control(batch, md);
 	if (r == 0 && EVP_DigestFinal_ex(md, ret_chain, NULL) != 1)
 		r = -ENOMEM;
 	EVP_MD_CTX_free(md);

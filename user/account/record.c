@@ -244,25 +244,32 @@ static int finish(struct tally_message *msg)
 	return msg->value.len > TALLY_RECORD_MAX ? -EMSGSIZE : 0;
 }
 
+/* Whom it is about, since when, and the key that chooses its partition. */
+static int set_row(const struct tally_batch *batch, const struct tally_sealed_row *row,
+		   struct tally_message *msg)
+{
+	set_source(batch, msg);
+	tally_json_time(row->start_s, msg->time);
+	put_subject(&batch->sealed, row, msg);
+	tally_buf_clear(&msg->key);
+	tally_buf_put(&msg->key, msg->subject.data, msg->subject.len);
+	return msg->subject.error || msg->key.error ? -ENOMEM : 0;
+}
+
 int tally_record_usage(const struct tally_batch *batch, __u64 index, enum tally_format format,
 		       struct tally_message *msg)
 {
 	const struct tally_sealed *sealed = &batch->sealed;
-	const struct tally_sealed_row *row;
+	int r;
 
 	if (index >= sealed->n_rows)
 		return -EINVAL;
-	row = &sealed->rows[index];
 	msg->type = USAGE_TYPE;
 	msg->seq = batch->head.seq_first + index;
-	set_source(batch, msg);
 	set_usage_id(batch, msg);
-	tally_json_time(row->start_s, msg->time);
-	put_subject(sealed, row, msg);
-	tally_buf_clear(&msg->key);
-	tally_buf_put(&msg->key, msg->subject.data, msg->subject.len);
-	if (msg->subject.error || msg->key.error)
-		return -ENOMEM;
+	r = set_row(batch, &sealed->rows[index], msg);
+	if (r < 0)
+		return r;
 	if (format == TALLY_FORMAT_OPENMETER) {
 		put_openmeter(batch, index, msg);
 		return finish(msg);
@@ -306,12 +313,8 @@ static __u64 whole_of(const struct tally_sealed *sealed, const struct tally_seal
 
 	while (low < high) {
 		size_t mid = low + (high - low) / 2;
-		const struct tally_sealed_row *row = &sealed->rows[mid];
-		bool less = row->hour != part->hour	? row->hour < part->hour
-			    : row->owner != part->owner ? row->owner < part->owner
-							: row->shape < part->shape;
 
-		if (less)
+		if (tally_sealed_order(&sealed->rows[mid], part) < 0)
 			low = mid + 1;
 		else
 			high = mid;
@@ -342,23 +345,18 @@ static void put_connection(struct tally_buf *buf, const struct tally_batch *batc
 int tally_record_connection(const struct tally_batch *batch, __u64 index, struct tally_message *msg)
 {
 	const struct tally_sealed *sealed = &batch->sealed;
-	const struct tally_sealed_row *row;
+	int r;
 
 	if (index >= sealed->n_connections)
 		return -EINVAL;
-	row = &sealed->connections[index].row;
 	msg->type = CONNECTION_TYPE;
 	msg->seq = index;
-	set_source(batch, msg);
 	(void)snprintf(msg->id, sizeof(msg->id), "%.12s-%08x-n%014llu-%08llu", batch->head.agent,
 		       batch->head.incarnation, (unsigned long long)batch->head.number,
 		       (unsigned long long)index); /* fits */
-	tally_json_time(row->start_s, msg->time);
-	put_subject(sealed, row, msg);
-	tally_buf_clear(&msg->key);
-	tally_buf_put(&msg->key, msg->subject.data, msg->subject.len);
-	if (msg->subject.error || msg->key.error)
-		return -ENOMEM;
+	r = set_row(batch, &sealed->connections[index].row, msg);
+	if (r < 0)
+		return r;
 	put_envelope(batch, "https://tallyd.io/schema/connections/v1.json", msg);
 	put_connection(&msg->value, batch, index);
 	tally_buf_text(&msg->value, "}");

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What leaves the agent: usage, connection and control records as CloudEvents 1.0, structured JSON, and
- * OpenMeter's payload of usage records. The bytes for given rows are part of the contract: records are hashed into
- * the chain and resent after upgrades. Changing them takes a new TALLY_ENCODER, beside the old one.
+ * OpenMeter's payload of usage records. The bytes for given rows are part of the contract: records are
+ * hashed into the chain and resent after upgrades. Changing them takes a new TALLY_ENCODER, beside the old
+ * one.
  */
 #ifndef TALLY_ACCOUNT_RECORD_H
 #define TALLY_ACCOUNT_RECORD_H

@@ -298,20 +298,24 @@ static int compare_u64(__u64 a, __u64 b)
 	return a < b ? -1 : a > b;
 }
 
-static int compare_rows(const void *a, const void *b)
+int tally_sealed_order(const struct tally_sealed_row *a, const struct tally_sealed_row *b)
 {
-	const struct tally_sealed_row *x = a, *y = b;
-	int r = compare_u64(x->hour, y->hour);
+	int r = compare_u64(a->hour, b->hour);
 
 	if (!r)
-		r = compare_u64(x->owner, y->owner);
-	return r ? r : compare_u64(x->shape, y->shape);
+		r = compare_u64(a->owner, b->owner);
+	return r ? r : compare_u64(a->shape, b->shape);
+}
+
+static int compare_rows(const void *a, const void *b)
+{
+	return tally_sealed_order(a, b);
 }
 
 static int compare_connections(const void *a, const void *b)
 {
 	const struct tally_sealed_connection *x = a, *y = b;
-	int r = compare_rows(&x->row, &y->row);
+	int r = tally_sealed_order(&x->row, &y->row);
 
 	if (!r)
 		r = compare_u64(x->peer.conn, y->peer.conn);
@@ -378,7 +382,7 @@ void tally_sealed_settle(struct tally_sealed *sealed)
 	for (size_t i = 1; i < sealed->n_rows; i++) {
 		struct tally_sealed_row *last = &rows[out];
 
-		if (compare_rows(last, &rows[i]) || sums_wrap(&last->sums, &rows[i].sums))
+		if (tally_sealed_order(last, &rows[i]) || sums_wrap(&last->sums, &rows[i].sums))
 			rows[++out] = rows[i];
 		else
 			row_add(last, &rows[i]);

@@ -177,6 +177,8 @@ int tally_sealed_shape(struct tally_sealed *sealed, const struct tally_sealed_sh
 int tally_sealed_add(struct tally_sealed *sealed, const struct tally_sealed_row *row);
 int tally_sealed_add_connection(struct tally_sealed *sealed,
 				const struct tally_sealed_connection *connection);
+/* By (hour, owner, shape): below 0, 0, above 0. */
+int tally_sealed_order(const struct tally_sealed_row *a, const struct tally_sealed_row *b);
 /* Sorts rows and connections and adds up equal ones. */
 void tally_sealed_settle(struct tally_sealed *sealed);
 

@@ -4,8 +4,8 @@
  * wait is made of slices, between which *stop is looked at, and has a deadline.
  *
  * A piece of a batch is one transaction: usage records, connections, the control record when the batch
- * ends, and the checkpoint in the progress topic. The checkpoint is read back with read_committed up to the high
- * watermark seen after init_transactions(), so that another agent's open transaction in the same
+ * ends, and the checkpoint in the progress topic. The checkpoint is read back with read_committed up to the
+ * high watermark seen after init_transactions(), so that another agent's open transaction in the same
  * partition makes it wait, not believe an older one.
  */
 #ifndef TALLY_DELIVER_KAFKA_BROKER_H

@@ -97,7 +97,8 @@ bool tally_ship_has(const struct tally_ship *ship, const __u8 ledger[TALLY_LEDGE
 		    __u64 number);
 /* UTC end of the last epoch sealed, in seconds; 0: none. */
 __u64 tally_ship_end_s(const struct tally_ship *ship);
-/* 0: durable, but perhaps without the connections, where there was no room. Else nothing happened and the pins must stay: try again later. */
+/* 0: durable, but perhaps without the connections, where there was no room. Else nothing happened and the
+ * pins must stay: try again later. */
 int tally_ship_seal(struct tally_ship *ship, const struct tally_frozen *frozen,
 		    const struct tally_resolver *resolver) __attribute__((warn_unused_result));
 

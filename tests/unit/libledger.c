@@ -143,6 +143,64 @@ void ledger_batch(const struct tally_frozen *frozen, __u64 number, struct tally_
 	assert_int_equal(tally_batch_new(&head, &sealed, ret_batch), 0);
 }
 
+void ledger_feed(struct tally_audit *audit, const struct tally_batch *batch, size_t index,
+		 const char *from, const char *to)
+{
+	_cleanup_(tally_buf_done) struct tally_buf text = { 0 };
+	struct tally_message msg;
+	const char *at;
+
+	tally_message_init(&msg);
+	if (index == LEDGER_CONTROL)
+		assert_int_equal(tally_batch_control(batch, &msg), 0);
+	else
+		assert_int_equal(tally_batch_message(batch, index, TALLY_FORMAT_CLOUDEVENTS, &msg),
+				 0);
+	at = from ? strstr(msg.value.data, from) : NULL;
+	assert_true(!from || at);
+	if (at) {
+		tally_buf_put(&text, msg.value.data, (size_t)(at - msg.value.data));
+		tally_buf_text(&text, to);
+		tally_buf_text(&text, at + strlen(from));
+		assert_int_equal(tally_audit_feed(audit, text.data, text.len), 0);
+	} else {
+		assert_int_equal(tally_audit_feed(audit, msg.value.data, msg.value.len), 0);
+	}
+	tally_message_done(&msg);
+}
+
+size_t ledger_damage(struct tally_buf *body)
+{
+	struct tally_reader reader;
+	struct tally_sealed read;
+	size_t whole_files = 0;
+
+	for (size_t cut = 0; cut < body->len; cut++) {
+		__u8 *exact = malloc(cut ? cut : 1);
+		int r;
+
+		memcpy(exact, body->data, cut);
+		tally_reader_init(&reader, exact, cut);
+		r = tally_sealed_decode(&reader, &read);
+		if (r == 0) {
+			assert_false(read.by_connection);
+			tally_sealed_done(&read);
+			whole_files++;
+		} else {
+			assert_int_equal(r, -EBADMSG);
+		}
+		free(exact);
+	}
+	for (size_t bit = 0; bit < body->len * 8; bit++) {
+		body->data[bit / 8] ^= (char)(1 << bit % 8);
+		tally_reader_init(&reader, body->data, body->len);
+		if (tally_sealed_decode(&reader, &read) == 0)
+			tally_sealed_done(&read);
+		body->data[bit / 8] ^= (char)(1 << bit % 8);
+	}
+	return whole_files;
+}
+
 char *ledger_folder(void)
 {
 	char *folder = strdup("/tmp/tally-unit.XXXXXX");

@@ -11,6 +11,9 @@
 #define TESTS_UNIT_LIBLEDGER_H
 
 #include "account/account.h"
+#include <stdint.h>
+
+#include "account/audit.h"
 #include "account/batch.h"
 #include "deliver/ship.h"
 
@@ -26,6 +29,14 @@ struct tally_frozen ledger_epoch(__u64 number, struct tally_frozen_row *rows, si
 /* One epoch closed; aborts the test on an error. */
 void ledger_close(const struct tally_frozen *frozen, struct tally_sealed *ret_sealed);
 void ledger_batch(const struct tally_frozen *frozen, __u64 number, struct tally_batch **ret_batch);
+
+#define LEDGER_CONTROL SIZE_MAX
+/* Message `index` of a batch, or its control record; `from` in its text becomes `to` (NULL: it stays). */
+void ledger_feed(struct tally_audit *audit, const struct tally_batch *batch, size_t index,
+		 const char *from, const char *to);
+/* No input may do harm: every cut and every flipped bit of a body. How many cuts can be read as a whole
+ * file, which is then one without connections. */
+size_t ledger_damage(struct tally_buf *body);
 
 /* A new empty folder below /tmp, and its removal. */
 char *ledger_folder(void);

@@ -76,28 +76,8 @@ static void feed_text(struct books *books, const char *text, size_t len)
 static void feed_changed(struct books *books, size_t batch, size_t index, const char *from,
 			 const char *to)
 {
-	_cleanup_(tally_buf_done) struct tally_buf text = { 0 };
-	struct tally_message msg;
-	const char *at;
-
-	tally_message_init(&msg);
-	if (index == ROWS)
-		assert_int_equal(tally_batch_control(books->batches[batch], &msg), 0);
-	else
-		assert_int_equal(tally_batch_usage(books->batches[batch], index,
-						   TALLY_FORMAT_CLOUDEVENTS, &msg),
-				 0);
-	at = from ? strstr(msg.value.data, from) : NULL;
-	assert_true(!from || at);
-	if (at) {
-		tally_buf_put(&text, msg.value.data, (size_t)(at - msg.value.data));
-		tally_buf_text(&text, to);
-		tally_buf_text(&text, at + strlen(from));
-		feed_text(books, text.data, text.len);
-	} else {
-		feed_text(books, msg.value.data, msg.value.len);
-	}
-	tally_message_done(&msg);
+	ledger_feed(books->audit, books->batches[batch], index == ROWS ? LEDGER_CONTROL : index,
+		    from, to);
 }
 
 static void feed(struct books *books, size_t batch, size_t index)

@@ -230,37 +230,16 @@ static void test_files(void **state)
 	static const struct tally_peer_cut cuts[] = {
 		{ 32, 128 }, { 24, 48 }, { 0, 0 }, { 9, 100 }
 	};
-	struct tally_sealed sealed, read;
-	struct tally_reader reader;
+	struct tally_sealed sealed;
 
 	(void)state;
 	for (size_t i = 0; i < TALLY_ARRAY_SIZE(cuts); i++) {
 		_cleanup_(tally_buf_done) struct tally_buf body = { 0 };
-		size_t whole_files = 0;
 
 		make(&cuts[i], 1, &sealed);
 		assert_int_equal(tally_sealed_encode(&sealed, &body), 0);
 		expect_read(&body, &sealed);
-		for (size_t cut = 0; cut < body.len; cut++) {
-			__u8 *exact = malloc(cut ? cut : 1);
-
-			memcpy(exact, body.data, cut);
-			tally_reader_init(&reader, exact, cut);
-			if (tally_sealed_decode(&reader, &read) == 0) {
-				assert_false(read.by_connection);
-				tally_sealed_done(&read);
-				whole_files++;
-			}
-			free(exact);
-		}
-		assert_int_equal(whole_files, 1);
-		for (size_t bit = 0; bit < body.len * 8; bit++) {
-			body.data[bit / 8] ^= (char)(1 << bit % 8);
-			tally_reader_init(&reader, body.data, body.len);
-			if (tally_sealed_decode(&reader, &read) == 0)
-				tally_sealed_done(&read);
-			body.data[bit / 8] ^= (char)(1 << bit % 8);
-		}
+		assert_int_equal(ledger_damage(&body), 1);
 		tally_sealed_done(&sealed);
 	}
 }

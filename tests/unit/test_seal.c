@@ -126,27 +126,12 @@ static void test_origins(void **state)
 static void test_damaged_bodies_do_no_harm(void **state)
 {
 	_cleanup_(tally_buf_done) struct tally_buf body = { 0 };
-	struct tally_sealed sealed, read;
-	struct tally_reader reader;
+	struct tally_sealed sealed;
 
 	(void)state;
 	make(&sealed);
 	assert_int_equal(tally_sealed_encode(&sealed, &body), 0);
-	for (size_t cut = 0; cut < body.len; cut++) {
-		__u8 *exact = malloc(cut ? cut : 1);
-
-		memcpy(exact, body.data, cut);
-		tally_reader_init(&reader, exact, cut);
-		assert_int_equal(tally_sealed_decode(&reader, &read), -EBADMSG);
-		free(exact);
-	}
-	for (size_t bit = 0; bit < body.len * 8; bit++) {
-		body.data[bit / 8] ^= (char)(1 << bit % 8);
-		tally_reader_init(&reader, body.data, body.len);
-		if (tally_sealed_decode(&reader, &read) == 0)
-			tally_sealed_done(&read);
-		body.data[bit / 8] ^= (char)(1 << bit % 8);
-	}
+	assert_int_equal(ledger_damage(&body), 0);
 	tally_sealed_done(&sealed);
 }
 

@@ -342,7 +342,7 @@ static int declare_in(struct tally_spool *spool, const char *name, struct tally_
 	_cleanup_free_ char *declared = NULL;
 	int r;
 
-	if (asprintf(&declared, "%s.declared", name) < 0)
+	if (asprintf(&declared, "%s" TALLY_DECLARED, name) < 0)
 		return -ENOMEM;
 	loss->incarnation = spool->state.incarnation;
 	r = tally_spool_declare(spool, loss, tally_util_real_ns() / TALLY_NS_PER_S);
@@ -388,7 +388,11 @@ static int run_declare(int argc, char **argv)
 	r = fs.list(fs.ctx, TALLY_QUARANTINE, is_there, argv[0]);
 	if (r != 1)
 		code = tally_cli_fail(TALLY_EXIT_USAGE, "%s: no such file in quarantine", argv[0]);
-	else if (strstr(argv[0], ".declared") || parse_loss(argv[0], &loss) < 0)
+	else if (strstr(argv[0], TALLY_COVERED))
+		code = tally_cli_fail(TALLY_EXIT_USAGE,
+				      "%s: nothing is lost with it: other files held all its epochs",
+				      argv[0]);
+	else if (strstr(argv[0], TALLY_DECLARED) || parse_loss(argv[0], &loss) < 0)
 		code = tally_cli_fail(
 			TALLY_EXIT_USAGE,
 			"%s: not a sealed file or batch of this spool, or declared already",

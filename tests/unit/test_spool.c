@@ -476,6 +476,42 @@ static void test_doubted_state_learns_from_batches(void **state)
 }
 
 /* A write that was cut short is nobody's file. */
+/* A merge was cut short: its result and an input are there. One of them damaged is kept, and not lost. */
+static void test_damaged_file_that_others_cover_is_not_lost(void **state)
+{
+	const char *const files[] = { "sealed/e2-2", "sealed/e1-4" };
+	struct place *p = *state;
+	char from[256], to[256];
+	char *kept;
+
+	for (__u64 n = 1; n <= TALLY_SPOOL_MERGE; n++)
+		seal(p, n);
+	kept = keep(p);
+	assert_int_equal(tally_spool_compact(&p->spool), 1);
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(files); i++) {
+		close_spool(p);
+		for (int n = 1; n <= TALLY_SPOOL_MERGE; n++) {
+			snprintf(from, sizeof(from), "%s/sealed/e%d-%d", kept, n, n);
+			snprintf(to, sizeof(to), "%s/sealed/e%d-%d", p->folder, n, n);
+			copy(from, to);
+		}
+		snprintf(to, sizeof(to), "%s/%s", p->folder, files[i]);
+		flip(to, 60);
+		open_spool(p, "machine-a");
+		assert_int_equal(p->spool.sealed.n, i ? TALLY_SPOOL_MERGE : 1);
+		assert_int_equal(p->spool.quarantined, 0);
+		assert_int_equal(count(p, "quarantine/*.covered"), i + 1);
+	}
+	/* the same damage where nothing else holds the epoch */
+	close_spool(p);
+	snprintf(to, sizeof(to), "%s/sealed/e2-2", p->folder);
+	flip(to, 60);
+	open_spool(p, "machine-a");
+	assert_int_equal(p->spool.quarantined, 1);
+	assert_int_equal(count(p, "quarantine/*-e2-2"), 1);
+	ledger_remove(kept);
+}
+
 static void test_unfinished_writes_are_removed(void **state)
 {
 	struct place *p = *state;
@@ -510,6 +546,7 @@ int main(void)
 		TEST(test_declared_loss_is_a_batch),
 		TEST(test_state_put_back),
 		TEST(test_hole_raises_the_incarnation),
+		TEST(test_damaged_file_that_others_cover_is_not_lost),
 		TEST(test_unfinished_writes_are_removed),
 	};
 

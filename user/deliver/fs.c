@@ -283,7 +283,8 @@ int tally_fs_put(const struct tally_fs *fs, const char *dir, const char *name, c
 	return fs->sync_dir(fs->ctx, dir);
 }
 
-int tally_fs_quarantine(const struct tally_fs *fs, const char *dir, const char *name)
+int tally_fs_quarantine(const struct tally_fs *fs, const char *dir, const char *name,
+			const char *suffix)
 {
 	_cleanup_(tally_buf_done) struct tally_buf to = { 0 };
 	__u64 salt = 0;
@@ -292,7 +293,7 @@ int tally_fs_quarantine(const struct tally_fs *fs, const char *dir, const char *
 	r = fs->random(fs->ctx, &salt, sizeof(salt));
 	if (r < 0)
 		return r;
-	tally_buf_printf(&to, "%08x-%s", (unsigned int)salt, name);
+	tally_buf_printf(&to, "%08x-%s%s", (unsigned int)salt, name, suffix);
 	if (to.error)
 		return to.error;
 	r = fs->rename(fs->ctx, dir, name, TALLY_QUARANTINE, to.data);

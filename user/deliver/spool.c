@@ -163,7 +163,7 @@ static bool is_damaged(int r)
 
 static int quarantine(struct tally_spool *spool, const char *dir, const char *name, int why)
 {
-	int r = tally_fs_quarantine(spool->fs, dir, name);
+	int r = tally_fs_quarantine(spool->fs, dir, name, "");
 
 	if (r < 0)
 		return r;
@@ -217,7 +217,46 @@ static void learn_batch(struct tally_state *state, const struct tally_batch *bat
 	memcpy(state->chain, batch->chain, sizeof(state->chain));
 }
 
-static int scan_sealed(struct tally_spool *spool, const char *name)
+static const struct tally_spool_entry *entry_with(const struct tally_spool_list *list, __u64 epoch)
+{
+	for (size_t i = 0; i < list->n; i++) {
+		if (list->items[i].epoch_first <= epoch && epoch <= list->items[i].epoch_last)
+			return &list->items[i];
+	}
+	return NULL;
+}
+
+/* Are all its epochs, which its name says, in other files? A merge or a batch was cut short. */
+static bool is_covered(const struct tally_spool *spool, const char *name)
+{
+	unsigned long long first, last;
+
+	if (sscanf(name, "e%llu-%llu", &first, &last) != 2 || !first || first > last)
+		return false;
+	while (first <= last) {
+		const struct tally_spool_entry *entry = entry_with(&spool->sealed, first);
+
+		entry = entry ? entry : entry_with(&spool->batches, first);
+		if (!entry)
+			return false;
+		first = entry->epoch_last + 1;
+	}
+	return true;
+}
+
+/* A damaged file is kept, though nothing of it is missing. */
+static int set_aside(struct tally_spool *spool, const char *name)
+{
+	int r = tally_fs_quarantine(spool->fs, SEALED, name, TALLY_COVERED);
+
+	if (r == 0)
+		tally_log_error("spool_quarantined",
+				"folder=%s file=%s reason=damaged text=other files hold all of it",
+				SEALED, name);
+	return r;
+}
+
+static int take_sealed(struct tally_spool *spool, const char *name)
 {
 	struct tally_spool_entry entry = { 0 };
 	struct tally_sealed sealed;
@@ -225,17 +264,41 @@ static int scan_sealed(struct tally_spool *spool, const char *name)
 
 	r = read_sealed(spool, name, &sealed, &entry.bytes);
 	if (r < 0)
-		return is_damaged(r) ? quarantine(spool, SEALED, name, r) : r;
+		return r;
 	sealed_entry(&sealed, &entry);
 	sealed_name(&sealed, &entry);
 	if (strcmp(entry.name, name) != 0) {
-		r = quarantine(spool, SEALED, name, -EBADMSG);
+		r = -EBADMSG;
 	} else {
 		learn_sealed(&spool->state, &sealed);
 		r = list_add(&spool->sealed, &entry);
 	}
 	tally_sealed_done(&sealed);
 	return r;
+}
+
+static int scan_sealed(struct tally_spool *spool, const char *name)
+{
+	int r = take_sealed(spool, name);
+
+	spool->suspects |= is_damaged(r);
+	return is_damaged(r) ? 0 : r;
+}
+
+/* What scan_sealed() left out, once it is known what the others hold. */
+static int scan_suspect(struct tally_spool *spool, const char *name)
+{
+	int r;
+
+	for (size_t i = 0; i < spool->sealed.n; i++) {
+		if (strcmp(spool->sealed.items[i].name, name) == 0)
+			return 0;
+	}
+	r = take_sealed(spool, name);
+	if (!is_damaged(r))
+		return r;
+	return r == -EBADMSG && is_covered(spool, name) ? set_aside(spool, name)
+							: quarantine(spool, SEALED, name, r);
 }
 
 static int scan_batch(struct tally_spool *spool, const char *name)
@@ -329,7 +392,7 @@ static int count_name(void *arg, const char *name, __u64 size)
 	__u64 *count = arg;
 
 	(void)size;
-	*count += strstr(name, ".declared") == NULL;
+	*count += !strstr(name, TALLY_DECLARED) && !strstr(name, TALLY_COVERED);
 	return 0;
 }
 
@@ -362,6 +425,7 @@ static int scan_all(struct tally_spool *spool)
 
 	list_done(&spool->sealed);
 	list_done(&spool->batches);
+	spool->suspects = false;
 	for (size_t i = 0; r == 0 && i < TALLY_ARRAY_SIZE(folders); i++)
 		r = spool->fs->sync_dir(spool->fs->ctx, folders[i]);
 	if (r == 0)
@@ -372,6 +436,8 @@ static int scan_all(struct tally_spool *spool)
 		r = scan(spool, BATCHES, scan_batch);
 	if (r == 0)
 		r = scan(spool, SEALED, scan_sealed);
+	if (r == 0 && spool->suspects)
+		r = scan(spool, SEALED, scan_suspect);
 	if (r < 0)
 		return r;
 	if (spool->sealed.n)

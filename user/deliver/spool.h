@@ -24,6 +24,10 @@
 #include "deliver/sink.h"
 #include "deliver/state.h"
 
+/* Names in quarantine/ end with it: */
+#define TALLY_DECLARED ".declared" /* given up, and the books say so */
+#define TALLY_COVERED ".covered"   /* nothing of it is missing: other files held all its epochs */
+
 #define TALLY_SPOOL_MERGE 4	    /* sealed files of one hour that are merged into one */
 #define TALLY_SPOOL_ROWS (1u << 20) /* rows beyond which nothing is merged any more */
 
@@ -62,6 +66,7 @@ struct tally_spool {
 	struct tally_spool_list sealed, batches; /* by epoch; by number */
 	__u64 quarantined;			 /* files there */
 	bool reload;				 /* P4 */
+	bool suspects;				 /* sealed files that do not prove themselves */
 	bool released; /* the pins of the last epoch are gone: it may be batched */
 };
 

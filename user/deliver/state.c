@@ -99,9 +99,9 @@ static int set_aside(const struct tally_fs *fs, int a, int b, bool foreign)
 	int r = 0;
 
 	if (a == -EBADMSG || (a == 0 && foreign))
-		r = tally_fs_quarantine(fs, "", names[0]);
+		r = tally_fs_quarantine(fs, "", names[0], "");
 	if (r == 0 && (b == -EBADMSG || (b == 0 && foreign)))
-		r = tally_fs_quarantine(fs, "", names[1]);
+		r = tally_fs_quarantine(fs, "", names[1], "");
 	return r;
 }
 

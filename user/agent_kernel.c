@@ -106,7 +106,7 @@ int tally_agent_kernel_explain(const struct tally_agent *agent, int err)
 	}
 	if (err == -EUCLEAN) {
 		tally_log_error("pins", "reason=%s",
-				"some were removed while programs are attached; "
+				"some were removed under the meter; "
 				"tallyd stop --detach removes the rest");
 		return TALLY_EXIT_UNAVAILABLE;
 	}

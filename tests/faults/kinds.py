@@ -484,10 +484,11 @@ def power_cut(world, dice):
 # --- the state directory -------------------------------------------------------------------------
 
 def quiesce(world):
-    """All that was answered, and something was, is shipped and read; the agent is down. Traffic goes
-    on after."""
-    wait_for(lambda: os.path.getsize(world.nginx.log), 30, "a first answer")
+    """All that was answered, and something was since the last time, is shipped and read; the agent is
+    down. Traffic goes on after."""
+    wait_for(lambda: os.path.getsize(world.nginx.log) > world.quiet, 30, "a first answer")
     world.traffic.stop()
+    world.quiet = os.path.getsize(world.nginx.log)
     world.settle()
     world.consume()
 
@@ -670,9 +671,11 @@ def pins_deleted(world, dice):
         pin.unlink()
     started = world.agent.try_start()
     if not started:
-        if "error" not in world.agent.log():
-            raise Broken("the agent refused without a word")
-        shutil.rmtree(world.agent.pin_dir)
+        if "stop --detach" not in world.agent.log():
+            raise Broken(f"the agent did not say what to do: {world.agent.log()[-800:]}")
+        world.agent.run("stop", "--detach", "--config", world.agent.config_path)
+        if world.agent.pin_dir.exists():
+            raise Broken(f"pins that stop --detach left: {list(world.agent.pin_dir.iterdir())}")
         world.agent.start()
     world.audit_codes = {0, 3}
     world.traffic.start()

@@ -271,6 +271,7 @@ class World:
         self.logged, self.log_offset = api.new_tally(), 0
         self.events, self.ids, self.consumed = [], set(), api.new_tally()
         self.declared = 0
+        self.quiet = 0          # bytes of the log when traffic was stopped last
         for topic in ("records", "control", "progress"):
             self.kafka.create(f"{self.topics}.{topic}", 2)
         self.records = Consumer(self.kafka.address, f"{self.topics}.records", 2)

@@ -135,6 +135,8 @@ static int resume(struct tally_ledger *ledger, uint64_t number)
 
 	ledger->number = number;
 	err = tally_epoch_open(ledger->load, number, ledger->fds);
+	if (err == -ENOENT)
+		return -EUCLEAN; /* the pins of the open epoch: somebody removed them */
 	if (!err)
 		err = get_window(ledger, number, &window);
 	if (!err)

@@ -147,6 +147,24 @@ static int same_layout(const struct bpf_map *map, const struct bpf_map_info *inf
 	return -EPROTO;
 }
 
+/* One of those without which the others have no meaning? All of them stand, or none. */
+static bool is_essential(const char *name)
+{
+	for (int i = 0; i < TALLY_MAP_COUNT; i++)
+		if (!strcmp(name, map_names[i]))
+			return true;
+	return false;
+}
+
+/* Of a pin that is not there. A map that is new in this object is made by the load, and pinned after it. */
+static int check_absent(const char *name)
+{
+	if (!is_essential(name))
+		return 0;
+	tally_log_error("pin_missing", "map=%s", name);
+	return -EUCLEAN;
+}
+
 static int reuse_map(struct tally_load *load, struct bpf_map *map)
 {
 	struct bpf_map_info info = {};
@@ -156,7 +174,7 @@ static int reuse_map(struct tally_load *load, struct bpf_map *map)
 
 	err = open_pin(load, bpf_map__name(map), &fd);
 	if (err == -ENOENT)
-		return 0; /* new in this object: made by the load, pinned after it */
+		return check_absent(bpf_map__name(map));
 	if (err)
 		return err;
 	if (bpf_obj_get_info_by_fd(fd, &info, &len))
@@ -285,9 +303,8 @@ static int keep_extra(struct tally_load *load, const struct bpf_map *map)
 	struct tally_load_extra *extra = &load->extras[load->n_extras];
 	int err;
 
-	for (int i = 0; i < TALLY_MAP_WINDOWS; i++)
-		if (!strcmp(bpf_map__name(map), map_names[i]))
-			return 0;
+	if (is_essential(bpf_map__name(map)))
+		return 0;
 	if (load->n_extras == TALLY_LOAD_EXTRAS)
 		return -E2BIG;
 	err = keep_fd(bpf_map__fd(map), &extra->fd);
@@ -368,6 +385,8 @@ static int open_windows(struct tally_load *load)
 
 	if (err != -ENOENT)
 		return err;
+	if (load->reused)
+		return check_absent(map_names[TALLY_MAP_WINDOWS]);
 	err = tally_epoch_create_windows(fd);
 	return err ? err : pin(load, *fd, map_names[TALLY_MAP_WINDOWS]);
 }
@@ -547,9 +566,11 @@ int tally_load_adopt(const struct tally_load_options *options, struct tally_load
 		err = has_links(load) ? -EUCLEAN : -ENOENT;
 	if (!err)
 		err = adopt_maps(load);
+	if (err == -ENOENT && load->reused)
+		err = -EUCLEAN;
 	if (!err)
 		err = adopt_programs(load);
-	if (err)
+	if (err && (err != -ENOENT || !load->reused)) /* their pins are for the next start alone */
 		return err;
 	*ret_load = TAKE_PTR(load);
 	return 0;

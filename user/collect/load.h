@@ -82,13 +82,13 @@ struct tally_load {
 /*
  * Load the object, on the maps that are pinned if there are any. tally_attach_update() then puts its
  * programs in the place of the pinned ones. -EBUSY: another agent has the folder; -EPROTO: the pins
- * are of another layout; else why the kernel refused.
+ * are of another layout; -EUCLEAN: some of the pins are missing; else why the kernel refused.
  */
 TALLY_MUST int tally_load_open(const struct tally_load_options *options,
 			       struct tally_load **ret_load);
 
 /* The pinned maps and programs as they are; loads nothing. -ENOENT: nothing is pinned; -EUCLEAN: only
- * parts are, and they are attached. */
+ * parts are. */
 TALLY_MUST int tally_load_adopt(const struct tally_load_options *options,
 				struct tally_load **ret_load);
 

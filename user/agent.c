@@ -8,6 +8,7 @@
 #include "agent_parts.h"
 #include "base/exit.h"
 #include "base/privileges.h"
+#include "base/secret.h"
 #include "collect/probe.h"
 #include "observe/notify.h"
 #include "sinks_check.h"
@@ -337,22 +338,20 @@ static int fail(int code, const char *what, int err)
 	return code;
 }
 
-static int start_config(struct tally_agent *agent)
+static int start_process(struct tally_agent *agent)
+{
+	agent->started_ns = tally_util_mono_ns();
+	agent->counters.reload_ok = true;
+	agent->tags.watch_fd = -1;
+	return tally_privileges_hide();
+}
+
+/* With what the config says of logging and folders. */
+static int start_loop(struct tally_agent *agent)
 {
 	static const int signals[] = { SIGTERM, SIGINT, SIGHUP, 0 };
 	int err;
 
-	agent->started_ns = tally_util_mono_ns();
-	agent->counters.reload_ok = true;
-	agent->tags.watch_fd = -1;
-	err = tally_privileges_hide();
-	if (err)
-		return fail(TALLY_EXIT_BUG, "hiding memory", err);
-	remember_file(agent->config_path, &agent->config_file);
-	err = load_config(agent->config_path, &agent->config);
-	if (err)
-		return TALLY_EXIT_CONFIG;
-	remember_file(agent->config->keys.file, &agent->catalog_file);
 	tally_log_setup(tally_config_log_level(agent->config), agent->config->agent.log.format);
 	if (tally_probe_pin_dir(agent->config->agent.pin_dir) < 0) {
 		tally_log_error("config_refused", "pin_dir=%s reason=%s",
@@ -367,6 +366,20 @@ static int start_config(struct tally_agent *agent)
 	if (!err && signal(SIGPIPE, SIG_IGN) == SIG_ERR)
 		err = -errno;
 	return err ? fail(TALLY_EXIT_BUG, "loop", err) : TALLY_EXIT_OK;
+}
+
+static int start_config(struct tally_agent *agent)
+{
+	int err = start_process(agent);
+
+	if (err)
+		return fail(TALLY_EXIT_BUG, "hiding memory", err);
+	remember_file(agent->config_path, &agent->config_file);
+	err = load_config(agent->config_path, &agent->config);
+	if (err)
+		return TALLY_EXIT_CONFIG;
+	remember_file(agent->config->keys.file, &agent->catalog_file);
+	return start_loop(agent);
 }
 
 static int start_state(struct tally_agent *agent)
@@ -536,7 +549,88 @@ int tally_agent_run(const char *config_path)
 
 /* ---- detach ---- */
 
-static int remove_meter(struct tally_agent *agent)
+/* A file that cannot be read at all says nothing of where the pins are; that of the package need not. */
+static int default_config(const char *path, int err, struct tally_config **ret_config)
+{
+	struct tally_diag diag;
+
+	if (strcmp(path, TALLY_CONFIG_PATH) != 0)
+		return err;
+	tally_log_warning("config_faulty", "file=%s reason=%s", path,
+			  "says nothing: the folders are those of a file without any");
+	tally_diag_init(&diag, path);
+	err = tally_config_parse("", 0, TALLY_CONFIG_FAULTY_TOO, &diag, ret_config);
+	tally_diag_done(&diag);
+	return *ret_config ? 0 : err;
+}
+
+/* Mistakes, and secrets that only a unit has, are no reason to go on counting: *ret_whole is false. */
+static int detach_config(const char *path, struct tally_config **ret_config, bool *ret_whole)
+{
+	_cleanup_(tally_config_freep) struct tally_config *config = NULL;
+	struct tally_diag diag;
+	int err;
+
+	tally_diag_init(&diag, path);
+	err = tally_config_load(path, TALLY_CONFIG_CHECK_ONLY | TALLY_CONFIG_FAULTY_TOO, &diag,
+				&config);
+	tally_diag_print(&diag, stderr);
+	if (err)
+		tally_log_error("config_faulty", "file=%s errors=%zu first=%s", path, diag.errors,
+				tally_diag_first(&diag));
+	tally_diag_done(&diag);
+	*ret_whole = !err;
+	if (!config || !config->agent.pin_dir || !config->agent.state_dir)
+		return default_config(path, err, ret_config);
+	if (err) /* perhaps they were to be cut */
+		config->records.peer_prefix = (struct tally_config_prefix){ 0 };
+	*ret_config = TAKE_PTR(config);
+	return 0;
+}
+
+/* Ids of keys outside of the catalog: this host's own, where nobody can read the fleet's secret. */
+static void forget_fleet_secret(struct tally_config *config)
+{
+	char *secret = config->agent.fleet_secret;
+
+	if (!secret || !tally_secret_is_reference(secret))
+		return;
+	tally_log_warning("fleet_secret", "reason=%s",
+			  "cannot be read here: ids of keys outside of the catalog are made with "
+			  "the secret of this host");
+	config->agent.fleet_secret = NULL;
+	free(secret);
+}
+
+static bool secrets_known(const struct tally_config *config)
+{
+	for (size_t i = 0; i < config->n_sinks; i++) {
+		const struct tally_config_kafka *kafka = &config->sinks[i].kafka;
+
+		for (size_t k = 0; k < kafka->n_properties; k++)
+			if (kafka->properties[k].value &&
+			    tally_secret_is_reference(kafka->properties[k].value))
+				return false;
+	}
+	return true;
+}
+
+/*
+ * All sinks or none: what the others have confirmed would leave the spool, and the one left out would
+ * never get it.
+ */
+static bool detach_sinks(struct tally_agent *agent, bool whole)
+{
+	if (whole && secrets_known(agent->config) && !tally_agent_sinks_check(agent) &&
+	    !tally_agent_sinks_add(agent))
+		return true;
+	tally_log_warning("not_shipped", "state_dir=%s reason=%s", agent->config->agent.state_dir,
+			  "a sink cannot be used here: what was not shipped waits in the spool for "
+			  "the next start of the agent");
+	return false;
+}
+
+static int remove_meter(struct tally_agent *agent, bool ship)
 {
 	int err = tally_attach_clear(agent->load);
 
@@ -546,14 +640,28 @@ static int remove_meter(struct tally_agent *agent)
 		tally_log_error("detach", "error=%s ledgers=%s", strerror(-err), "still pinned");
 		return TALLY_EXIT_IO;
 	}
-	tally_agent_sinks_flush(agent, TALLY_AGENT_GRACE_NS);
+	if (ship)
+		tally_agent_sinks_flush(agent, TALLY_AGENT_GRACE_NS);
 	err = tally_load_remove(agent->load);
 	return err ? fail(TALLY_EXIT_IO, "pins", err) : TALLY_EXIT_OK;
 }
 
+static int detach_start(struct tally_agent *agent, bool *ret_whole)
+{
+	int err = start_process(agent);
+
+	if (err)
+		return fail(TALLY_EXIT_BUG, "hiding memory", err);
+	if (detach_config(agent->config_path, &agent->config, ret_whole))
+		return TALLY_EXIT_CONFIG;
+	forget_fleet_secret(agent->config);
+	return start_loop(agent);
+}
+
 static int detach(struct tally_agent *agent)
 {
-	int err, code = start_config(agent);
+	bool whole = false;
+	int err, code = detach_start(agent, &whole);
 
 	if (code)
 		return code;
@@ -568,15 +676,13 @@ static int detach(struct tally_agent *agent)
 	if (err == -ENOENT) {
 		tally_log_notice("detach", "reason=%s pin_dir=%s", "nothing is pinned",
 				 agent->config->agent.pin_dir);
-		return TALLY_EXIT_OK;
+		return whole ? TALLY_EXIT_OK : TALLY_EXIT_CONFIG; /* another folder was meant? */
 	}
 	if (err)
 		return tally_agent_kernel_explain(agent, err);
 	(void)!tally_agent_rules_catalog(agent, agent->config); /* keys stay fingerprints, then */
 	code = start_state(agent);
-	if (!code && tally_agent_sinks_add(agent))
-		code = TALLY_EXIT_CONFIG;
-	return code ? code : remove_meter(agent);
+	return code ? code : remove_meter(agent, detach_sinks(agent, whole));
 }
 
 int tally_agent_detach(const char *config_path)

@@ -11,7 +11,8 @@ int tally_agent_run(const char *config_path);
 
 /*
  * Take the meter out of the kernel: detach, close the last window, seal and ship it while the grace
- * lasts, remove all pins. Refused while an agent runs. The exit code.
+ * lasts, remove all pins. Refused while an agent runs. With mistakes in the file, or secrets that only a
+ * unit has, nothing is shipped: the spool keeps it. The exit code.
  */
 int tally_agent_detach(const char *config_path);
 

@@ -26,9 +26,12 @@ const struct tally_cli_command tally_cmd_stop = {
 	.name = "stop",
 	.args = "",
 	.summary = "end the metering in the kernel (the agent must not run)",
-	.details = "The programs count on when the agent ends, is killed or is upgraded. This is "
-		   "the only way to\nunhook them. What was counted and not shipped yet is sealed, "
-		   "and shipped if the sinks answer in time.",
+	.details =
+		"The programs count on when the agent ends, is killed or is upgraded. This is "
+		"the only way to\nunhook them. What was counted and not shipped yet is sealed, "
+		"and shipped if the sinks answer in time.\nMistakes in the configuration, or secrets "
+		"that only the unit has (${cred:NAME}), do not keep the programs:\nwhat was not "
+		"shipped then waits in the spool for the next start of the agent.",
 	.options = options,
 	.run = run,
 };

@@ -3,6 +3,7 @@
 
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -12,7 +13,7 @@ from lib import api
 from lib.client import Conn
 from lib.load import Load, Template, mix
 from lib.sandbox import Sandbox, inside_netns, wait_for
-from lib.tallyd import Tallyd, differences, service
+from lib.tallyd import BINARY, Tallyd, differences, service
 
 
 @pytest.fixture
@@ -94,6 +95,86 @@ def test_detach(nginx, meter, sandbox, keys):
     agent.start()
     ledger = agent.stop()
     assert not differences(truth, ledger, "api")
+
+
+UNUSABLE = {
+    "credential": ({"kafka": {"brokers": "127.0.0.1:1", "properties": {"sasl.password": "${cred:pw}"}}},
+                   "pw} is not checked"),
+    "no-file": ({"kafka": {"brokers": "127.0.0.1:1", "properties": {"sasl.password": "${file:/none}"}}},
+                "No such file"),
+    "no-such-property": ({"kafka": {"brokers": "127.0.0.1:1", "properties": {"no.such": "1"}}}, "no.such"),
+    "mistake": ({"kafka": {"broker": "127.0.0.1:1"}}, 'did you mean "brokers"'),
+}
+
+
+@pytest.mark.parametrize("sink, says", UNUSABLE.values(), ids=UNUSABLE)
+def test_detach_with_a_sink_that_cannot_be_used(nginx, meter, sandbox, keys, sink, says):
+    """As from a package's script: secrets of the unit are out of reach, or the file has a mistake. The
+    hooks go all the same; what was counted waits in the spool, also for the sink that could be used."""
+    key, truth = keys.new("a"), api.new_tally()
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)], window="1m")
+    with Conn(sandbox, nginx.port) as c:
+        exchange(c, truth, keys, key)
+        agent.kill()
+        before = len(agent.ledger().rows("api"))
+        agent.sections = {"sinks": [{"file": {"path": str(agent.usage)}}, sink]}
+        agent.write_config()
+        done = agent.command("stop", "--detach", "--config", str(agent.config_path))
+        assert done.returncode == 0, done.stderr
+        assert says in done.stderr and "waits in the spool" in done.stderr
+        assert not agent.pin_dir.exists() or not list(agent.pin_dir.iterdir())
+        assert len(agent.ledger().rows("api")) == before
+        c.ask(ask(key))
+    agent.sections = {}
+    agent.start()
+    ledger = agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert not ledger.audit()
+
+
+def test_detach_without_the_fleet_secret(nginx, meter, sandbox, keys):
+    """Only the unit can read it: what was counted is shipped, and it is said whose secret made the ids."""
+    key, truth = keys.new("a"), api.new_tally()
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)], window="1m")
+    with Conn(sandbox, nginx.port) as c:
+        exchange(c, truth, keys, key)
+        agent.kill()
+        agent.agent["fleet_secret"] = "${cred:fleet}"
+        agent.write_config()
+        done = agent.command("stop", "--detach", "--config", str(agent.config_path))
+    assert done.returncode == 0 and "secret of this host" in done.stderr, done.stderr
+    assert not differences(truth, agent.ledger(), "api")
+
+
+# In a mount namespace of its own, so that the folders of a package's installation are not the host's.
+UNREADABLE = r"""
+set -e
+mkdir -p "$1/etc/tallyd" "$1/lib" "$1/run" && cp /etc/machine-id "$1/etc/" || true
+mount --bind "$1/etc" /etc && mount --bind "$1/lib" /var/lib && mount --bind "$1/run" /run
+mount -t bpf bpf /sys/fs/bpf
+printf 'agent: {metrics: {listen: off}}
+sinks: [{file: {path: /var/lib/usage.ndjson}}]
+' >/etc/tallyd/tallyd.yaml
+"$2" run & agent=$!
+for i in $(seq 600); do [ -S /run/tallyd/tallyd.sock ] && break; kill -0 $agent; sleep 0.1; done
+kill $agent && wait $agent
+[ -d /sys/fs/bpf/tallyd ]
+printf 'agent:
+	- what' >/etc/tallyd/tallyd.yaml
+"$2" stop --detach
+echo "detached $?, left: $(find /sys/fs/bpf -name 'tally*')"
+printf 'agent:
+	- what' >/etc/other.yaml
+"$2" stop --detach --config /etc/other.yaml || echo "other $?"
+"""
+
+
+def test_detach_with_a_config_that_cannot_be_read(sandbox):
+    """That of the package stands for the folders of the package; another one for none."""
+    done = subprocess.run(["unshare", "-m", "bash", "-c", UNREADABLE, "bash", sandbox.dir, BINARY],
+                          capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.splitlines() == ["detached 0, left: ", "other 78"], done.stdout + done.stderr
+    assert "a tab" in done.stderr and "waits in the spool" in done.stderr
 
 
 @pytest.mark.faults

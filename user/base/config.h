@@ -216,7 +216,7 @@ enum tally_config_flag {
 	TALLY_CONFIG_CHECK_ONLY = TALLY_OPTION_NO_UNIT,
 	/* Secrets are not read at all. */
 	TALLY_CONFIG_NO_SECRETS = TALLY_OPTION_KEEP_REFERENCES,
-	/* With -EINVAL, too, *ret_config is given: for further checks, and for nothing else. */
+	/* With -EINVAL, too, *ret_config is given, with holes: for further checks, and for unhooking. */
 	TALLY_CONFIG_FAULTY_TOO = 4,
 };
 

@@ -130,6 +130,17 @@ static int set_word(const struct tally_cli_option *option, const char *value)
 				     near ? "?" : "");
 }
 
+static int add_item(const struct tally_cli_option *option, const char *value)
+{
+	struct tally_cli_list *list = option->value;
+
+	if (list->n == TALLY_CLI_LIST_MAX)
+		return tally_cli_usage_error("--%s was given more than %d times", option->name,
+					     TALLY_CLI_LIST_MAX);
+	list->items[list->n++] = value;
+	return 0;
+}
+
 static int set_value(const struct tally_cli_option *option, const char *value)
 {
 	switch (option->type) {
@@ -141,6 +152,8 @@ static int set_value(const struct tally_cli_option *option, const char *value)
 		return 0;
 	case TALLY_CLI_WORD:
 		return set_word(option, value);
+	case TALLY_CLI_LIST:
+		return add_item(option, value);
 	case TALLY_CLI_COUNT:
 		if (tally_util_parse_u64(value, UINT64_MAX, option->value) < 0)
 			return tally_cli_usage_error("--%s must be a whole number", option->name);

@@ -21,6 +21,14 @@ enum tally_cli_type {
 	TALLY_CLI_TEXT,	 /* const char * */
 	TALLY_CLI_COUNT, /* uint64_t */
 	TALLY_CLI_WORD,	 /* const char *, one of words */
+	TALLY_CLI_LIST,	 /* struct tally_cli_list: may be given again and again */
+};
+
+#define TALLY_CLI_LIST_MAX 64 /* one more is a usage error */
+
+struct tally_cli_list {
+	const char *items[TALLY_CLI_LIST_MAX];
+	size_t n;
 };
 
 struct tally_cli_option {

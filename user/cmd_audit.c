@@ -3,16 +3,20 @@
 
 #include "account/audit.h"
 #include "account/json.h"
-#include "cli.h"
+#include "audit_source.h"
 #include "deliver/kafka_reader.h"
 
 #define CONNECTIONS 2 /* the topic that is read only where control records tell of it */
-#define EXIT_LOSSES 3 /* the books balance, but for losses they declare themselves */
 
-static const char *brokers, *until, *agents, *topic_records, *topic_control, *topic_connections,
-	*output;
-static const char *property;
+static struct tally_cli_list properties;
+static struct tally_audit_words words = { .properties = &properties };
+static const char *until, *agents, *output;
 static bool from_file, strict, without_connections;
+
+static bool from_brokers(void)
+{
+	return words.brokers || words.config || words.sink;
+}
 
 static int feed(void *ctx, const void *value, size_t len)
 {
@@ -24,60 +28,82 @@ static int cannot_read(const char *path, int err)
 	return tally_cli_fail(TALLY_EXIT_INPUT, "%s: %s", path, strerror(-err));
 }
 
-static int read_file(struct tally_audit *audit, const char *path)
+/* Once for each file; the findings have them all, without their place. */
+static void say_unreadable(const char *path, size_t line)
 {
-	bool is_stdin = strcmp(path, "-") == 0;
-	_cleanup_fclose_ FILE *in = is_stdin ? NULL : fopen(path, "re");
+	(void)tally_cli_fail(TALLY_EXIT_INPUT, "%s:%zu: not a record, the first that is none", path,
+			     line);
+}
+
+static int read_lines(struct tally_audit *audit, FILE *in, const char *path)
+{
+	uint64_t before = tally_audit_count(audit, TALLY_FIND_UNREADABLE);
 	_cleanup_free_ char *line = NULL;
-	size_t cap = 0;
+	size_t cap = 0, number = 0;
+	bool said = false;
 	ssize_t n;
 	int r = 0;
 
-	if (!in && !is_stdin)
-		return cannot_read(path, -errno);
-	while (r == 0 && (n = getline(&line, &cap, in ? in : stdin)) > 0) {
+	while (r == 0 && (n = getline(&line, &cap, in)) > 0) {
+		number++;
 		if (line[n - 1] == '\n')
 			n--;
 		if (n)
 			r = tally_audit_feed(audit, line, (size_t)n);
+		if (!said && tally_audit_count(audit, TALLY_FIND_UNREADABLE) > before) {
+			say_unreadable(path, number);
+			said = true;
+		}
 	}
-	if (r == 0 && ferror(in ? in : stdin))
+	if (r == 0 && ferror(in))
 		r = -EIO;
 	return r < 0 ? cannot_read(path, r) : 0;
 }
 
-static int read_brokers(struct tally_audit *audit)
+static int read_file(struct tally_audit *audit, const char *path)
 {
-	/* A record whose batch is known need not be kept. */
-	const char *const topics[] = { topic_control ? topic_control : "usage.control.v1",
-				       topic_records ? topic_records : "usage.records.v1",
-				       topic_connections ? topic_connections
-							 : "usage.connections.v1" };
-	_cleanup_free_ char *pair = property ? strdup(property) : NULL;
-	char *equals = pair ? strchr(pair, '=') : NULL;
-	struct tally_kafka_option option = { pair, equals ? equals + 1 : "" };
+	bool is_stdin = strcmp(path, "-") == 0;
+	_cleanup_fclose_ FILE *in = is_stdin ? NULL : fopen(path, "re");
+
+	if (!in && !is_stdin)
+		return cannot_read(path, -errno);
+	return read_lines(audit, in ? in : stdin, path);
+}
+
+/* The control topic comes first: a record whose batch is known need not be kept. */
+static int read_topics(struct tally_audit *audit, const struct tally_audit_source *source)
+{
 	struct tally_kafka_reading reading = {
-		.brokers = brokers,
+		.brokers = source->brokers,
 		.n_topics = 1,
-		.options = &option,
-		.n_options = pair != NULL,
+		.options = source->options,
+		.n_options = source->n_options,
 	};
 	_cleanup_free_ char *error = NULL;
 	int r = 0;
 
-	if (equals)
-		*equals = 0;
-	for (size_t i = 0; r == 0 && i < TALLY_ARRAY_SIZE(topics); i++) {
+	for (size_t i = 0; r == 0 && i < TALLY_ARRAY_SIZE(source->topics); i++) {
 		if (i == CONNECTIONS &&
 		    (without_connections || !tally_audit_told_connections(audit)))
 			break;
-		reading.topics = &topics[i];
+		reading.topics = &source->topics[i];
 		r = tally_kafka_reader_run(&reading, feed, audit, &error);
 	}
 	if (r == -EINVAL)
 		return tally_cli_usage_error("--property: %s", error ? error : "not accepted");
 	return r < 0 ? tally_cli_fail(TALLY_EXIT_UNAVAILABLE, "%s", error ? error : strerror(-r))
 		     : 0;
+}
+
+static int read_brokers(struct tally_audit *audit)
+{
+	struct tally_audit_source source = { 0 };
+	int code = tally_audit_source_init(&source, &words);
+
+	if (!code)
+		code = read_topics(audit, &source);
+	tally_audit_source_done(&source);
+	return code;
 }
 
 /* One agent id a line; # begins a comment. */
@@ -132,8 +158,9 @@ static void print_json(const struct tally_audit *audit, int code)
 		json_object_set_new(counts, tally_audit_kind((enum tally_finding_kind)i),
 				    json_integer((json_int_t)tally_audit_count(
 					    audit, (enum tally_finding_kind)i)));
-	root = json_pack("{s:b,s:i,s:o,s:o,s:o}", "balanced", code == 0 || code == EXIT_LOSSES,
-			 "exit", code, "agents", list, "counts", counts, "findings", found);
+	root = json_pack("{s:b,s:i,s:o,s:o,s:o}", "balanced",
+			 code == 0 || code == TALLY_EXIT_LOSSES, "exit", code, "agents", list,
+			 "counts", counts, "findings", found);
 	json_dumpf(root, stdout, JSON_INDENT(1));
 	puts("");
 	json_decref(root);
@@ -143,8 +170,8 @@ static const char *verdict(int code)
 {
 	if (code == 0)
 		return "the books balance";
-	return code == EXIT_LOSSES ? "the books balance, but for what they declare as lost"
-				   : "the books do not balance";
+	return code == TALLY_EXIT_LOSSES ? "the books balance, but for what they declare as lost"
+					 : "the books do not balance";
 }
 
 static void print_table(const struct tally_audit *audit, int code)
@@ -180,14 +207,14 @@ static int judge(const struct tally_audit *audit)
 	}
 	if (strict && tally_audit_count(audit, TALLY_FIND_DUPLICATE))
 		return TALLY_EXIT_DIFFERS;
-	return tally_audit_count(audit, TALLY_FIND_LOSS) ? EXIT_LOSSES : TALLY_EXIT_OK;
+	return tally_audit_count(audit, TALLY_FIND_LOSS) ? TALLY_EXIT_LOSSES : TALLY_EXIT_OK;
 }
 
 static int read_input(struct tally_audit *audit, int argc, char **argv)
 {
 	int code = agents ? read_agents(audit) : 0;
 
-	if (!code && brokers)
+	if (!code && from_brokers())
 		code = read_brokers(audit);
 	for (int i = 0; !code && i < argc; i++)
 		code = read_file(audit, argv[i]);
@@ -222,8 +249,9 @@ static int run(int argc, char **argv)
 	struct tally_audit *audit = NULL;
 	int code;
 
-	if (!brokers == !argc)
-		return tally_cli_usage_error("give --brokers, or --file and files (- is stdin)");
+	if (from_brokers() == (argc > 0))
+		return tally_cli_usage_error(
+			"give --brokers or --config, or --file and files (- is stdin)");
 	if (argc && !from_file)
 		return tally_cli_usage_error("files need --file");
 	if (tally_audit_new(&audit) < 0)
@@ -239,9 +267,21 @@ static const struct tally_cli_option options[] = {
 	{ .name = "brokers",
 	  .letter = 'b',
 	  .type = TALLY_CLI_TEXT,
-	  .value = &brokers,
+	  .value = &words.brokers,
 	  .arg = "HOST:PORT,...",
 	  .help = "read the topics of this cluster" },
+	{ .name = "config",
+	  .letter = 'c',
+	  .type = TALLY_CLI_TEXT,
+	  .value = &words.config,
+	  .arg = "FILE",
+	  .help = "brokers, topics and settings are those of the Kafka sink in this configuration" },
+	{ .name = "sink",
+	  .type = TALLY_CLI_TEXT,
+	  .value = &words.sink,
+	  .arg = "NAME",
+	  .help = "which one, where there are several (without --config: in " TALLY_CONFIG_PATH
+		  ")" },
 	{ .name = "file",
 	  .letter = 'f',
 	  .type = TALLY_CLI_FLAG,
@@ -266,17 +306,17 @@ static const struct tally_cli_option options[] = {
 	  .help = "a record that came twice is a fault, though consumers drop it by its id" },
 	{ .name = "topic-records",
 	  .type = TALLY_CLI_TEXT,
-	  .value = &topic_records,
+	  .value = &words.topics[1],
 	  .arg = "TOPIC",
 	  .help = "instead of usage.records.v1" },
 	{ .name = "topic-control",
 	  .type = TALLY_CLI_TEXT,
-	  .value = &topic_control,
+	  .value = &words.topics[0],
 	  .arg = "TOPIC",
 	  .help = "instead of usage.control.v1" },
 	{ .name = "topic-connections",
 	  .type = TALLY_CLI_TEXT,
-	  .value = &topic_connections,
+	  .value = &words.topics[2],
 	  .arg = "TOPIC",
 	  .help = "instead of usage.connections.v1; read if control records tell of it" },
 	{ .name = "without-connections",
@@ -285,10 +325,10 @@ static const struct tally_cli_option options[] = {
 	  .help = "leave records of connections out: they may be read by others only" },
 	{ .name = "property",
 	  .letter = 'X',
-	  .type = TALLY_CLI_TEXT,
-	  .value = &property,
+	  .type = TALLY_CLI_LIST,
+	  .value = &properties,
 	  .arg = "NAME=VALUE",
-	  .help = "a setting of librdkafka" },
+	  .help = "a setting of librdkafka; one -X for each" },
 	{ .name = "output",
 	  .letter = 'o',
 	  .type = TALLY_CLI_WORD,
@@ -301,13 +341,15 @@ static const struct tally_cli_option options[] = {
 
 const struct tally_cli_command tally_cmd_audit = {
 	.name = "audit",
-	.args = "[--brokers LIST | --file FILE...]",
+	.args = "[--brokers LIST | --config FILE | --file FILE...]",
 	.summary = "Say whether the books balance: gaps, duplicates, sums, chain, losses.",
 	.details =
 		"Exit 0: they balance. 1: they do not. 3: they do, but for losses that they declare "
 		"themselves\n(spool declare-lost, a window lost in a power cut). Closing a billing "
 		"period: --until END --agents FILE.\nWhere records of connections are kept, they must "
-		"add up to the usage records of their batch.\n",
+		"add up to the usage records of their batch.\n"
+		"A password does not belong on a command line, where all users see it: "
+		"-X 'sasl.password=${file:/path}',\nor --config with the file that has it.\n",
 	.options = options,
 	.max_args = -1,
 	.run = run,

@@ -67,6 +67,18 @@ static int print(const struct tally_catalog_key *entry, const char *kfp)
 	return tally_cli_flush();
 }
 
+static int no_secret(const struct tally_config *config, int err)
+{
+	if (config->agent.fleet_secret)
+		return tally_cli_fail(TALLY_EXIT_CONFIG,
+				      "%s: agent.fleet_secret: %.128s can be read only by the unit",
+				      config_path, config->agent.fleet_secret);
+	return tally_cli_fail(TALLY_EXIT_CONFIG,
+			      "%s has no agent.fleet_secret, and that of this host cannot be read: "
+			      "%s/fleet-secret: %s",
+			      config_path, config->agent.state_dir, strerror(-err));
+}
+
 static int run_id(int argc, char **argv)
 {
 	_cleanup_(tally_config_freep) struct tally_config *config = NULL;
@@ -81,9 +93,7 @@ static int run_id(int argc, char **argv)
 		return TALLY_EXIT_CONFIG;
 	r = tally_setup_secret(config, &secret);
 	if (r < 0)
-		return tally_cli_fail(TALLY_EXIT_CONFIG,
-				      "%s: the fleet secret cannot be read here (%s)", config_path,
-				      strerror(-r));
+		return no_secret(config, r);
 	r = sha256_text ? 0 : read_key(sha256);
 	if (r == 0)
 		r = make_kfp(sha256, TAKE_PTR(secret), kfp);

@@ -107,19 +107,25 @@ static int open_fs(struct tally_fs *ret_fs)
 
 static int load_all(struct files *files)
 {
+	int r = 0, code = 0, found = 0;
 	struct tally_fs fs;
-	int r = 0, code = open_fs(&fs);
 
-	for (size_t i = 0; !code && r == 0 && i < TALLY_ARRAY_SIZE(folders); i++) {
-		files->folder = folders[i];
-		r = fs.list(fs.ctx, folders[i], add_name, files);
-		r = r == -ENOENT ? 0 : r;
-	}
+	code = open_fs(&fs);
 	if (code)
 		return code;
+	for (size_t i = 0; r == 0 && i < TALLY_ARRAY_SIZE(folders); i++) {
+		files->folder = folders[i];
+		r = fs.list(fs.ctx, folders[i], add_name, files);
+		found += r != -ENOENT;
+		r = r == -ENOENT ? 0 : r;
+	}
 	for (size_t i = 0; i < files->n; i++)
 		load(&fs, &files->items[i]);
 	fs.free(fs.ctx);
+	if (!found)
+		return tally_cli_fail(TALLY_EXIT_IO,
+				      "%s: no spool: none of batches/, sealed/, quarantine/",
+				      state_dir);
 	if (files->n)
 		qsort(files->items, files->n, sizeof(*files->items), compare_files);
 	return r < 0 ? tally_cli_fail(TALLY_EXIT_IO, "%s: %s", state_dir, strerror(-r)) : 0;
@@ -389,9 +395,9 @@ static int run_declare(int argc, char **argv)
 	if (r != 1)
 		code = tally_cli_fail(TALLY_EXIT_USAGE, "%s: no such file in quarantine", argv[0]);
 	else if (strstr(argv[0], TALLY_COVERED))
-		code = tally_cli_fail(TALLY_EXIT_USAGE,
-				      "%s: nothing is lost with it: other files held all its epochs",
-				      argv[0]);
+		code = tally_cli_fail(
+			TALLY_EXIT_USAGE,
+			"%s: nothing is lost with it: other files held all its epochs", argv[0]);
 	else if (strstr(argv[0], TALLY_DECLARED) || parse_loss(argv[0], &loss) < 0)
 		code = tally_cli_fail(
 			TALLY_EXIT_USAGE,

@@ -17,7 +17,8 @@ from lib.fixtures import keys, sandbox  # noqa: E402,F401
 
 PORT = int(os.environ.get("KAFKA_DEPLOY_PORT", "23060"))
 SECURE = PORT + 2
-# Who comes without a name administers; tallyd and mallory come by SASL and have no rights of their own.
+# Who comes without a name administers; tallyd and mallory come by SASL and have no rights of their own;
+# the auditor may read.
 SETTINGS = f"""
 listeners=PLAINTEXT://127.0.0.1:{PORT},CONTROLLER://127.0.0.1:{PORT + 1},SASL_PLAINTEXT://127.0.0.1:{SECURE}
 advertised.listeners=PLAINTEXT://127.0.0.1:{PORT},SASL_PLAINTEXT://127.0.0.1:{SECURE}
@@ -25,9 +26,9 @@ listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLA
 inter.broker.listener.name=PLAINTEXT
 sasl.enabled.mechanisms=PLAIN
 listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule \
-required user_tallyd="secret" user_mallory="secret";
+required user_tallyd="secret" user_mallory="secret" user_auditor="books";
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
-super.users=User:ANONYMOUS
+super.users=User:ANONYMOUS;User:auditor
 """
 TOOLS = {"kafka-topics.sh": "org.apache.kafka.tools.TopicCommand", "kafka-acls.sh": "kafka.admin.AclCommand"}
 

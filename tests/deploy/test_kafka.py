@@ -72,6 +72,20 @@ def test_rights(topics, agent, sandbox, keys, server):
     connections = consumed(topics, TOPICS[3])
     assert sum(e["data"]["requests"] for e in connections) == 500
     assert sorted(e["id"] for e in connections) == sorted(e["id"] for e in ledger.connections)
+    audit_the_books(meter, sandbox)
+
+
+def audit_the_books(meter, sandbox):
+    """By the agent's configuration and a name of one's own, whose password stands in a file; without the
+    configuration, too, where each setting has an -X."""
+    (sandbox.dir / "password").write_text("books\n", encoding="utf-8")
+    mine = {"sasl.username": "auditor", "sasl.password": f"${{file:{sandbox.dir}/password}}"}
+    whole = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "PLAIN", **mine}
+    brokers = meter.sections["sinks"][1]["kafka"]["brokers"]
+    for source, properties in (["--config", meter.config_path], mine), (["--brokers", brokers], whole):
+        words = [w for name, value in properties.items() for w in ("-X", f"{name}={value}")]
+        done = meter.command("audit", "--strict", *map(str, source), *words)
+        assert done.returncode == 0 and "the books balance" in done.stdout, done.stdout + done.stderr
 
 
 def test_others_have_none(topics, agent):

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* check-config and keys id as a person calls them: what is said where, and with which exit code. */
+/* check-config, keys id, audit and spool as a person calls them: what is said where, and with which exit code. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -54,8 +54,9 @@ static void redirect(const char *name, int flags, int fd)
 /* In a child, because options are kept in static variables. words are parted by blanks. */
 static int call(const char *words, const char *input)
 {
-	static const struct tally_cli_command *const commands[] = { &tally_cmd_check,
-								    &tally_cmd_keys, NULL };
+	static const struct tally_cli_command *const commands[] = {
+		&tally_cmd_check, &tally_cmd_keys, &tally_cmd_audit, &tally_cmd_spool, NULL
+	};
 	char copy[1024], *argv[16] = { dir }, *rest = copy, *part;
 	int argc = 1, status;
 	pid_t pid;
@@ -218,15 +219,121 @@ static void test_keys_id_faults(void **state)
 	assert_int_equal(call("keys id -c good.yaml the-key", ""), TALLY_EXIT_USAGE);
 	assert_int_equal(call("keys id -c none.yaml", "k"), TALLY_EXIT_CONFIG);
 	assert_int_equal(call("keys", ""), TALLY_EXIT_USAGE);
+	put("no-secret.yaml", "agent: {state_dir: /nowhere}\nsinks: [{stdout: }]\n");
+	assert_int_equal(call("keys id -c no-secret.yaml", "k"), TALLY_EXIT_CONFIG);
+	assert_non_null(strstr(err, " /nowhere/fleet-secret: No such file or directory\n"));
+	put("unit.yaml", "agent: {fleet_secret: '${cred:fleet}'}\nsinks: [{stdout: }]\n");
+	assert_int_equal(call("keys id -c unit.yaml", "k"), TALLY_EXIT_CONFIG);
+	assert_non_null(strstr(err, "agent.fleet_secret: ${cred:fleet} can be read only by"));
+}
+
+/* The text with the test's folder for each @. */
+static void in_dir(const char *text, char *ret_text, size_t bytes)
+{
+	size_t n = 0;
+
+	for (; *text && n < bytes; text++)
+		n += (size_t)snprintf(ret_text + n, bytes - n, "%.*s",
+				      *text == '@' ? (int)strlen(dir) : 1,
+				      *text == '@' ? dir : text);
+	assert_true(n < bytes);
+}
+
+static int call_in_dir(const char *line, const char *said)
+{
+	char words[1024];
+	int code;
+
+	in_dir(line, words, sizeof(words));
+	code = call(words, "");
+	if (!strstr(err, said))
+		fail_msg("%s: %s", words, err);
+	return code;
+}
+
+/* librdkafka's refusal shows what reached it: nothing is asked of a broker. */
+static void test_audit_properties(void **state)
+{
+	put("word", "nonsense\n");
+	assert_int_equal(call_in_dir("audit -b 127.0.0.1:1 -X no.such=1 -X client.id=a", "no.such"),
+			 TALLY_EXIT_USAGE);
+	assert_int_equal(call_in_dir("audit -b 127.0.0.1:1 -X client.id=a -X no.such=1", "no.such"),
+			 TALLY_EXIT_USAGE);
+	assert_int_equal(call_in_dir("audit -b 127.0.0.1:1 -X hunter2", "wants NAME=VALUE"),
+			 TALLY_EXIT_USAGE);
+	assert_null(strstr(err, "hunter2"));
+	assert_int_equal(
+		call_in_dir("audit -b 127.0.0.1:1 -X security.protocol=${file:@/word}", "nonsense"),
+		TALLY_EXIT_USAGE);
+	assert_int_equal(call_in_dir("audit -b 127.0.0.1:1 -X sasl.password=${file:@/none}",
+				     "/none}: No such file"),
+			 TALLY_EXIT_CONFIG);
+	assert_int_equal(call_in_dir("audit -b 127.0.0.1:1 -X sasl.password=${cred:pw}",
+				     "CREDENTIALS_DIRECTORY"),
+			 TALLY_EXIT_CONFIG);
+	assert_int_equal(call_in_dir("audit -b 127.0.0.1:1 -X sasl.password=${env:PW}",
+				     "a secret is the whole value"),
+			 TALLY_EXIT_USAGE);
+}
+
+/* A fleet secret of the unit is nothing to an audit; a password of the unit has to be given otherwise. */
+static void test_audit_config(void **state)
+{
+	char text[1024];
+
+	put("word", "nonsense\n");
+	in_dir("agent: {fleet_secret: '${cred:fleet}'}\n"
+	       "sinks: [{kafka: {brokers: '127.0.0.1:1', properties: "
+	       "{security.protocol: '${file:@/word}', sasl.password: '${cred:pw}'}}}]\n",
+	       text, sizeof(text));
+	put("kafka.yaml", text);
+	put("two.yaml", "sinks: [{name: a, kafka: {brokers: '127.0.0.1:1'}},"
+			" {name: b, kafka: {brokers: '127.0.0.1:1', properties: {no.such: 1}}}]\n");
+	assert_int_equal(call_in_dir("audit -c kafka.yaml", "${cred:pw} cannot be read here"),
+			 TALLY_EXIT_CONFIG);
+	assert_int_equal(call_in_dir("audit -c kafka.yaml -X sasl.password=x", "nonsense"),
+			 TALLY_EXIT_USAGE);
+	assert_int_equal(call_in_dir("audit -c good.yaml", "no Kafka sink"), TALLY_EXIT_USAGE);
+	assert_int_equal(call_in_dir("audit -c two.yaml", "more than one"), TALLY_EXIT_USAGE);
+	assert_int_equal(call_in_dir("audit -c two.yaml --sink c", "named c"), TALLY_EXIT_USAGE);
+	assert_int_equal(call_in_dir("audit -c two.yaml --sink b", "no.such"), TALLY_EXIT_USAGE);
+	assert_int_equal(call_in_dir("audit -c bad.yaml", "did you mean"), TALLY_EXIT_CONFIG);
+}
+
+/* A folder that is no spool is not one without faults. */
+static void test_spool_of_nothing(void **state)
+{
+	assert_int_equal(call_in_dir("spool verify -d @", "no spool"), TALLY_EXIT_IO);
+	assert_int_equal(call_in_dir("spool ls -d @", "no spool"), TALLY_EXIT_IO);
+	assert_string_equal(out, "");
+	assert_int_equal(call_in_dir("spool verify -d @/none", "none: No such file"),
+			 TALLY_EXIT_IO);
+}
+
+static void test_audit_file(void **state)
+{
+	put("junk", "\n{\"cut\": \"off\n{\"cut\": \"off\n");
+	assert_int_equal(call_in_dir("audit -f junk", "junk:2: not a record"), TALLY_EXIT_INPUT);
+	assert_null(strstr(err, "junk:3"));
+	assert_int_equal(call_in_dir("audit -f nowhere", "nowhere: No such file"),
+			 TALLY_EXIT_INPUT);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_good),	    cmocka_unit_test(test_json),
-		cmocka_unit_test(test_bad),	    cmocka_unit_test(test_strict),
-		cmocka_unit_test(test_bad_catalog), cmocka_unit_test(test_schema),
-		cmocka_unit_test(test_keys_id),	    cmocka_unit_test(test_keys_id_faults),
+		cmocka_unit_test(test_good),
+		cmocka_unit_test(test_json),
+		cmocka_unit_test(test_bad),
+		cmocka_unit_test(test_strict),
+		cmocka_unit_test(test_bad_catalog),
+		cmocka_unit_test(test_schema),
+		cmocka_unit_test(test_keys_id),
+		cmocka_unit_test(test_keys_id_faults),
+		cmocka_unit_test(test_audit_properties),
+		cmocka_unit_test(test_audit_config),
+		cmocka_unit_test(test_audit_file),
+		cmocka_unit_test(test_spool_of_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -432,7 +432,7 @@ static void test_too_many_states(void **state)
 	assert_int_equal(check_text(&f, out, sizeof(out)), -EINVAL);
 	assert_non_null(strstr(
 		out,
-		"services[0].routes: too many combinations of templates: more than 511 states"));
+		"services[0].routes[501].match: one route too many: from here on they need more than 511 states"));
 	assert_int_equal(tally_rules_compile(&f.service, &target, f.rules), -EINVAL);
 	fixture_done(&f);
 }

@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 
+#include "base/listen.h"
 #include "base/secret.h"
 
 #define FILE_MAX (4u << 20)
@@ -30,16 +31,11 @@ static bool is_name(const char *text)
 	return true;
 }
 
-/* ADDRESS:PORT; an IPv6 address in brackets. */
 static bool is_listen(const char *text)
 {
-	const char *colon = strrchr(text, ':');
-	uint64_t port;
+	struct sockaddr_storage address;
 
-	if (strcmp(text, "off") == 0)
-		return true;
-	return colon && colon != text && tally_util_parse_u64(colon + 1, UINT16_MAX, &port) == 0 &&
-	       (memchr(text, ':', (size_t)(colon - text)) == NULL || text[0] == '[');
+	return strcmp(text, "off") == 0 || tally_listen_parse(text, &address) == 0;
 }
 
 /* Where a value stands, or its section when it is not written. */
@@ -73,8 +69,9 @@ static void check_agent(const struct tally_config *config, const struct tally_ya
 	check_absolute(diag, place_in(root, "agent", "pin_dir"), "agent.pin_dir", agent->pin_dir);
 	check_absolute(diag, place_in(root, "keys", "file"), "keys.file", config->keys.file);
 	if (agent->metrics.listen && !is_listen(agent->metrics.listen))
-		tally_diag_error(diag, agent->metrics.place, "agent.metrics.listen",
-				 "must be ADDRESS:PORT or off");
+		tally_diag_error(
+			diag, agent->metrics.place, "agent.metrics.listen",
+			"must be ADDRESS:PORT or off; the address in numbers, one of IPv6 in brackets");
 	if (!agent->fleet_secret)
 		tally_diag_warning(
 			diag, place_in(root, "agent", "fleet_secret"), "agent.fleet_secret",
@@ -330,9 +327,21 @@ static void check_ties(const struct tally_config *config, struct tally_diag *dia
 
 /* Kubernetes ------------------------------------------------------------------------------------ */
 
-static bool is_url(const char *text)
+/* A token is sent there: in plain text it does not leave this host. */
+static bool is_api(const char *text)
 {
-	return strncmp(text, "https://", 8) == 0 || strncmp(text, "http://", 7) == 0;
+	static const char *const plain[] = { "http://127.0.0.1", "http://localhost",
+					     "http://[::1]" };
+
+	if (strncmp(text, "https://", 8) == 0)
+		return text[8] != 0;
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(plain); i++) {
+		size_t n = strlen(plain[i]);
+
+		if (strncmp(text, plain[i], n) == 0 && strchr(":/", text[n]))
+			return true;
+	}
+	return false;
 }
 
 static void check_kubernetes(const struct tally_config *config, struct tally_diag *diag)
@@ -351,8 +360,9 @@ static void check_kubernetes(const struct tally_config *config, struct tally_dia
 	}
 	if (!place.line)
 		return;
-	if (kubernetes->api && *kubernetes->api && !is_url(kubernetes->api))
-		tally_diag_error(diag, place, "kubernetes.api", "must begin with https://");
+	if (kubernetes->api && *kubernetes->api && !is_api(kubernetes->api))
+		tally_diag_error(diag, place, "kubernetes.api",
+				 "must begin with https://; http:// is for this host alone");
 	check_absolute(diag, place, "kubernetes.token_file", kubernetes->token_file);
 	check_absolute(diag, place, "kubernetes.ca_file", kubernetes->ca_file);
 	check_absolute(diag, place, "kubernetes.cgroup_root", kubernetes->cgroup_root);

@@ -246,25 +246,72 @@ static void check_billable(const struct tally_config_service *service, const str
 	}
 }
 
+/* Of the routes before the n-th of the configuration. */
+static int build_first(const struct tally_config_service *service, const struct route_table *table,
+		       size_t n, struct tally_route_automaton *automaton)
+{
+	_cleanup_free_ struct tally_route *some = calloc(table->n + 1, sizeof(*some));
+	size_t n_some = 0;
+
+	if (!some)
+		return -ENOMEM;
+	for (size_t i = 0; i < table->n; i++)
+		if (table->source[i] < service->routes + n)
+			some[n_some++] = table->routes[i];
+	return tally_route_build(some, n_some, &table->methods, automaton);
+}
+
+/* The first route that is one too many: those before it can be compiled, and with it they cannot. */
+static int first_too_many(const struct tally_config_service *service,
+			  const struct route_table *table, struct tally_route_automaton *automaton,
+			  size_t *ret_index)
+{
+	size_t good = 0, bad = service->n_routes;
+
+	while (bad - good > 1) {
+		size_t middle = good + (bad - good) / 2;
+		int r = build_first(service, table, middle, automaton);
+
+		if (r == -ENOMEM)
+			return r;
+		if (r < 0)
+			bad = middle;
+		else
+			good = middle;
+	}
+	*ret_index = bad - 1;
+	return 0;
+}
+
+static int tell_too_many(const struct tally_config_service *service,
+			 const struct route_table *table, const struct teller *teller,
+			 struct tally_route_automaton *automaton)
+{
+	char path[PATH_TEXT];
+	size_t first = 0;
+	int r = first_too_many(service, table, automaton, &first);
+
+	if (r < 0)
+		return r;
+	snprintf(path, sizeof(path), "services[%zu].routes[%zu].match", teller->service, first);
+	tally_diag_error(
+		teller->diag, service->routes[first].place, path,
+		"one route too many: from here on they need more than %d states or %d edges (one for each segment that no other route has in its place; many, where {name} or ** stands beside literals); write several as one with {name} or **, or give some to a service of their own",
+		TALLY_ROUTE_STATES - 1, TALLY_ROUTE_EDGES_USED);
+	return 0;
+}
+
 static int check_automaton(const struct tally_config_service *service,
 			   const struct route_table *table, const struct teller *teller)
 {
 	_cleanup_free_ struct tally_route_automaton *automaton = malloc(sizeof(*automaton));
-	char path[PATH_TEXT];
 	int r;
 
 	if (!automaton)
 		return -ENOMEM;
 	r = tally_route_build(table->routes, table->n, &table->methods, automaton);
-	snprintf(path, sizeof(path), "services[%zu].routes", teller->service);
-	if (r == -E2BIG)
-		tally_diag_error(teller->diag, service->place, path,
-				 "too many combinations of templates: more than %d states",
-				 TALLY_ROUTE_STATES - 1);
-	else if (r == -ENOSPC)
-		tally_diag_error(teller->diag, service->place, path,
-				 "too many combinations of templates: more than %d edges",
-				 TALLY_ROUTE_EDGES_USED);
+	if (r == -E2BIG || r == -ENOSPC)
+		r = tell_too_many(service, table, teller, automaton);
 	return r == -ENOMEM ? r : 0;
 }
 

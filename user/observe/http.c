@@ -8,6 +8,8 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "base/listen.h"
+
 #define CONNECTIONS 16
 #define TIMEOUT_S 10
 
@@ -138,45 +140,6 @@ void tally_http_tick(struct tally_http *http)
 		(void)MHD_run(http->daemon); /* its errors concern single connections */
 }
 
-static int parse_port(const char *text, in_port_t *ret_port)
-{
-	uint64_t port;
-	int err = tally_util_parse_u64(text, 65535, &port);
-
-	if (!err)
-		*ret_port = htons(port);
-	return err;
-}
-
-/* ADDRESS:PORT; an IPv6 address stands in brackets. */
-static int parse_listen(const char *text, struct sockaddr_storage *ret_address)
-{
-	struct sockaddr_in6 *six = (struct sockaddr_in6 *)ret_address;
-	struct sockaddr_in *four = (struct sockaddr_in *)ret_address;
-	const char *colon = strrchr(text, ':');
-	char host[INET6_ADDRSTRLEN + 2];
-	size_t len = colon ? (size_t)(colon - text) : 0;
-
-	if (!len || len >= sizeof(host))
-		return -EINVAL;
-	memset(ret_address, 0, sizeof(*ret_address));
-	memcpy(host, text, len);
-	host[len] = 0;
-	if (host[0] == '[' && host[len - 1] == ']') {
-		host[len - 1] = 0;
-		six->sin6_family = AF_INET6;
-		return inet_pton(AF_INET6, host + 1, &six->sin6_addr) == 1
-			       ? parse_port(colon + 1, &six->sin6_port)
-			       : -EINVAL;
-	}
-	four->sin_family = AF_INET;
-	if (!strcmp(host, "localhost"))
-		strcpy(host, "127.0.0.1");
-	return inet_pton(AF_INET, host, &four->sin_addr) == 1
-		       ? parse_port(colon + 1, &four->sin_port)
-		       : -EINVAL;
-}
-
 static int start(struct tally_http *http, const struct sockaddr_storage *address)
 {
 	unsigned int flags = MHD_USE_EPOLL | (address->ss_family == AF_INET6 ? MHD_USE_IPv6 : 0);
@@ -197,7 +160,7 @@ int tally_http_open(struct tally_loop *loop, const char *listen, tally_http_fn f
 	const union MHD_DaemonInfo *info;
 	struct sockaddr_storage address;
 	struct tally_http *http;
-	int err = parse_listen(listen, &address);
+	int err = tally_listen_parse(listen, &address);
 
 	if (err)
 		return err;

@@ -28,8 +28,7 @@ def pod_of(objects):
 
 
 RENDERED = {"kustomize": lambda: kustomize("overlays/plaintext"),
-            "helm": lambda: helm("--set", "namespace.create=true"),
-            "helm-executable": lambda: helm("--set", "namespace.create=true,tier=executable")}
+            "helm": lambda: helm("--set", "namespace.create=true")}
 
 
 @pytest.fixture(params=RENDERED)
@@ -66,9 +65,8 @@ def test_pod_of_the_agent(rendered):
     security = container["securityContext"]
     assert pod["securityContext"] == {"runAsUser": 0, "seccompProfile": {"type": "RuntimeDefault"}}
     assert security["capabilities"]["drop"] == ["ALL"]
-    added = set(security["capabilities"]["add"])
-    assert {"BPF", "NET_ADMIN"} <= added <= {"BPF", "NET_ADMIN", "PERFMON", "SYS_PTRACE"}
-    assert ("SYS_PTRACE" in added) == pod.get("hostPID", False)
+    assert set(security["capabilities"]["add"]) == {"BPF", "NET_ADMIN", "PERFMON"}
+    assert not pod.get("hostPID")
     assert security["readOnlyRootFilesystem"] and not security["privileged"]
     assert not security["allowPrivilegeEscalation"] and not pod.get("hostNetwork")
     assert pod["priorityClassName"] == "system-node-critical"
@@ -80,6 +78,24 @@ def test_pod_of_the_agent(rendered):
     assert paths == {"/var/lib/tallyd", "/sys/fs/bpf", "/sys/fs/cgroup"}
     mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
     assert mounts["/host/sys/fs/cgroup"]["readOnly"]
+
+
+def test_apparmor_leaves_the_pins(rendered):
+    """The default profile of container runtimes denies to write below /sys/fs."""
+    template = by_kind(rendered)["DaemonSet"]["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    name = f"container.apparmor.security.beta.kubernetes.io/{container['name']}"
+    assert template["metadata"]["annotations"][name] == "unconfined"
+
+
+def test_time_to_start(rendered):
+    """No probe ends the agent before the time is over that the unit gives it, too."""
+    unit = (REPO / "deploy/systemd/tallyd.service").read_text()
+    seconds = int(re.search(r"^TimeoutStartSec=(\d+)s$", unit, re.M).group(1))
+    (container,) = pod_of(rendered)["containers"]
+    startup = container["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= seconds
+    assert startup["httpGet"] == container["livenessProbe"]["httpGet"]
 
 
 def test_config_of_the_manifests(rendered, tmp_path):
@@ -99,7 +115,8 @@ def test_chart_mirrors_the_base(tools):
         pod = pod_of(objects)
         return json.loads(re.sub(r"tallyd-[0-9a-z]{10}", "tallyd", json.dumps(
             [pod["containers"][0] | {"image": "", "imagePullPolicy": ""}, pod["volumes"],
-             pod["securityContext"], pod["tolerations"], pod["nodeSelector"]])))
+             pod["securityContext"], pod["tolerations"], pod["nodeSelector"],
+             by_kind(objects)["DaemonSet"]["spec"]["template"]["metadata"]["annotations"]])))
     assert plain(helm()) == plain(kustomize("overlays/plaintext"))
     data = [by_kind(o)["ConfigMap"]["data"] for o in (helm(), kustomize("overlays/plaintext"))]
     assert [yaml.safe_load(d["tallyd.yaml"]) for d in data][0] == \
@@ -107,7 +124,7 @@ def test_chart_mirrors_the_base(tools):
 
 
 @pytest.mark.parametrize("flag, says", [
-    ("tier=everything", "tier"), ("config.sinks=null", "sinks"),
+    ("tier=executable", "tier"), ("config.sinks=null", "sinks"),
     ("image.repository=", "repository"), ("unknown=1", "unknown"),
     ("catalog.keys[0].id=a", "sha256"), ("terminationGracePeriodSeconds=soon", "want integer")])
 def test_values_schema(tools, flag, says):

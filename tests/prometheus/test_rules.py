@@ -52,6 +52,22 @@ def test_rules_load_fire_and_resolve():
     assert code == 0, text
 
 
+def test_scrape_config_of_kubernetes():
+    """What is commented out is a job, too (Debian's promtool knows none of Kubernetes), and looks where the
+    manifests put the pods."""
+    text = (DEPLOY / "scrape.yaml").read_text(encoding="utf-8")
+    job = "".join(re.findall(r"^  # ([- ] .*\n)", text.split("In Kubernetes")[1], re.M))
+    job = job[job.index("- job_name"):]
+    (parsed,) = yaml.safe_load(job)
+    assert parsed["job_name"] == "tallyd"
+    (discovery,) = parsed["kubernetes_sd_configs"]
+    folder = REPO / "deploy/kubernetes/base"
+    namespace = yaml.safe_load((folder / "namespace.yaml").read_text(encoding="utf-8"))
+    assert discovery["namespaces"]["names"] == [namespace["metadata"]["name"]]
+    pod = yaml.safe_load((folder / "daemonset.yaml").read_text(encoding="utf-8"))["spec"]["template"]
+    assert pod["spec"]["containers"][0]["ports"][0]["name"] in job
+
+
 @pytest.mark.parametrize("rule", alerts(), ids=lambda r: r["alert"])
 def test_each_alert(rule):
     """Is tested quiet, firing and resolved; speaks of metrics that exist; has its section."""

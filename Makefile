@@ -131,7 +131,7 @@ faults: deps ## a real Kafka: kills, errors at every call, full disk, broker awa
 lint: ## format, layers, headers, shellcheck, licences
 	tests/lint/run.sh
 
-fuzz: ## make fuzz T=h1 [SECONDS=60]: one libFuzzer target; without T, list them
+fuzz: ## make fuzz T=request [SECONDS=60]: one libFuzzer target; without T, list them
 	scripts/fuzz.sh "$(T)" "$(or $(SECONDS),60)"
 
 clean: ## remove the build folder
@@ -253,14 +253,21 @@ $(B)/.tools:
 
 DESTDIR ?=
 PREFIX	?= /usr
-install: all ## copy the binary, units, schema and licences under DESTDIR
+PAGES	:= tallyd.8 tallyd.yaml.5 tallyd-keys.yaml.5
+install: all $(if $(CROSS_COMPILE),native,$(MANUAL)) ## copy the binary, units, manual, schema and licences under DESTDIR
 	install -D -m 0755 $(B)/tallyd $(DESTDIR)$(PREFIX)/sbin/tallyd
+	@command -v scdoc >/dev/null || echo 'scdoc is missing: no manual (scripts/install-deps.sh package)' >&2
+	$(Q)! command -v scdoc >/dev/null || for page in $(PAGES); do \
+		install -d $(DESTDIR)$(PREFIX)/share/man/man$${page##*.} && \
+		$(NATIVE)/manual $$page | scdoc >$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page || exit 1; done
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/lib/systemd/system
+	$(NATIVE)/manual completion >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/tallyd
+	sed 's|/usr/sbin/|$(PREFIX)/sbin/|' deploy/systemd/tallyd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/tallyd.service
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/tallyd README.md LICENSE
 	$(if $(wildcard LICENSES/*),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/tallyd/LICENSES LICENSES/*)
 	$(if $(wildcard deploy/schema/*),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/tallyd/schema deploy/schema/*)
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/tallyd/prometheus deploy/prometheus/*
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/tallyd/grafana deploy/grafana/*.json
-	$(if $(wildcard deploy/systemd/*.service),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system deploy/systemd/*.service)
 	install -d -m 0755 $(DESTDIR)/etc/tallyd $(DESTDIR)/var/lib/tallyd
 
 deb: all $(if $(CROSS_COMPILE),native,$(MANUAL)) ## the Debian package, in the build folder

@@ -100,7 +100,9 @@ int tally_agent_kernel_explain(const struct tally_agent *agent, int err)
 	if (err == -EBUSY || err == -EPROTO || err == -ENOENT) {
 		tally_log_error("pins", "reason=%s",
 				err == -EBUSY	 ? "another agent uses them"
-				: err == -EPROTO ? "they are of another version of tallyd"
+				: err == -EPROTO ? "they are of another version of tallyd: run "
+						   "tallyd stop --detach with the version before, "
+						   "then start this one"
 						 : "nothing is pinned there");
 		return TALLY_EXIT_UNAVAILABLE;
 	}

@@ -49,6 +49,7 @@ install_files() {
 	install -D -m 0644 -t "$root/lib/systemd/system" deploy/systemd/tallyd.service
 	install -D -m 0640 -t "$root/etc/tallyd" "$here/tallyd.yaml" "$here/keys.yaml"
 	chmod 0750 "$root/etc/tallyd"
+	install -D -m 0644 "$here/logrotate" "$root/etc/logrotate.d/tallyd"
 	install -D -m 0644 -t "$root/usr/share/tallyd/schema" deploy/schema/*.json
 	install -D -m 0644 -t "$root/usr/share/tallyd/prometheus" deploy/prometheus/*
 	install -D -m 0644 -t "$root/usr/share/tallyd/grafana" deploy/grafana/*.json

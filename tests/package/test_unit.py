@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The systemd unit, without a running systemd. What it does is tested by tests/vm/package.sh."""
+"""The systemd unit, without a running systemd. What it does is tested by test_system.py."""
 
 import json
 import re

@@ -66,3 +66,21 @@ def test_mistake(old, new, said, tmp_path):
     done = check(config)
     assert done.returncode == 78
     assert said in done.stderr, done.stderr
+
+
+# How many routes of a form fit: the README says so.
+FORMS = {501: lambda i: f"/g{i % 9}/leaf{i}", 254: lambda i: f"/v1/name{i}/{{id}}",
+         60: lambda i: f"/v1/{{id}}/x{i}" if i % 2 else f"/v1/name{i}/x"}
+
+
+@pytest.mark.parametrize("fit", FORMS)
+def test_routes_that_fit(fit, tmp_path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f" {fit} " in readme[readme.index("must also fit 511 states"):][:400]
+    config = tmp_path / "tallyd.yaml"
+    for n, code in (fit, 0), (fit + 1, 78):
+        routes = "".join(f"      - {{ match: \"{FORMS[fit](i)}\" }}\n" for i in range(n))
+        config.write_text(GOOD.replace('      - { match: "/v1/**" }\n', routes), encoding="utf-8")
+        done = check(config)
+        assert done.returncode == code, done.stderr
+    assert f"services[0].routes[{fit}].match: one route too many" in done.stderr

@@ -79,7 +79,7 @@ static const struct tally_option match_options[] = {
 	{ "unit", TALLY_OPTION_TEXT, AT(tally_config_match, unit), .max = TALLY_CONFIG_GLOB,
 	  .help = "Only sockets of this systemd unit." },
 	{ "executable", TALLY_OPTION_TEXT, AT(tally_config_match, executable), .max = 1024,
-	  .help = "Only sockets of processes that run this file: those of their cgroups, on the ports. With `ports: all` in a cgroup shared with other programs, the ports that such a process listens on. Needs CAP_SYS_PTRACE." },
+	  .help = "Only sockets of processes that run this file: those of their cgroups, on the ports. With `ports: all` in a cgroup shared with other programs, the ports that such a process listens on, which needs CAP_DAC_READ_SEARCH, too. Needs CAP_SYS_PTRACE, and a restart for the first such service." },
 	{ "pods", TALLY_OPTION_SECTION, AT(tally_config_match, pods), TALLY_OPTION_OPTIONAL,
 	  .table = &pods_table,
 	  .help = "Only sockets of these Kubernetes pods, of those that opted in; see `kubernetes`." },
@@ -166,7 +166,7 @@ TABLE(kafka, "Kafka", tally_config_kafka);
 static const struct tally_option file_options[] = {
 	{ "path", TALLY_OPTION_TEXT, AT(tally_config_file, path), TALLY_OPTION_REQUIRED,
 	  .max = 4000,
-	  .help = "File that gets one record a line (NDJSON); an absolute path. Beside it a hidden file says how far it is complete." },
+	  .help = "File that gets one record a line (NDJSON); an absolute path. Beside it a hidden file says how far it is complete. It grows without end: rotate it by renaming, as the package's `/etc/logrotate.d/tallyd` does for `/var/lib/tallyd/usage.ndjson`; a new one is begun. The unit may write below `/var/lib/tallyd` alone: another folder needs `ReadWritePaths=` in a drop-in." },
 	{ "required", TALLY_OPTION_BOOL, AT(tally_config_file, required), .fallback = "true",
 	  .help = "Keep records in the spool until this sink has them." },
 };
@@ -241,7 +241,8 @@ static const struct tally_option agent_options[] = {
 	  .min = TALLY_NS_PER_S, .max = HOUR_NS,
 	  .help = "Length of a usage window; whole seconds that divide an hour." },
 	{ "state_dir", TALLY_OPTION_TEXT, AT(tally_config_agent, state_dir), .max = 4000,
-	  .fallback = "/var/lib/tallyd", .help = "Spool, checkpoints and identity of the agent." },
+	  .fallback = "/var/lib/tallyd",
+	  .help = "Spool, checkpoints and identity of the agent. The unit may write below `/var/lib/tallyd` alone: another folder needs `ReadWritePaths=` in a drop-in." },
 	{ "runtime_dir", TALLY_OPTION_TEXT, AT(tally_config_agent, runtime_dir), .max = 90,
 	  .fallback = "/run/tallyd", .help = "Folder of the control socket." },
 	{ "pin_dir", TALLY_OPTION_TEXT, AT(tally_config_agent, pin_dir), .max = 200,

@@ -52,7 +52,6 @@ bool tally_fs_is_tmp(const char *name);
 #define TALLY_QUARANTINE "quarantine"
 /* Out of the way, under a new name that ends in the old one and `suffix`; never deleted. Durable on 0. */
 int tally_fs_quarantine(const struct tally_fs *fs, const char *dir, const char *name,
-			const char *suffix)
-	__attribute__((warn_unused_result));
+			const char *suffix) __attribute__((warn_unused_result));
 
 #endif

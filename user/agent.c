@@ -23,16 +23,13 @@ static int arm_window(struct tally_agent *agent)
 	return tally_loop_set_timer(agent->window_timer, now - now % window + window, 0);
 }
 
-/* The last boundary that has passed, if the open window began before it. */
 static void close_due(struct tally_agent *agent)
 {
-	uint64_t window = agent->config->agent.window_ns;
-	uint64_t now = tally_clock_now_ns(agent->clock);
-	uint64_t end = now - now % window;
+	struct tally_clock_close due;
 
-	if (end <= tally_ledger_start_ns(agent->ledger))
-		return;
-	if (!tally_agent_books_close(agent, end, end, TALLY_CAUSE_INTERVAL))
+	if (tally_clock_due(tally_ledger_start_ns(agent->ledger), tally_clock_now_ns(agent->clock),
+			    agent->config->agent.window_ns, &due) &&
+	    !tally_agent_books_close(agent, due.end_ns, due.next_ns, due.cause))
 		tally_agent_sinks_step(agent);
 }
 

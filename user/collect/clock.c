@@ -59,3 +59,28 @@ void tally_clock_sync(struct tally_clock_map *clock)
 	__atomic_store_n(&shared->hour, (uint32_t)(utc / HOUR_NS), __ATOMIC_SEQ_CST);
 	__atomic_store_n(&shared->hour_start_ns, mono - utc % HOUR_NS, __ATOMIC_SEQ_CST);
 }
+
+/* As short as a window can be, and on from where the clock is now: what it told before is not known here. */
+static void close_ahead(uint64_t start_ns, uint64_t now_ns, struct tally_clock_close *ret_close)
+{
+	*ret_close = (struct tally_clock_close){
+		.end_ns = start_ns - start_ns % TALLY_NS_PER_S + TALLY_NS_PER_S,
+		.next_ns = now_ns - now_ns % TALLY_NS_PER_S,
+		.cause = TALLY_CAUSE_CLOCK,
+	};
+}
+
+bool tally_clock_due(uint64_t start_ns, uint64_t now_ns, uint64_t window_ns,
+		     struct tally_clock_close *ret_close)
+{
+	uint64_t end = now_ns - now_ns % window_ns; /* the last boundary that has passed */
+
+	if (start_ns > now_ns + TALLY_CLOCK_AHEAD_NS) {
+		close_ahead(start_ns, now_ns, ret_close);
+		return true;
+	}
+	if (end <= start_ns)
+		return false;
+	*ret_close = (struct tally_clock_close){ end, end, TALLY_CAUSE_INTERVAL };
+	return true;
+}

@@ -35,17 +35,25 @@ static void close_spool(struct place *p)
 	p->fs.free(p->fs.ctx);
 }
 
-static void seal(struct place *p, __u64 number)
+/* An epoch at whose end so many more are held. */
+static void seal_held(struct place *p, __u64 number, __u64 held)
 {
 	struct tally_frozen_row row = ledger_row(1, 1, 200, number);
 	struct tally_totals totals;
 	struct tally_frozen frozen = ledger_epoch(number, &row, 1, &totals);
 	struct tally_sealed sealed;
 
+	totals.seen += held;
+	totals.held_enter += held;
 	ledger_close(&frozen, &sealed);
 	assert_int_equal(tally_spool_seal(&p->spool, &sealed), 0);
 	p->spool.released = true;
 	tally_sealed_done(&sealed);
+}
+
+static void seal(struct place *p, __u64 number)
+{
+	seal_held(p, number, 0);
 }
 
 static int set_up(void **state)
@@ -347,6 +355,46 @@ static void test_declared_loss_is_a_batch(void **state)
 	assert_int_equal(p->spool.state.sealed.epoch, 2);
 }
 
+/* In an outage: sealed files wait, and are sent after what is declared now. */
+static void test_declared_loss_says_no_more_than_was_batched(void **state)
+{
+	const struct tally_loss loss = { .epoch_first = 4, .epoch_last = 5, .seq_first = 1 };
+	struct place *p = *state;
+	struct tally_batch *batch = NULL;
+
+	seal(p, 1);
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	seal_held(p, 2, 7);
+	assert_int_equal(p->spool.state.sealed.held, 7);
+	assert_int_equal(tally_spool_declare(&p->spool, &loss, LEDGER_START_S), 0);
+	assert_int_equal(tally_spool_load(&p->spool, tally_spool_find(&p->spool, 2), &batch), 0);
+	assert_int_equal(batch->sealed.start_s, LEDGER_START_S + 10);
+	assert_int_equal(batch->sealed.end_s, LEDGER_START_S + 10);
+	assert_int_equal(batch->sealed.held_before, 0);
+	assert_int_equal(batch->sealed.held_after, 0);
+	tally_batch_free(batch);
+}
+
+/* Whoever declared it died before the file was marked so, and declares it again. */
+static void test_loss_is_declared_once(void **state)
+{
+	struct tally_loss loss = { .batch = 3, .seq_first = 7, .seq_last = 9, .incarnation = 1 };
+	struct place *p = *state;
+
+	seal(p, 1);
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(tally_spool_declare(&p->spool, &loss, LEDGER_START_S), 0);
+		assert_int_equal(p->spool.batches.n, 2);
+		assert_int_equal(p->spool.state.next_batch, 3);
+		close_spool(p);
+		open_spool(p, "machine-a");
+	}
+	loss.seq_last++;
+	assert_int_equal(tally_spool_declare(&p->spool, &loss, LEDGER_START_S), 0);
+	assert_int_equal(p->spool.batches.n, 3);
+}
+
 static void copy(const char *from, const char *to)
 {
 	pid_t pid = fork();
@@ -544,6 +592,8 @@ int main(void)
 		TEST(test_unsent_epochs_of_an_hour_become_one_batch),
 		TEST(test_reset_ledger_is_a_hole),
 		TEST(test_declared_loss_is_a_batch),
+		TEST(test_declared_loss_says_no_more_than_was_batched),
+		TEST(test_loss_is_declared_once),
 		TEST(test_state_put_back),
 		TEST(test_hole_raises_the_incarnation),
 		TEST(test_damaged_file_that_others_cover_is_not_lost),

@@ -817,27 +817,69 @@ int tally_spool_build(struct tally_spool *spool, __u64 now_s)
 	return sync_removal(spool) < 0 ? -EIO : 1;
 }
 
-int tally_spool_declare(struct tally_spool *spool, const struct tally_loss *loss, __u64 now_s)
+/* Whoever declared it then had another incarnation, perhaps. */
+static bool is_same_loss(const struct tally_loss *a, const struct tally_loss *b)
 {
-	const struct tally_position *last = &spool->state.sealed;
-	struct tally_sealed sealed = { .start_s = last->end_s, .end_s = last->end_s };
+	return a->batch == b->batch && a->epoch_first == b->epoch_first &&
+	       a->epoch_last == b->epoch_last && a->seq_first == b->seq_first &&
+	       a->seq_last == b->seq_last;
+}
+
+/* Does a batch that waits say it already? Then somebody died after it. 1, 0, -errno. */
+static int find_declared(const struct tally_spool *spool, const struct tally_loss *loss)
+{
+	bool found = false;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && !found && i < spool->batches.n; i++) {
+		const struct tally_spool_entry *entry = &spool->batches.items[i];
+		struct tally_batch *batch = NULL;
+		__u64 bytes;
+
+		if (entry->epoch_last) /* what is lost is no epoch of its own */
+			continue;
+		r = read_batch(spool, entry->name, &batch, &bytes);
+		if (r < 0)
+			break;
+		found = batch->head.kind == TALLY_BATCH_LOST &&
+			is_same_loss(&batch->head.loss, loss);
+		tally_batch_free(batch);
+	}
+	return r < 0 ? r : found;
+}
+
+/* It says no more than the batches before it: sealed files wait, and are sent after it. */
+static int declare(struct tally_spool *spool, const struct tally_loss *loss, __u64 now_s)
+{
+	const struct tally_position *last = &spool->state.batched;
+	struct tally_sealed sealed = {
+		.start_s = last->end_s,
+		.end_s = last->end_s,
+		.held_before = last->held,
+		.held_after = last->held,
+	};
 	struct tally_batch *batch = NULL;
 	struct tally_batch_head head;
 	int r;
 
-	r = tally_spool_settle(spool);
-	if (r < 0)
-		return r;
 	fill_head(spool, now_s, &head);
 	head.kind = TALLY_BATCH_LOST;
 	head.loss = *loss;
-	sealed.held_before = sealed.held_after = last->held;
 	r = tally_batch_new(&head, &sealed, &batch);
 	if (r < 0)
 		return r;
 	r = put_batch(spool, batch);
 	tally_batch_free(batch);
 	return r;
+}
+
+int tally_spool_declare(struct tally_spool *spool, const struct tally_loss *loss, __u64 now_s)
+{
+	int r = tally_spool_settle(spool);
+
+	if (r == 0)
+		r = find_declared(spool, loss);
+	return r ? TALLY_MIN(r, 0) : declare(spool, loss, now_s);
 }
 
 const struct tally_spool_entry *tally_spool_find(const struct tally_spool *spool, __u64 number)

@@ -88,7 +88,7 @@ int tally_spool_compact(struct tally_spool *spool);
 /* Makes the next batch of the oldest sealed files, but not of an epoch whose pins may still stand.
  * 1: made, 0: there is nothing to make one of, -errno. */
 int tally_spool_build(struct tally_spool *spool, __u64 now_s);
-/* A batch that only says what was lost. */
+/* A batch that only says what was lost; none if one that waits says it. */
 int tally_spool_declare(struct tally_spool *spool, const struct tally_loss *loss, __u64 now_s)
 	__attribute__((warn_unused_result));
 /* Oldest batch with a number of at least `number`; NULL: none. */

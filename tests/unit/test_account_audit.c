@@ -244,16 +244,13 @@ static void test_foreign_batch(void **state)
 	expect(books, TALLY_FIND_CHAIN, 1);
 }
 
-static void test_declared_loss(void **state)
+/* Batch 5 says that batch 2 is lost, and that what was answered before end_s is in the books. */
+static void feed_loss(struct books *books, __u64 end_s)
 {
-	struct books *books = *state;
 	struct tally_batch_head head = books->batches[3]->head;
-	struct tally_sealed none = { 0 };
+	struct tally_sealed none = { .start_s = end_s, .end_s = end_s };
 	struct tally_batch *lost = NULL;
 
-	feed_batch(books, 0);
-	feed_batch(books, 2);
-	feed_batch(books, 3);
 	head.kind = TALLY_BATCH_LOST;
 	head.number = 5;
 	head.seq_first += ROWS;
@@ -265,10 +262,40 @@ static void test_declared_loss(void **state)
 					 .seq_last = 6,
 					 .incarnation = 1 };
 	assert_int_equal(tally_batch_new(&head, &none, &lost), 0);
-	tally_batch_free(books->batches[0]);
-	books->batches[0] = lost;
-	feed(books, 0, ROWS);
+	ledger_feed(books->audit, lost, LEDGER_CONTROL, NULL, NULL);
+	tally_batch_free(lost);
+}
+
+static void test_declared_loss(void **state)
+{
+	struct books *books = *state;
+
+	feed_batch(books, 0);
+	feed_batch(books, 2);
+	feed_batch(books, 3);
+	feed_loss(books, LEDGER_START_S + 40);
 	expect(books, TALLY_FIND_LOSS, 1);
+}
+
+/* A declared loss cannot be complete for longer than the batch before it. If that one is missing, who knows. */
+static void test_declared_loss_is_complete_too_long(void **state)
+{
+	struct books *books = *state;
+	struct tally_audit_agent agent;
+
+	for (size_t i = 0; i < 2; i++) {
+		tally_audit_free(books->audit);
+		assert_int_equal(tally_audit_new(&books->audit), 0);
+		feed_batch(books, 0);
+		feed_batch(books, 2);
+		if (i)
+			feed_batch(books, 3);
+		feed_loss(books, LEDGER_START_S + 41);
+		assert_int_equal(tally_audit_close(books->audit, 0), 0);
+		assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_IDENTITY), i);
+		tally_audit_agent(books->audit, 0, &agent);
+		assert_int_equal(agent.complete_until_s, LEDGER_START_S + (i ? 40 : 30));
+	}
 }
 
 /* Retention took the beginning: the oldest control record is the anchor. */
@@ -327,6 +354,7 @@ int main(void)
 		TEST(test_broken_identity),
 		TEST(test_foreign_batch),
 		TEST(test_declared_loss),
+		TEST(test_declared_loss_is_complete_too_long),
 		TEST(test_anchor),
 		TEST(test_until),
 		TEST(test_what_is_no_record),

@@ -969,6 +969,25 @@ static void judge_link(struct tally_audit *audit, const struct agent *agent,
 		     (unsigned long long)batch->seq_first - 1);
 }
 
+/*
+ * One that declares a loss adds nothing to what the batches before it hold, and so cannot be complete for
+ * longer than they. Only where none between is missing: that one may have held more.
+ */
+static void judge_until(struct tally_audit *audit, const struct agent *agent,
+			const struct batch *before, const struct batch *batch)
+{
+	char told[TALLY_JSON_TIME], held[TALLY_JSON_TIME];
+
+	if (!batch->lost || batch->number != before->number + 1 ||
+	    batch->complete_until_s <= before->complete_until_s)
+		return;
+	tally_json_time(batch->complete_until_s, told);
+	tally_json_time(before->complete_until_s, held);
+	find(audit, TALLY_FIND_IDENTITY, agent->id,
+	     "batch %llu: complete_until is %s, and of the batch before, which it adds nothing to, %s",
+	     (unsigned long long)batch->number, told, held);
+}
+
 static void judge_held(struct tally_audit *audit, const struct agent *agent,
 		       const struct batch *before, const struct batch *batch)
 {
@@ -1021,8 +1040,10 @@ static __u64 judge_agent(struct tally_audit *audit, const struct agent *agent)
 
 		judge_batch(audit, agent, batch);
 		judge_hole(audit, agent, batch);
-		if (before)
+		if (before) {
 			judge_link(audit, agent, before, batch);
+			judge_until(audit, agent, before, batch);
+		}
 		before = batch;
 		if (batch->lost)
 			continue;
@@ -1102,8 +1123,9 @@ void tally_audit_agent(const struct tally_audit *audit, size_t index,
 		ret_agent->requests += (__u64)batch->found[0];
 		ret_agent->incarnations += batch->incarnation != incarnation;
 		incarnation = batch->incarnation;
-		ret_agent->complete_until_s =
-			TALLY_MAX(ret_agent->complete_until_s, batch->complete_until_s);
+		if (!batch->lost)
+			ret_agent->complete_until_s =
+				TALLY_MAX(ret_agent->complete_until_s, batch->complete_until_s);
 	}
 }
 

@@ -523,7 +523,6 @@ static void test_doubted_state_learns_from_batches(void **state)
 	assert_true(p->spool.state.next_batch > 3);
 }
 
-/* A write that was cut short is nobody's file. */
 /* A merge was cut short: its result and an input are there. One of them damaged is kept, and not lost. */
 static void test_damaged_file_that_others_cover_is_not_lost(void **state)
 {
@@ -560,6 +559,56 @@ static void test_damaged_file_that_others_cover_is_not_lost(void **state)
 	ledger_remove(kept);
 }
 
+/* An epoch of a ledger made later: ten seconds, some after LEDGER_START_S. */
+static void seal_later(struct place *p, __u64 number, __u64 after_s)
+{
+	struct tally_totals totals;
+	struct tally_frozen frozen = ledger_epoch(number, NULL, 0, &totals);
+	struct tally_sealed sealed;
+
+	strcpy((char *)frozen.ledger, "later");
+	frozen.start_ns = (LEDGER_START_S + after_s) * TALLY_NS_PER_S;
+	frozen.end_ns = frozen.start_ns + 10 * TALLY_NS_PER_S;
+	ledger_close(&frozen, &sealed);
+	assert_int_equal(tally_spool_seal(&p->spool, &sealed), 0);
+	p->spool.released = true;
+	tally_sealed_done(&sealed);
+}
+
+/*
+ * The state of yesterday is put back. What waits is named by it, but numbered behind what the sink holds: the
+ * batch of the first hour numbers its epochs 6 to 9, and the files 6 and 7 of the next hour are not in it.
+ */
+static void test_damaged_file_is_not_covered_by_numbers_of_others(void **state)
+{
+	struct place *p = *state;
+	struct tally_checkpoint at;
+	char path[256], *kept;
+
+	seal(p, 1);
+	ship_all(p, &at);
+	kept = keep(p);
+	for (__u64 n = 2; n <= 5; n++)
+		seal(p, n);
+	ship_all(p, &at);
+	close_spool(p);
+	put_back(p, kept);
+	open_spool(p, "machine-a");
+	for (__u64 n = 1; n <= 6; n++)
+		seal_later(p, n, (n > 4 ? 7200 : 3600) + n * 10);
+	assert_int_equal(tally_spool_overtaken(&p->spool, &at), 0);
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	assert_int_equal(p->spool.batches.items[0].epoch_first, 6);
+	assert_int_equal(p->spool.batches.items[0].epoch_last, 9);
+	close_spool(p);
+	snprintf(path, sizeof(path), "%s/sealed/e6-6", p->folder);
+	flip(path, 60);
+	open_spool(p, "machine-a");
+	assert_int_equal(p->spool.quarantined, 1);
+	assert_int_equal(count(p, "quarantine/*-e6-6"), 1);
+}
+
+/* A write that was cut short is nobody's file. */
 static void test_unfinished_writes_are_removed(void **state)
 {
 	struct place *p = *state;
@@ -597,6 +646,7 @@ int main(void)
 		TEST(test_state_put_back),
 		TEST(test_hole_raises_the_incarnation),
 		TEST(test_damaged_file_that_others_cover_is_not_lost),
+		TEST(test_damaged_file_is_not_covered_by_numbers_of_others),
 		TEST(test_unfinished_writes_are_removed),
 	};
 

@@ -608,6 +608,64 @@ static void test_damaged_file_is_not_covered_by_numbers_of_others(void **state)
 	assert_int_equal(count(p, "quarantine/*-e6-6"), 1);
 }
 
+static const char *out_of_reach; /* the file that the disk does not give now */
+static int (*read_any)(void *ctx, const char *dir, const char *name, struct tally_buf *buf);
+
+static int read_within_reach(void *ctx, const char *dir, const char *name, struct tally_buf *buf)
+{
+	return strcmp(name, out_of_reach) == 0 ? -EIO : read_any(ctx, dir, name, buf);
+}
+
+/* What a start says that fails because of this file. */
+static char *try_without(struct place *p, const char *name)
+{
+	int saved = dup(STDERR_FILENO);
+	char path[256], *text = NULL;
+	FILE *log;
+	size_t len;
+
+	snprintf(path, sizeof(path), "%s/log", p->folder);
+	log = fopen(path, "w");
+	assert_non_null(log);
+	assert_int_equal(tally_fs_open(p->folder, &p->fs), 0);
+	out_of_reach = name;
+	read_any = p->fs.read;
+	p->fs.read = read_within_reach;
+	tally_log_setup(TALLY_LOG_ERROR, TALLY_LOG_TEXT);
+	assert_int_equal(dup2(fileno(log), STDERR_FILENO), STDERR_FILENO);
+	assert_int_equal(tally_spool_open(&p->spool, &p->fs, &p->origin), -EIO);
+	assert_int_equal(dup2(saved, STDERR_FILENO), STDERR_FILENO);
+	tally_log_setup((enum tally_log_level)0, TALLY_LOG_TEXT);
+	p->fs.free(p->fs.ctx);
+	close(saved);
+	fclose(log);
+	assert_int_equal(tally_util_read_file(path, 65536, &text, &len), 0);
+	return text;
+}
+
+/* It may be a good one: nothing goes on without it, and who repairs the disk is told which it is. */
+static void test_file_out_of_reach_is_named(void **state)
+{
+	static const char *const names[] = { "e2-2", "b1-s1-r1-e1-1", "state.0", "state.1" };
+	struct place *p = *state;
+
+	seal(p, 1);
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	seal(p, 2);
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(names); i++) {
+		_cleanup_free_ char *text = NULL;
+		char want[64];
+
+		close_spool(p);
+		text = try_without(p, names[i]);
+		snprintf(want, sizeof(want), "file=%s error=\"%s\"", names[i], strerror(EIO));
+		open_spool(p, "machine-a");
+		assert_non_null(strstr(text, want));
+		assert_int_equal(p->spool.sealed.n + p->spool.batches.n, 2);
+		assert_int_equal(p->spool.quarantined, 0);
+	}
+}
+
 /* A write that was cut short is nobody's file. */
 static void test_unfinished_writes_are_removed(void **state)
 {
@@ -647,6 +705,7 @@ int main(void)
 		TEST(test_hole_raises_the_incarnation),
 		TEST(test_damaged_file_that_others_cover_is_not_lost),
 		TEST(test_damaged_file_is_not_covered_by_numbers_of_others),
+		TEST(test_file_out_of_reach_is_named),
 		TEST(test_unfinished_writes_are_removed),
 	};
 

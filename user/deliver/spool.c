@@ -112,6 +112,24 @@ static void batch_entry(const struct tally_batch *batch, struct tally_spool_entr
 		       (unsigned long long)batch->sealed.epoch_last);
 }
 
+/* Does the file prove itself wrong, rather than being out of reach for the moment? */
+static bool is_damaged(int r)
+{
+	return r == -EBADMSG || r == -EXDEV || r == -EFBIG || r == -ELOOP;
+}
+
+/* P5 */
+static int read_file(const struct tally_spool *spool, const char *dir, const char *name,
+		     struct tally_buf *buf)
+{
+	int r = spool->fs->read(spool->fs->ctx, dir, name, buf);
+
+	if (r < 0 && !is_damaged(r))
+		tally_log_error("spool_unreadable", "folder=%s file=%s error=%s", dir, name,
+				strerror(-r));
+	return r;
+}
+
 static int read_sealed(const struct tally_spool *spool, const char *name,
 		       struct tally_sealed *ret_sealed, __u64 *ret_bytes)
 {
@@ -120,7 +138,7 @@ static int read_sealed(const struct tally_spool *spool, const char *name,
 	struct tally_sealed sealed;
 	int r;
 
-	r = spool->fs->read(spool->fs->ctx, SEALED, name, &buf);
+	r = read_file(spool, SEALED, name, &buf);
 	if (r == 0)
 		r = tally_frame_get(buf.data, buf.len, TALLY_FRAME_SEALED, spool->state.agent, NULL,
 				    &reader);
@@ -144,7 +162,7 @@ static int read_batch(const struct tally_spool *spool, const char *name,
 	struct tally_reader reader;
 	int r;
 
-	r = spool->fs->read(spool->fs->ctx, BATCHES, name, &buf);
+	r = read_file(spool, BATCHES, name, &buf);
 	if (r == 0)
 		r = tally_frame_get(buf.data, buf.len, TALLY_FRAME_BATCH, spool->state.agent, NULL,
 				    &reader);
@@ -153,12 +171,6 @@ static int read_batch(const struct tally_spool *spool, const char *name,
 	if (r == 0)
 		*ret_bytes = buf.len;
 	return r;
-}
-
-/* Does the file prove itself wrong, rather than being out of reach for the moment? */
-static bool is_damaged(int r)
-{
-	return r == -EBADMSG || r == -EXDEV || r == -EFBIG || r == -ELOOP;
 }
 
 static int quarantine(struct tally_spool *spool, const char *dir, const char *name, int why)

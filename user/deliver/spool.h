@@ -13,7 +13,9 @@
  * Invariants: P1 every step writes its result durably before it removes its inputs; P2 after a
  * crash a file whose epochs another covers is removed, and a sealed file that was batched too; P3 a
  * file that does not prove itself (digest, agent, range) goes to quarantine; P4 after any failed
- * write whose outcome is not known, the folders are read again before anything else is done.
+ * write whose outcome is not known, the folders are read again before anything else is done; P5 a file
+ * that cannot be read now is neither damaged nor passed over: nothing is sealed, batched or sent without
+ * knowing what it holds, and the log names it.
  */
 #ifndef TALLY_DELIVER_SPOOL_H
 #define TALLY_DELIVER_SPOOL_H

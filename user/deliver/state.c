@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "deliver/state.h"
 
+#include "base/log.h"
 #include "base/util.h"
 
 /* Batch numbers passed over when the state may be a step old: sinks compare by them. */
@@ -48,6 +49,11 @@ static int decode(struct tally_reader *in, struct tally_state *state)
 	return in->error;
 }
 
+static bool unreadable(int r)
+{
+	return r < 0 && r != -ENOENT && r != -EBADMSG;
+}
+
 /* -ENOENT: not there, -EBADMSG: damaged. */
 static int load_one(const struct tally_fs *fs, const char *name, struct tally_state *ret_state)
 {
@@ -57,6 +63,8 @@ static int load_one(const struct tally_fs *fs, const char *name, struct tally_st
 	int r;
 
 	r = fs->read(fs->ctx, "", name, &buf);
+	if (unreadable(r))
+		tally_log_error("spool_unreadable", "file=%s error=%s", name, strerror(-r));
 	if (r == 0)
 		r = tally_frame_get(buf.data, buf.len, TALLY_FRAME_STATE, NULL, state.agent,
 				    &reader);
@@ -86,11 +94,6 @@ void tally_state_bump(struct tally_state *state)
 {
 	state->incarnation++;
 	state->next_seq = 1;
-}
-
-static bool unreadable(int r)
-{
-	return r < 0 && r != -ENOENT && r != -EBADMSG;
 }
 
 /* What is not ours, or damaged, steps aside before anything is written in its place. */

@@ -304,6 +304,37 @@ static void test_half_released(void **state)
 	assert_int_equal(access(path, F_OK), -1);
 }
 
+static bool has_window(const struct fixture *f, uint64_t number)
+{
+	struct tally_window window;
+
+	return !bpf_map_lookup_elem(f->load.maps[TALLY_MAP_WINDOWS], &number, &window);
+}
+
+/* Died after the pins of an epoch went, before its window did: there is room for so many windows only. */
+static void test_left_windows(void **state)
+{
+	struct fixture *f = *state;
+
+	for (uint64_t number = 1; number <= 3; number++) {
+		swap(f);
+		assert_int_equal(tally_epoch_unpin(&f->load, number), 0);
+	}
+	run(f, 4, 8);
+	swap(f);
+	for (uint64_t number = 1; number <= 5; number++)
+		assert_true(has_window(f, number));
+	reopen(f);
+	for (uint64_t number = 1; number <= 3; number++)
+		assert_false(has_window(f, number));
+	assert_int_equal(drained(f, 4), 8);
+	assert_int_equal(tally_ledger_release(f->ledger, 4), 0);
+	assert_false(has_window(f, 4));
+	assert_true(has_window(f, 5));
+	reopen(f);
+	assert_int_equal(tally_ledger_start_ns(f->ledger), f->now);
+}
+
 /* No memory for new maps: the open epoch goes on, and is closed later. */
 static void test_failed_swap(void **state)
 {
@@ -370,8 +401,9 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = { TEST(test_exact),	      TEST(test_windows),
 					    TEST(test_half_made),     TEST(test_flipped),
-					    TEST(test_half_released), TEST(test_failed_swap),
-					    TEST(test_cleared),	      TEST(test_many_rows) };
+					    TEST(test_half_released), TEST(test_left_windows),
+					    TEST(test_failed_swap),   TEST(test_cleared),
+					    TEST(test_many_rows) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -128,6 +128,26 @@ static int clear_halves(struct tally_ledger *ledger)
 	return 0;
 }
 
+/*
+ * Windows of epochs that are gone: who released them died before the window went, too. They go in order, so
+ * that nobody needs one before the oldest. What stays is room that is missing, and no reason not to start.
+ */
+static void clear_windows(struct tally_ledger *ledger)
+{
+	int fd = ledger->load->maps[TALLY_MAP_WINDOWS];
+	uint64_t oldest, number = 0, next = 0;
+	int err = tally_epoch_next(ledger->load, 1, &oldest);
+
+	if (!err)
+		err = bpf_map_get_next_key(fd, NULL, &number);
+	while (!err) {
+		err = bpf_map_get_next_key(fd, &number, &next); /* before this one is gone */
+		if (number < oldest)
+			(void)bpf_map_delete_elem(fd, &number);
+		number = next;
+	}
+}
+
 static int resume(struct tally_ledger *ledger, uint64_t number)
 {
 	struct tally_window window;
@@ -145,6 +165,7 @@ static int resume(struct tally_ledger *ledger, uint64_t number)
 		err = clear_halves(ledger);
 	if (err)
 		return err;
+	clear_windows(ledger);
 	ledger->start_ns = window.start_ns;
 	return 0;
 }

@@ -133,7 +133,36 @@ static void test_ruin(void **state)
 	assert_int_equal(access(dir, F_OK), -1);
 }
 
-/* Somebody clears the folder of a running agent. */
+/* Somebody removed one pin and left the others: nobody counts into what is left, and it stays as it is. */
+static void test_missing(void **state)
+{
+	const char *dir = kernel_pin_dir("missing", 0);
+	struct tally_load_options options = options_of(dir);
+	struct tally_load *load = open_load(dir), *other = NULL;
+
+	assert_int_equal(tally_load_pin_programs(load), 0);
+	for (int i = 0; i < TALLY_MAP_COUNT; i++) {
+		char path[PATH_MAX];
+
+		if (i == TALLY_MAP_SETTINGS) /* a ruin: test_ruin() */
+			continue;
+		assert_int_equal(tally_load_path(load, tally_load_map_name((enum tally_map)i), path,
+						 sizeof(path)),
+				 0);
+		assert_int_equal(unlink(path), 0);
+		tally_load_close(load);
+		assert_int_equal(tally_load_open(&options, &other), -EUCLEAN);
+		assert_int_equal(tally_load_adopt(&options, &other), -EUCLEAN);
+		assert_int_equal(access(path, F_OK), -1);
+		assert_int_equal(tally_load_wipe(dir), 0);
+		load = open_load(dir);
+		assert_int_equal(tally_load_pin_programs(load), 0);
+	}
+	assert_int_equal(tally_load_remove(load), 0);
+	tally_load_close(load);
+}
+
+/* Somebody removes a pin of a running agent, or all of them. */
 static void test_repair(void **state)
 {
 	const char *dir = kernel_pin_dir("repair", 0);
@@ -143,9 +172,23 @@ static void test_repair(void **state)
 	assert_int_equal(tally_load_pin_programs(load), 0);
 	assert_int_equal(tally_load_repair(load, &repaired), 0);
 	assert_false(repaired);
-	kernel_unpin(dir);
-	assert_int_equal(tally_load_repair(load, &repaired), 0);
-	assert_true(repaired);
+	for (int i = 0; i <= TALLY_MAP_COUNT; i++) {
+		char path[PATH_MAX];
+
+		if (i == TALLY_MAP_COUNT) {
+			kernel_unpin(dir);
+		} else {
+			assert_int_equal(tally_load_path(load,
+							 tally_load_map_name((enum tally_map)i),
+							 path, sizeof(path)),
+					 0);
+			assert_int_equal(unlink(path), 0);
+		}
+		assert_int_equal(tally_load_repair(load, &repaired), 0);
+		assert_true(repaired);
+		assert_int_equal(tally_load_repair(load, &repaired), 0);
+		assert_false(repaired);
+	}
 	tally_load_close(load);
 	load = open_load(dir);
 	assert_true(load->reused);
@@ -414,9 +457,10 @@ static void test_replace(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_reuse),  cmocka_unit_test(test_other_abi),
-		cmocka_unit_test(test_ruin),   cmocka_unit_test(test_hooks),
-		cmocka_unit_test(test_repair), cmocka_unit_test(test_replace),
+		cmocka_unit_test(test_reuse),	cmocka_unit_test(test_other_abi),
+		cmocka_unit_test(test_ruin),	cmocka_unit_test(test_missing),
+		cmocka_unit_test(test_hooks),	cmocka_unit_test(test_repair),
+		cmocka_unit_test(test_replace),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

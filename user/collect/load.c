@@ -627,15 +627,32 @@ static int pin_again(struct tally_load *load, int fd, const char *name)
 	return err == -EEXIST ? 0 : err;
 }
 
+/* Of those whose absence the next start would refuse. */
+static int look_for_pins(const struct tally_load *load, bool *ret_all)
+{
+	bool all = true;
+
+	for (int i = 0; i < TALLY_MAP_COUNT; i++) {
+		char path[PATH_MAX];
+		int err = tally_load_path(load, map_names[i], path, sizeof(path));
+
+		if (err)
+			return err;
+		all &= !access(path, F_OK);
+	}
+	*ret_all = all;
+	return 0;
+}
+
 /* `settings` last, as at the first start. */
 int tally_load_repair(struct tally_load *load, bool *ret_repaired)
 {
-	char path[PATH_MAX];
-	int err = tally_load_path(load, map_names[TALLY_MAP_SETTINGS], path, sizeof(path));
+	bool all;
+	int err = look_for_pins(load, &all);
 
 	if (err)
 		return err;
-	if (!access(path, F_OK)) {
+	if (all) {
 		*ret_repaired = false;
 		return 0;
 	}

@@ -99,8 +99,8 @@ void tally_load_close(struct tally_load *load);
 TALLY_MUST int tally_load_pin_programs(struct tally_load *load);
 
 /*
- * Pins were removed under us: what we hold is pinned again. *ret_repaired: it was so; epochs and hooks
- * then want the same. -EBUSY: somebody else has made the folder meanwhile.
+ * Pins were removed under us, one or all: what we hold is pinned again. *ret_repaired: it was so; epochs
+ * and hooks then want the same. -EBUSY: somebody else has made the folder meanwhile.
  */
 TALLY_MUST int tally_load_repair(struct tally_load *load, bool *ret_repaired);
 

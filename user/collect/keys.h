@@ -8,7 +8,9 @@
  *
  * Invariants: K1 texts are read in place and copied nowhere; K2 a candidate is freed by one store,
  * after its text is zero; K3 what was in the dictionary can be looked up here until it was unused for
- * TALLY_KEYS_IDLE epochs, also when it had to make room in the kernel.
+ * TALLY_KEYS_IDLE epochs, also when it had to make room in the kernel. What had to is known in memory
+ * alone: used in the window that is open then, and the agent dies before that window is sealed, it has no
+ * name there (dictionary_full).
  */
 #ifndef TALLY_COLLECT_KEYS_H
 #define TALLY_COLLECT_KEYS_H

@@ -5,6 +5,7 @@ import copy
 import json
 import os
 import re
+import shlex
 import subprocess
 
 import pytest
@@ -27,6 +28,7 @@ def pod_of(objects):
     return by_kind(objects)["DaemonSet"]["spec"]["template"]["spec"]
 
 
+UNHOOKING = {"kustomize": lambda: kustomize("overlays/unhook"), "helm": lambda: helm("--set", "unhook=true")}
 RENDERED = {"kustomize": lambda: kustomize("overlays/plaintext"),
             "helm": lambda: helm("--set", "namespace.create=true")}
 
@@ -98,6 +100,56 @@ def test_time_to_start(rendered):
     assert startup["httpGet"] == container["livenessProbe"]["httpGet"]
 
 
+@pytest.mark.parametrize("how", UNHOOKING)
+def test_unhooking(tools, how):
+    """The agent's container, with the same rights, folders and config, unhooks once; then the pod waits."""
+    pod, agent = pod_of(UNHOOKING[how]()), pod_of(RENDERED[how]())
+    (unhook,), (waiting,) = pod["initContainers"], pod["containers"]
+    assert unhook["args"] == ["stop", "--detach", *agent["containers"][0]["args"][1:]]
+    same = ("image", "env", "securityContext", "volumeMounts", "resources")
+    assert [unhook[k] for k in same] == [agent["containers"][0][k] for k in same]
+    assert [pod[k] for k in ("volumes", "tolerations")] == [agent[k] for k in ("volumes", "tolerations")]
+    assert not [k for k in unhook if k.endswith("Probe")]
+    assert waiting["image"] == unhook["image"] and not waiting.keys() & {"args", "ports", "volumeMounts"}
+    assert waiting["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    notes = by_kind(UNHOOKING[how]())["DaemonSet"]["spec"]["template"]["metadata"]["annotations"]
+    assert notes["container.apparmor.security.beta.kubernetes.io/unhook"] == "unconfined"
+
+
+@pytest.mark.parametrize("how", UNHOOKING)
+def test_unhooking_is_accepted(cluster, tools, how):
+    cluster.namespace("tallyd-system")
+    for manifest in UNHOOKING[how]():
+        cluster.apply(manifest, dry_run=True)
+
+
+def test_install_as_the_readme_says(tools):
+    """One command of Helm, or two lines for kustomize: nothing else has to be known to replace what is ours."""
+    text = (KUSTOMIZE / "README.md").read_text()
+    command = re.search(r"^    helm install tallyd deploy/helm/tallyd ((?:.*\\\n)*.*)$", text, re.M).group(1)
+    flags = shlex.split(command.replace("\\\n", ""))
+    image = [f.split("=")[1] for f in flags if f.startswith("image.repository=")][0]
+    rendered = helm(*flags)
+    assert pod_of(rendered)["containers"][0]["image"].startswith(f"{image}:")
+    config = yaml.safe_load(by_kind(rendered)["ConfigMap"]["data"]["tallyd.yaml"])
+    assert config["sinks"] == [{"kafka": {"brokers": "kafka-1:9092"}}]
+    assert f"-t {image}:" in text and f"docker push {image}:" in text
+    lines = re.findall(r"`(newName|brokers)`\s+in\s+`deploy/kubernetes/(\S+)`", text)
+    assert [name for name, _ in lines] == ["newName", "brokers"]
+    for name, path in lines:
+        assert len(re.findall(rf"\b{name}: .* # yours", (KUSTOMIZE / path).read_text())) == 1, path
+
+
+def test_secrets_of_the_chart(tools):
+    """They are files beside the config, which names them."""
+    flags = "secrets[0].name=tallyd-kafka,secrets[0].items[0].key=password,secrets[0].items[0].path=kafka-password"
+    (config,) = [v for v in pod_of(helm("--set", flags))["volumes"] if v["name"] == "config"]
+    assert {"secret": {"name": "tallyd-kafka", "items": [{"key": "password", "path": "kafka-password"}]}} in \
+        config["projected"]["sources"]
+    (mount,) = [m for m in pod_of(helm())["containers"][0]["volumeMounts"] if m["name"] == "config"]
+    assert mount == {"name": "config", "mountPath": "/etc/tallyd", "readOnly": True}
+
+
 def test_config_of_the_manifests(rendered, tmp_path):
     """The ConfigMap's files are what check-config takes."""
     data = by_kind(rendered)["ConfigMap"]["data"]
@@ -126,7 +178,7 @@ def test_chart_mirrors_the_base(tools):
 @pytest.mark.parametrize("flag, says", [
     ("tier=executable", "tier"), ("config.sinks=null", "sinks"),
     ("image.repository=", "repository"), ("unknown=1", "unknown"),
-    ("catalog.keys[0].id=a", "sha256"), ("terminationGracePeriodSeconds=soon", "want integer")])
+    ("catalog.keys[0].id=a", "sha256"), ("secrets[0].nam=a", "nam"), ("terminationGracePeriodSeconds=soon", "want integer")])
 def test_values_schema(tools, flag, says):
     with pytest.raises(HarnessError, match=says):
         helm("--set", flag)

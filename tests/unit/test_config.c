@@ -43,6 +43,10 @@ static const struct {
 	{ SERVICE SINKS, SECRET },
 	{ "", "F: sinks: missing\n" SECRET "F: warning: services: none: nothing is metered\n" },
 	{ SERVICE, SECRET "F:1:1: sinks: missing\n" },
+	{ SERVICE
+	  "sinks: [{kafka: {brokers: b, properties: {sasl.password: hunter2, sasl.username: u}}}]\n",
+	  SECRET
+	  "F:2:58: warning: sinks[0].kafka.properties.sasl.password: a secret stands here itself, where whoever reads this file sees it: write ${file:/path} or ${cred:NAME}\n" },
 	{ SINKS "agent: {windw: 1s}\n",
 	  "F:1:1: warning: services: none: nothing is metered\n"
 	  "F:2:8: warning: agent.fleet_secret: missing: ids of keys outside of the catalog differ from node to node\n"

@@ -131,6 +131,9 @@ TABLE(topics, "Topics", tally_config_topics);
 static const char *const format_words[] = { "cloudevents", "openmeter", NULL };
 static const char *const delivery_words[] = { "transactional", "idempotent", NULL };
 
+/* Of librdkafka's settings */
+static const char *const secret_endings[] = { ".password", ".secret", "ssl.key.pem", NULL };
+
 static const struct tally_option kafka_options[] = {
 	{ "brokers", TALLY_OPTION_TEXT, AT(tally_config_kafka, brokers), TALLY_OPTION_REQUIRED,
 	  .max = 4096, .help = "HOST:PORT, several parted by commas." },
@@ -156,7 +159,7 @@ static const struct tally_option kafka_options[] = {
 	  .max = 900 * TALLY_NS_PER_S,
 	  .help = "After it the broker aborts a transaction left open." },
 	{ "properties", TALLY_OPTION_TEXTS, AT_LIST(tally_config_kafka, properties),
-	  TALLY_OPTION_SECRET,
+	  TALLY_OPTION_SECRET, .words = secret_endings,
 	  .help = "Settings passed to librdkafka as they are, like `security.protocol`, `sasl.username`, `sasl.password`, `ssl.ca.location`." },
 	{ "required", TALLY_OPTION_BOOL, AT(tally_config_kafka, required), .fallback = "true",
 	  .help = "Keep records in the spool until this sink has them." },

@@ -392,6 +392,19 @@ static int decode_list(struct decoder *d, const struct tally_option *option,
 	return r;
 }
 
+static bool ends_like(const char *name, const char *const *ends)
+{
+	size_t bytes = strlen(name);
+
+	for (; ends && *ends; ends++) {
+		size_t n = strlen(*ends);
+
+		if (n <= bytes && strcmp(name + bytes - n, *ends) == 0)
+			return true;
+	}
+	return false;
+}
+
 static int decode_pair(struct decoder *d, const struct tally_option *option,
 		       const struct tally_yaml *key, const struct tally_yaml *node,
 		       struct tally_option_pair *pair)
@@ -406,6 +419,10 @@ static int decode_pair(struct decoder *d, const struct tally_option *option,
 		fault(d, node->place, "must be a single value");
 		return 0;
 	}
+	if (ends_like(key->text, option->words) && !tally_secret_is_reference(node->text))
+		tally_diag_warning(
+			d->diag, node->place, d->path,
+			"a secret stands here itself, where whoever reads this file sees it: write ${file:/path} or ${cred:NAME}");
 	if (option->type == TALLY_OPTION_TEXTS)
 		return decode_text(d, option, value, &pair->value);
 	decode_bool(d, value, &pair->flag);

@@ -66,7 +66,8 @@ struct tally_option {
 	const char *fallback; /* as one would write it; NULL: none */
 	uint64_t min,
 		max; /* COUNT, DURATION, LIST and PORTS (entries), TEXT (bytes); max 0: none */
-	const char *const *words;		/* ENUM: NULL-terminated */
+	/* ENUM; TEXTS of which some are secrets: how the names of these end. NULL-terminated. */
+	const char *const *words;
 	const struct tally_option_table *table; /* SECTION, LIST */
 	const char *help;			/* Markdown, one paragraph, no newline */
 };

@@ -227,6 +227,8 @@ TALLY_INLINE void meter_request_octets(struct tally_run *run, struct tally_conn 
 		p->octets = 0;
 		return;
 	}
+	if ((__s32)(run->rcv_nxt - x->head_end) >= 0)
+		x->taken = 1;
 	__sync_fetch_and_add(&x->request_bytes, p->octets);
 	p->octets = 0;
 	if (x->answered) {
@@ -347,6 +349,7 @@ TALLY_INLINE int meter_hole(const struct tally_run *run, struct tally_conn *c, _
 			continue;
 		h->from = from;
 		h->to = to;
+		c->holes = 1;
 		return 1;
 	}
 	return 0;
@@ -618,14 +621,38 @@ static long meter_forget_step(__u32 i, void *ctx)
 	return 0;
 }
 
+/* So are stretches that were not looked at: 4 GiB later their positions are those of other octets. */
 TALLY_GLOBAL int meter_forget(struct tally_run *run, struct tally_conn *c)
 {
 	struct meter_repeat_loop l = { 0, run, c };
+	__u32 holes = 0;
 
 	if (!run || !c)
 		return 0;
 	tally_loop(TALLY_KEPT, meter_forget_step, &l);
+	for (__u32 i = 0; i < TALLY_HOLES; i++) {
+		struct tally_hole *h = &c->hole[i];
+
+		if ((__s32)(run->rcv_nxt - h->to) >= 0)
+			h->from = h->to;
+		holes |= h->from != h->to;
+	}
+	c->holes = holes;
 	return 0;
+}
+
+/* What TCP has taken is compared with nothing any more. */
+TALLY_INLINE void meter_taken(struct tally_run *run, struct tally_conn *c)
+{
+	if (c->kept_count | c->holes)
+		meter_forget(run, c);
+	if (!c->synced[TALLY_IN])
+		return;
+	if ((__s32)(run->rcv_nxt - c->parsed_to) > 0)
+		c->parsed_to = (__s32)(run->rcv_nxt - c->next[TALLY_IN]) > 0 ? c->next[TALLY_IN]
+									      : run->rcv_nxt;
+	if ((__s32)(run->rcv_nxt - (c->seen_at + c->seen_len)) >= 0)
+		c->seen_len = 0;
 }
 
 /* First segment of a direction whose position is not known: join where it begins. */
@@ -666,6 +693,8 @@ TALLY_INLINE void meter_resync(struct tally_run *run, struct tally_conn *c, stru
 		return;
 	if (run->snd_una != run->snd_nxt || run->snd_nxt != c->next[TALLY_OUT])
 		return;
+	if (c->on_orphan) /* it answered what was not seen, and of that a body may still come */
+		return;
 	c->midstream = 0;
 	t->gaps[TALLY_GAP_RESYNC]++;
 }
@@ -704,8 +733,12 @@ TALLY_GLOBAL int meter_place(struct tally_run *run, struct tally_conn *c,
 	}
 	if ((__u32)gap > TALLY_WINDOW_MAX)
 		return PLACED_NOTHING;
-	/* A gap inside a body of known length, or in what is not looked at, is skipped by length. */
-	if (p->state == H1_CLOSE || p->state == H1_TUNNEL || p->state == H1_BAD ||
+	/*
+	 * A gap inside a body of known length, or in what is not looked at, is skipped by length; where
+	 * nothing bounds it, once TCP has what is in it: it may be a decoy that made it.
+	 */
+	if (((p->state == H1_CLOSE || p->state == H1_TUNNEL || p->state == H1_BAD) &&
+	     (run->dir == TALLY_OUT || (__s32)(run->rcv_nxt - run->seq) >= 0)) ||
 	    ((p->state == H1_BODY || p->state == H1_CHUNK_DATA) && p->remain >= (__u32)gap &&
 	     (run->dir == TALLY_OUT || meter_hole(run, c, next, run->seq)))) {
 		tally_h1_skip(p, gap);
@@ -839,6 +872,23 @@ TALLY_GLOBAL int meter_pick(struct tally_run *run, struct tally_conn *c)
 	return port_unpark(run, c, run->piece);
 }
 
+TALLY_INLINE void meter_conflict(struct tally_conn *c, struct tally_totals *t)
+{
+	c->taint = TALLY_DETAIL_CONFLICT;
+	t->gaps[TALLY_GAP_CONFLICT]++;
+}
+
+/* Octets that were read before, and are not TCP's yet, must be the same. */
+TALLY_INLINE void meter_again(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+			      struct tally_totals *t)
+{
+	__u32 next = c->next[TALLY_IN];
+
+	if (c->synced[TALLY_IN] && (__s32)(run->seq - next) < 0 &&
+	    (__s32)(run->rcv_nxt - next) < 0 && meter_conflicts(pkt, run, c))
+		meter_conflict(c, t);
+}
+
 static long meter_unpark_step(__u32 i, void *ctx)
 {
 	struct meter_loop *l = ctx;
@@ -847,6 +897,8 @@ static long meter_unpark_step(__u32 i, void *ctx)
 	(void)i;
 	if (!meter_pick(l->run, l->c))
 		return 1;
+	if (l->run->dir == TALLY_IN && l->run->raw)
+		meter_again(l->pkt, l->run, l->c, l->t);
 	placed = meter_place(l->run, l->c, l->r, l->t);
 	if (placed == PLACED_PARK)
 		return 1;
@@ -907,6 +959,7 @@ TALLY_INLINE void meter_catch_up_first(TALLY_PACKET *pkt, struct tally_run *run,
 	run->off = off;
 	run->at = 0;
 	run->source = 0;
+	run->raw = 0;
 }
 
 /*
@@ -916,18 +969,13 @@ TALLY_INLINE void meter_catch_up_first(TALLY_PACKET *pkt, struct tally_run *run,
 TALLY_INLINE void meter_doubt(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
 			      struct tally_totals *t)
 {
-	__u32 next = c->next[TALLY_IN];
-
-	if (c->kept_count)
-		meter_forget(run, c);
+	meter_taken(run, c);
 	if (!run->len)
 		return;
-	if (run->flags & SEG_URG || (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c)) ||
-	    (c->synced[TALLY_IN] && (__s32)(run->seq - next) < 0 &&
-	     (__s32)(run->rcv_nxt - next) < 0 && meter_conflicts(pkt, run, c))) {
-		c->taint = TALLY_DETAIL_CONFLICT;
-		t->gaps[TALLY_GAP_CONFLICT]++;
-	}
+	if (run->flags & SEG_URG || (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c)))
+		meter_conflict(c, t);
+	else
+		meter_again(pkt, run, c, t);
 }
 
 TALLY_INLINE void meter_park(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
@@ -1028,6 +1076,15 @@ TALLY_INLINE void meter_next_segment(TALLY_PACKET *pkt, struct tally_run *run, s
 		c->next[conn_side(run->dir)] = run->seq + run->at;
 }
 
+/* Where the server's FIN stands. Also of a segment that waits for the lock: whoever reads it looks here. */
+TALLY_INLINE void meter_fin(const struct tally_run *run, struct tally_conn *c)
+{
+	if (!(run->flags & SEG_FIN) || run->dir != TALLY_OUT)
+		return;
+	c->fin[TALLY_OUT] = run->seq + run->len;
+	c->fin_seen[TALLY_OUT] = 1;
+}
+
 /*
  * One segment of a connection whose service has rules r. The caller has filled run and holds the
  * lock of the direction.
@@ -1045,10 +1102,7 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 		meter_catch_up_first(pkt, run, c, r, t);
 	if (run->dir == TALLY_IN && c->tunnel)
 		p->state = H1_TUNNEL;
-	if (run->flags & SEG_FIN && run->dir == TALLY_OUT) {
-		c->fin[TALLY_OUT] = run->seq + run->len;
-		c->fin_seen[TALLY_OUT] = 1;
-	}
+	meter_fin(run, c);
 	if (run->dir == TALLY_IN)
 		meter_doubt(pkt, run, c, t);
 	if (run->len && !c->synced[conn_side(run->dir)])
@@ -1093,7 +1147,7 @@ static long meter_abort_step(__u32 i, void *ctx)
 		conn_attribute(x, TALLY_ATTR_MIDSTREAM, 0);
 	else if (c->taint || x->flags & EX_TAINTED)
 		conn_attribute_tainted(c, l->r, x);
-	if ((__s32)(l->run->rcv_nxt - x->head_end) < 0) {
+	if (!conn_head_taken(x, l->run->rcv_nxt)) {
 		/* TCP never took this head: nobody has asked for anything. */
 		meter_unparsed(l->t, TALLY_IN, TALLY_UNPARSED_GAVE_UP,
 			       meter_take(&x->request_bytes));

@@ -441,6 +441,7 @@ static __always_inline __u32 piece_fill(struct __sk_buff *skb, struct tally_run 
 		n = TALLY_CHUNK;
 	k->seq = run->seq + at;
 	k->len = n;
+	k->raw = run->raw;
 	if (bpf_skb_load_bytes(skb, run->off + at, k->data.b, chunk_len(n))) {
 		piece_free(slot, owner);
 		return 0;
@@ -533,6 +534,7 @@ static __always_inline int port_unpark(struct tally_run *run, struct tally_conn 
 	run->source = slot;
 	run->seq = k->seq;
 	run->len = k->len;
+	run->raw = k->raw;
 	run->off = 0;
 	run->at = 0;
 	return 1;
@@ -783,11 +785,45 @@ static __noinline int conn_resolve(struct bpf_sock *sk, struct __sk_buff *skb, s
 	return !c->ignored;
 }
 
-static __always_inline const struct tally_rules *rules_of(__u32 service)
+/* Rules in force, and the slot they stand in. */
+static __always_inline const struct tally_rules *rules_of(__u32 service, __u32 *ret_slot)
 {
 	struct tally_service *s = bpf_map_lookup_elem(&services, &service);
 
-	return s ? bpf_map_lookup_elem(&rulesets, &s->slot) : 0;
+	*ret_slot = s ? s->slot : TALLY_RULESET_SLOTS;
+	return bpf_map_lookup_elem(&rulesets, ret_slot);
+}
+
+/* Rules that a message of this direction began under, if they still stand where they did. */
+static __noinline const struct tally_rules *rules_before(const struct tally_conn *c, __u32 dir)
+{
+	__u32 slot = c->rules_slot[conn_side(dir)];
+	const struct tally_rules *r = bpf_map_lookup_elem(&rulesets, &slot);
+
+	return r && r->ruleset == c->rules_id[conn_side(dir)] ? r : 0;
+}
+
+/*
+ * The rules for what comes next in a direction, whose lock is held: those in force, but a head is read to
+ * its end under those it began under; so is all that is left of a service that is gone (r is NULL).
+ */
+static __always_inline const struct tally_rules *
+conn_rules(struct tally_conn *c, __u32 dir, const struct tally_rules *r, __u32 slot)
+{
+	__u32 side = conn_side(dir);
+	const struct tally_rules *old;
+
+	if (r && c->rules_id[side] == r->ruleset)
+		return r;
+	if (!r || (c->rules_id[side] && conn_half_head(&c->h1[side]))) {
+		old = rules_before(c, dir);
+		if (old || !r)
+			return old;
+		h1_bad(&c->h1[side], TALLY_DETAIL_GAP); /* its slot was taken: so many reloads ago */
+	}
+	c->rules_slot[side] = slot;
+	c->rules_id[side] = r->ruleset;
+	return r;
 }
 
 static __always_inline __u32 *conn_lock(struct tally_conn *c, __u32 dir)
@@ -831,7 +867,7 @@ static __always_inline void conn_unlock(struct tally_conn *c, __u32 dir)
  * lock may be reading just these, so it is waited for.
  */
 static __always_inline void catch_up(struct __sk_buff *skb, struct tally_run *run,
-				     struct tally_conn *c, const struct tally_rules *r,
+				     struct tally_conn *c, const struct tally_rules *r, __u32 slot,
 				     struct tally_totals *t)
 {
 	if (!conn_wait(c, TALLY_IN)) {
@@ -840,7 +876,9 @@ static __always_inline void catch_up(struct __sk_buff *skb, struct tally_run *ru
 	}
 	run->dir = TALLY_IN;
 	run->flags = 0;
-	meter_catch_up(skb, run, c, r, t);
+	r = conn_rules(c, TALLY_IN, r, slot);
+	if (r)
+		meter_catch_up(skb, run, c, r, t);
 	conn_unlock(c, TALLY_IN);
 }
 
@@ -929,6 +967,7 @@ static __always_inline void run_packet(struct tally_run *run, const struct packe
 	run->off = h->off;
 	run->at = 0;
 	run->source = 0;
+	run->raw = 0;
 	run->flags = (h->flags & TCP_FIN ? SEG_FIN : 0) | (h->flags & TCP_URG ? SEG_URG : 0);
 }
 
@@ -949,19 +988,21 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 					__u32 dir)
 {
 	struct tally_run *run = &s->run;
-	const struct tally_rules *r = rules_of(c->service);
+	const struct tally_rules *r;
 	struct tally_totals *t;
+	__u32 slot;
 
+	r = rules_of(c->service, &slot);
 	run_clock(run);
 	t = totals_of(run, c->service);
-	if (!r || !t)
+	if (!t)
 		return 0;
 	if (!c->counted) {
 		c->counted = 1;
 		t->connections++;
 	}
 	if (dir == TALLY_OUT && c->parked_count[TALLY_IN])
-		catch_up(skb, run, c, r, t);
+		catch_up(skb, run, c, r, slot, t);
 	run_packet(run, h, dir);
 	if (c->closed) {
 		meter_unparsed(t, dir, TALLY_UNPARSED_AFTER_CLOSE, h->len);
@@ -969,12 +1010,18 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 	}
 	if (__sync_lock_test_and_set(conn_lock(c, dir), 1)) {
 		t->gaps[TALLY_GAP_LOCK_BUSY]++;
+		meter_fin(run, c);
+		run->raw = 1;
 		if (park_segment(skb, run, c))
 			t->gaps[TALLY_GAP_PARK_FULL]++;
 		return 0;
 	}
-	meter_segment(skb, run, c, r, t);
+	r = conn_rules(c, dir, r, slot);
+	if (r)
+		meter_segment(skb, run, c, r, t);
 	conn_unlock(c, dir);
+	if (!r)
+		return 0;
 	if (c->ended | conn_is_over(c, h, run, dir))
 		conn_end(run, c, r, t);
 	return 0;
@@ -1133,6 +1180,60 @@ static long defer_drop_step(__u32 i, void *ctx)
 	return 0;
 }
 
+#define DEFER_COMPARED 4 /* pieces; of longer data a second copy counts as another */
+#define CHUNK_WORDS (TALLY_CHUNK / 8)
+
+struct defer_pair {
+	struct tally_deferred *a, *b;
+};
+
+/* Octets 8i.. of both. Stops where they differ; behind its end a piece is blank. */
+static long defer_compare_step(__u32 i, void *ctx)
+{
+	struct defer_pair *l = ctx;
+	struct tally_parked *a, *b;
+	__u32 at = i / CHUNK_WORDS, word = i;
+
+	tally_opaque(at);
+	tally_opaque(word);
+	at &= TALLY_PARK_PIECES - 1;
+	word &= CHUNK_WORDS - 1;
+	a = piece_of(l->a->piece[at], 0);
+	b = piece_of(l->b->piece[at], 0);
+	return !a || !b || a->seq != b->seq || a->len != b->len ||
+	       *(tally_unaligned *)(a->data.b + 8 * word) !=
+		       *(tally_unaligned *)(b->data.b + 8 * word);
+}
+
+static __noinline int defer_same(struct tally_deferred *a, struct tally_deferred *b)
+{
+	struct defer_pair l = { a, b };
+	__u32 n = a->count;
+
+	if (n != b->count || n > DEFER_COMPARED)
+		return 0;
+	n *= CHUNK_WORDS;
+	return bpf_loop(n + 1, defer_compare_step, &l, 0) > n;
+}
+
+/* Data of this connection waits already, or there is no room for more. */
+static __noinline int defer_again(struct bpf_sock *sk, const struct tally_deferred_key *k,
+				  struct tally_deferred *d)
+{
+	struct tally_deferred *old = bpf_map_lookup_elem(&deferred, k);
+	struct tally_totals *t;
+
+	if (old) {
+		if (!defer_same(old, d))
+			old->conflict = 1;
+		return 0;
+	}
+	t = totals_missed(sk);
+	if (t)
+		__sync_fetch_and_add(&t->gaps[TALLY_GAP_DEFER_FULL], 1);
+	return 0;
+}
+
 static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
 				 struct bpf_sock *sk, __u32 port)
 {
@@ -1142,7 +1243,6 @@ static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
 	} l = { skb, s };
 	struct tally_deferred *d = &s->deferred;
 	struct tally_deferred_key k = { .port = port };
-	__u8 head[40];
 
 	/* The listener's socket has no peer: the packet has. */
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
@@ -1154,7 +1254,6 @@ static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
 	} else if (bpf_skb_load_bytes(skb, 8, k.peer, 16)) {
 		return 0;
 	}
-	(void)head;
 	{
 		__u16 sport;
 		__u32 off = tcp_offset(skb);
@@ -1167,8 +1266,10 @@ static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
 	__builtin_memset(d, 0, sizeof(*d));
 	d->since_ns = s->run.now;
 	bpf_loop(TALLY_PARK_PIECES, defer_step, &l, 0);
-	if (bpf_map_update_elem(&deferred, &k, d, BPF_NOEXIST))
-		bpf_loop(TALLY_PARK_PIECES, defer_drop_step, &d, 0);
+	if (!bpf_map_update_elem(&deferred, &k, d, BPF_NOEXIST))
+		return 0;
+	defer_again(sk, &k, d);
+	bpf_loop(TALLY_PARK_PIECES, defer_drop_step, &d, 0);
 	return 0;
 }
 

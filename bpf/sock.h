@@ -42,6 +42,8 @@ static __noinline int conn_adopt(struct bpf_sock_ops *ops, struct bpf_sock *sk,
 	l.d = bpf_map_lookup_elem(&deferred, &k);
 	if (!l.d)
 		return 0;
+	if (l.d->conflict)
+		c->taint = TALLY_DETAIL_CONFLICT;
 	bpf_loop(TALLY_PARK_PIECES, adopt_step, &l, 0);
 	bpf_map_delete_elem(&deferred, &k);
 	return 0;
@@ -66,10 +68,14 @@ static __always_inline void on_born(struct bpf_sock_ops *ops)
 static __always_inline int conn_died(struct tally_scratch *s, struct tally_conn *c, __u32 rcv_nxt,
 				     __u32 snd_una)
 {
-	const struct tally_rules *r = rules_of(c->service);
 	struct tally_run *run = &s->run;
+	const struct tally_rules *r;
 	struct tally_totals *t;
+	__u32 slot;
 
+	r = rules_of(c->service, &slot);
+	if (!r) /* the service is gone: what is under way ends as it began */
+		r = rules_before(c, TALLY_IN);
 	run_clock(run);
 	t = totals_of(run, c->service);
 	if (!r || !t)

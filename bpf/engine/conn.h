@@ -34,6 +34,7 @@ enum tally_exchange_flag {
 	EX_NO_ROOM = 1 << 4,  /* no candidate slot for the key's text */
 	EX_ORPHAN = 1 << 5,   /* no request of its own */
 	EX_TAINTED = 1 << 6,  /* read at or after the connection's taint */
+	EX_OVER = 1 << 7,     /* an orphan that stands for one past the depth */
 };
 
 struct tally_exchange {
@@ -51,7 +52,8 @@ struct tally_exchange {
 	__u8 protocol;
 	__u8 attribution;
 	__u8 detail;
-	__u8 pad[6];
+	__u8 taken; /* IN: TCP has taken the whole head; positions say so for 2 GiB only */
+	__u8 pad[5];
 };
 
 #define TALLY_HOLES 8 /* stretches of bodies, not looked at, that TCP has not taken yet */
@@ -83,6 +85,8 @@ struct tally_conn {
 	__u32 next[2];	 /* stream position expected next */
 	__u32 synced[2]; /* next is known */
 	__u32 parked_count[2];
+	/* Rules of the message under way: those that were in force when it began. */
+	__u32 rules_slot[2], rules_id[2];
 	/* Queue. Free-running indices. */
 	__u32 head, tail;
 	__u32 base; /* index i stands in slot i + base; IN's, changed only while nothing waits */
@@ -94,6 +98,7 @@ struct tally_conn {
 	__u32 seen_at;	 /* IN: stream position of seen.b[0] */
 	__u32 seen_len;
 	__u32 kept_count;
+	__u32 holes;  /* some of hole[] are in use */
 	__u32 origin; /* of its scope */
 	__u8 fin_seen[2];
 	__u16 peer_port;
@@ -237,6 +242,7 @@ tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32
 	x->start_ns = c->begun_ns;
 	x->request_bytes = 0;
 	x->head_end = head_end;
+	x->taken = 0;
 	x->ruleset = r->ruleset;
 	x->candidate = 0;
 	x->answered = 0;
@@ -307,20 +313,32 @@ TALLY_INLINE struct tally_exchange *conn_orphan(struct tally_conn *c, const stru
 	conn_attribute(x, TALLY_ATTR_ANONYMOUS, TALLY_DETAIL_NO_REQUEST);
 	if (c->over_head != c->over_tail) {
 		tally_opaque(at);
-		x->flags |= c->over[at & (TALLY_OVER - 1)];
+		x->flags |= EX_OVER | c->over[at & (TALLY_OVER - 1)];
 		x->start_ns = now;
 		conn_attribute(x, TALLY_ATTR_LIMIT, TALLY_DETAIL_PIPELINE_DEPTH);
 	}
 	return x;
 }
 
+/* Has a head begun that is not complete? */
+TALLY_INLINE int conn_half_head(const struct tally_h1 *p)
+{
+	return p->state > H1_START && p->state <= H1_HEAD_LF && !(p->flags & H1_F_TRAILER);
+}
+
 /* Has a request begun whose head is not complete? */
 TALLY_INLINE int conn_in_head(const struct tally_conn *c)
 {
-	const struct tally_h1 *p = &c->h1[TALLY_IN];
+	return c->parked_count[TALLY_IN] || conn_half_head(&c->h1[TALLY_IN]);
+}
 
-	return c->parked_count[TALLY_IN] ||
-	       (p->state > H1_START && p->state <= H1_HEAD_LF && !(p->flags & H1_F_TRAILER));
+/*
+ * Has TCP taken the head of x? Said by positions while they are near each other; a long body behind the
+ * head takes them further apart than they can tell, and the request side remembers.
+ */
+TALLY_INLINE int conn_head_taken(const struct tally_exchange *x, __u32 rcv_nxt)
+{
+	return x->taken || (__s32)(rcv_nxt - x->head_end) >= 0;
 }
 
 /*
@@ -341,7 +359,7 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 		x = conn_orphan(c, r, now);
 	c->on_orphan = x->flags & EX_ORPHAN ? 1 : 0;
 	x->status = p->status;
-	if (!(x->flags & EX_ORPHAN) && (__s32)(rcv_nxt - x->head_end) < 0)
+	if (!(x->flags & EX_ORPHAN) && !conn_head_taken(x, rcv_nxt))
 		c->taint = TALLY_DETAIL_CONFLICT;
 	/* It answers what was not read to its end: later answers would go one request astray. */
 	if (x->flags & EX_ORPHAN && c->over_head == c->over_tail && conn_in_head(c) &&
@@ -372,13 +390,15 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 /*
  * Does the response carry no body, by the request it answers? By status alone: the parser knows.
  * A length in a 2xx to CONNECT says that the server took it for a method like any other, and that
- * no tunnel follows (RFC 9110 9.3.6 forbids it in one).
+ * no tunnel follows (RFC 9110 9.3.6 forbids it in one). So do 204 and 205, which have no length: no
+ * proxy says them of a tunnel, and a server that has a route for CONNECT goes on with the connection.
  */
 TALLY_INLINE void tally_conn_frame_response(struct tally_conn *c, const struct tally_exchange *x)
 {
 	struct tally_h1 *p = &c->h1[TALLY_OUT];
 	int tunnel =
 		p->status == 101 || (x->flags & EX_CONNECT && p->status >= 200 && p->status < 300 &&
+				     p->status != 204 && p->status != 205 &&
 				     !(p->flags & (H1_F_LENGTH | H1_F_CODING)));
 
 	tally_h1_frame_response(p, x->flags & EX_HEAD, tunnel);
@@ -411,7 +431,7 @@ TALLY_INLINE void tally_conn_pop(struct tally_conn *c, const struct tally_exchan
 	c->responding = 0;
 	if (!(x->flags & EX_ORPHAN))
 		c->tail++;
-	else if (c->over_head != c->over_tail)
+	else if (x->flags & EX_OVER)
 		c->over_tail++;
 }
 

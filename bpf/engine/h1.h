@@ -846,14 +846,20 @@ TALLY_INLINE void step_method(struct tally_h1 *p, const struct tally_rules *r, _
 	p->state = H1_TARGET;
 }
 
-/* First octet of the target: origin form, asterisk form, or absolute form (RFC 9112 3.2). */
+/*
+ * First octet of the target: origin form, asterisk form, or absolute form (RFC 9112 3.2). More than one
+ * space before it is an error that nginx and Node pass over, so that a request is answered here.
+ */
 TALLY_INLINE void step_target(struct tally_h1 *p, __u64 w)
 {
 	__u8 c = tally_octet(w, 0);
 
 	p->fill = 0;
 	p->number = 0;
-	if (c <= ' ') {
+	if (c == ' ') {
+		h1_take(p, 1);
+		h1_taint(p, TALLY_DETAIL_BAD_START);
+	} else if (c < ' ') {
 		h1_bad(p, TALLY_DETAIL_BAD_START);
 	} else if (c == '/') {
 		h1_take(p, 1);

@@ -30,7 +30,7 @@ struct tally_parked {
 	__u32 busy; /* 0: free; taken by compare-and-exchange */
 	__u32 seq;  /* stream position of the first octet */
 	__u32 len;
-	__u32 pad;
+	__u32 raw;	/* parked by somebody without the lock: compared with nothing (R9) */
 	__u64 owner;	/* socket cookie; 0: nobody yet (`deferred`) */
 	__u64 since_ns; /* kernel time when it was taken */
 	struct tally_chunk data;
@@ -48,7 +48,7 @@ struct tally_deferred_key {
 struct tally_deferred {
 	__u64 since_ns;
 	__u32 count;
-	__u32 pad;
+	__u32 conflict; /* two segments came, and differ: nobody can tell which of them TCP took (R9) */
 	__u32 piece[TALLY_PARK_PIECES]; /* ids + 1 */
 };
 

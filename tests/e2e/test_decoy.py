@@ -132,6 +132,28 @@ def test_refused_segment(refused, place, kind):
     assert PATHS - may_taint[place, kind] <= counted <= PATHS, ledger.unattributed("api")
 
 
+@veth
+@pytest.mark.parametrize("longer", (0, 1))
+def test_refused_before_the_connection_is_there(decoys, sandbox, longer):
+    """Data that comes with the handshake is the listener's when the hook sees it, decoy or not (R9)."""
+    real, fake = decoys.texts
+    with RawTcp(sandbox, decoys.port, decoy=ask(0, fake) + b"x" * longer, first=ask(0, real)) as c:
+        for i in range(1, PATHS):
+            answers(c, i)
+            c.real(ask(i, real))
+        answers(c, PATHS)
+    settle(decoys, PATHS, tainted=PATHS)
+
+
+@veth
+def test_repeated_before_the_connection_is_there(decoys, sandbox):
+    """The same octets twice are no conflict."""
+    real = decoys.texts[0]
+    with RawTcp(sandbox, decoys.port, decoy=ask(0, real), first=ask(0, real)) as c:
+        answers(c, 1)
+    settle(decoys, 1)
+
+
 def test_refused_segments_leave_the_books_whole(refused):
     _, ledger, may_taint = refused
     assert ledger.count("api", status=200) == PATHS * len(may_taint)

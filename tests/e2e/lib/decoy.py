@@ -100,9 +100,13 @@ def ts_option(value, echo):
 
 
 class RawTcp:
-    """A TCP client made of single segments. Acknowledges what it gets, unless told not to."""
+    """A TCP client made of single segments. Acknowledges what it gets, unless told not to.
 
-    def __init__(self, sandbox, port):
+    decoy, first: octets that come before the connection is there, at the place of its first ones: with an
+    old timestamp, so that TCP refuses them; and with the acknowledgement that ends the handshake.
+    """
+
+    def __init__(self, sandbox, port, decoy=b"", first=b""):
         self.dst = Endpoint(VETH_SERVER, port)
         self.src = Endpoint(RAW_ADDRESS, 40000 + random.randrange(20000))
         self.packet = sandbox.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP),
@@ -118,7 +122,7 @@ class RawTcp:
         self.copies = 0         # segments of the server that came again
         self.closed = False     # FIN or RST came
         self.next = 0           # offset after the highest octet sent as real
-        self._handshake()
+        self._handshake(decoy, first)
 
     def __enter__(self):
         return self
@@ -141,7 +145,7 @@ class RawTcp:
         self.packet.send(self.frame + build(self.src, self.dst, seq, ack, flags, payload, options,
                                             **wrong))
 
-    def _handshake(self):
+    def _handshake(self, decoy, first):
         self.irs = 0
         self._emit(self.iss, SYN, options=b"\2\4\x05\xb4")
         deadline = time.monotonic() + 5
@@ -152,7 +156,10 @@ class RawTcp:
             if segment.flags & (SYN | ACK) == SYN | ACK:
                 break
         self.irs, self.peer_ts = segment.seq, segment.ts_value
-        self._emit(self.iss + 1, ACK)
+        if decoy:
+            self._emit(self.iss + 1, PSH | ACK, decoy, ts_delta=-100000)
+        self._emit(self.iss + 1, PSH | ACK if first else ACK, first)
+        self.next = len(first)
 
     def _receive(self, deadline):
         while True:

@@ -693,7 +693,8 @@ TALLY_INLINE void meter_resync(struct tally_run *run, struct tally_conn *c, stru
 		return;
 	if (run->snd_una != run->snd_nxt || run->snd_nxt != c->next[TALLY_OUT])
 		return;
-	if (c->on_orphan) /* it answered what was not seen, and of that a body may still come */
+	/* The last answer was to what was not seen: of that a body may still come. */
+	if (c->on_orphan && !(c->orphan.flags & EX_OVER))
 		return;
 	c->midstream = 0;
 	t->gaps[TALLY_GAP_RESYNC]++;

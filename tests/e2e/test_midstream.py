@@ -118,7 +118,8 @@ def test_under_load(start, meter, sandbox, keys):
         f"answered {answered - ready} after the agent was ready, counted {counted}; {ledger.gaps()}"
     for row, sums in ledger.tally("api", attribution="key").items():
         assert sums.requests <= truth[row].requests, row
-    assert ledger.count("api", attribution="midstream") <= 400, ledger.unattributed("api")
+    # Of 200: what waited then, and the round behind an answer to what was not seen.
+    assert ledger.count("api", attribution="midstream") <= 800, ledger.unattributed("api")
     assert not ledger.audit()
 
     fresh = Load(sandbox, keys, server.port, templates, 20, 2000)

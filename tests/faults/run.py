@@ -199,6 +199,7 @@ class Run(Result):
         except HarnessError as error:
             self.not_made[name] += 1
             say(f"  {name}: not made: {str(error)[-2000:]}")
+            world.kafka.proxy.set("pass")
             world.agent.ensure()
             return False
         self.made[name] += 1

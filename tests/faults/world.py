@@ -361,20 +361,20 @@ class World:
 
     def in_kernel(self):
         """What the pinned ledgers hold, the open one and the frozen ones, as bpftool reads them."""
-        total = api.Sums()
+        total, sealed = api.Sums(), self.sealed_windows()
         for pin in self.agent.pin_dir.glob("epoch-*-*"):
             number, _, what = pin.name[6:].partition("-")
-            if what == "totals" or self.is_sealed(int(number)):
+            if what == "totals" or int(number) in sealed:
                 continue
             rows = json.loads(sh("bpftool", "-j", "map", "dump", "pinned", pin).stdout)
             for row in rows:
                 total = total.plus(row_sums(bytes(int(b, 16) for b in row["value"])))
         return total
 
-    def is_sealed(self, number):
-        """Sealed and not yet unpinned: it counts once, on the disk."""
-        return f"epoch={number} " in "".join(
-            line + " " for line in self.agent.log().splitlines() if " sealed " in line)
+    def sealed_windows(self):
+        """Windows of the ledger that are sealed. One whose pins stand, too, counts once, on the disk."""
+        return {f["window"] - back for f in self.spool() if f["folder"] == "sealed"
+                for back in range(f["epoch_last"] - f["epoch_first"] + 1)}
 
     def lose(self, tally):
         """Declared lost: stands on the side of what was consumed."""

@@ -650,7 +650,7 @@ TALLY_INLINE void meter_taken(struct tally_run *run, struct tally_conn *c)
 		return;
 	if ((__s32)(run->rcv_nxt - c->parsed_to) > 0)
 		c->parsed_to = (__s32)(run->rcv_nxt - c->next[TALLY_IN]) > 0 ? c->next[TALLY_IN]
-									      : run->rcv_nxt;
+									     : run->rcv_nxt;
 	if ((__s32)(run->rcv_nxt - (c->seen_at + c->seen_len)) >= 0)
 		c->seen_len = 0;
 }

@@ -807,8 +807,8 @@ static __noinline const struct tally_rules *rules_before(const struct tally_conn
  * The rules for what comes next in a direction, whose lock is held: those in force, but a head is read to
  * its end under those it began under; so is all that is left of a service that is gone (r is NULL).
  */
-static __always_inline const struct tally_rules *
-conn_rules(struct tally_conn *c, __u32 dir, const struct tally_rules *r, __u32 slot)
+static __always_inline const struct tally_rules *conn_rules(struct tally_conn *c, __u32 dir,
+							    const struct tally_rules *r, __u32 slot)
 {
 	__u32 side = conn_side(dir);
 	const struct tally_rules *old;
@@ -819,7 +819,8 @@ conn_rules(struct tally_conn *c, __u32 dir, const struct tally_rules *r, __u32 s
 		old = rules_before(c, dir);
 		if (old || !r)
 			return old;
-		h1_bad(&c->h1[side], TALLY_DETAIL_GAP); /* its slot was taken: so many reloads ago */
+		h1_bad(&c->h1[side],
+		       TALLY_DETAIL_GAP); /* its slot was taken: so many reloads ago */
 	}
 	c->rules_slot[side] = slot;
 	c->rules_id[side] = r->ruleset;

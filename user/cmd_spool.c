@@ -142,13 +142,12 @@ static json_t *file_json(const struct file *file)
 {
 	const struct tally_sealed *rows = rows_of(file);
 
-	return json_pack("{s:s,s:s,s:I,s:s,s:s,s:I,s:I,s:I,s:I,s:I}", "folder", file->folder, "file",
-			 file->name, "bytes", (json_int_t)file->bytes, "state", judgement(file),
-			 "agent", file->agent, "epoch_first", (json_int_t)rows->epoch_first,
-			 "epoch_last", (json_int_t)rows->epoch_last, "window",
-			 (json_int_t)rows->number, "records",
-			 (json_int_t)rows->n_rows, "batch",
-			 (json_int_t)(file->batch ? file->batch->head.number : 0));
+	return json_pack("{s:s,s:s,s:I,s:s,s:s,s:I,s:I,s:I,s:I,s:I}", "folder", file->folder,
+			 "file", file->name, "bytes", (json_int_t)file->bytes, "state",
+			 judgement(file), "agent", file->agent, "epoch_first",
+			 (json_int_t)rows->epoch_first, "epoch_last", (json_int_t)rows->epoch_last,
+			 "window", (json_int_t)rows->number, "records", (json_int_t)rows->n_rows,
+			 "batch", (json_int_t)(file->batch ? file->batch->head.number : 0));
 }
 
 static void print_files(const struct files *files)

@@ -396,10 +396,9 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 TALLY_INLINE void tally_conn_frame_response(struct tally_conn *c, const struct tally_exchange *x)
 {
 	struct tally_h1 *p = &c->h1[TALLY_OUT];
-	int tunnel =
-		p->status == 101 || (x->flags & EX_CONNECT && p->status >= 200 && p->status < 300 &&
-				     p->status != 204 && p->status != 205 &&
-				     !(p->flags & (H1_F_LENGTH | H1_F_CODING)));
+	int tunnel = p->status == 101 || (x->flags & EX_CONNECT && p->status >= 200 &&
+					  p->status < 300 && p->status != 204 && p->status != 205 &&
+					  !(p->flags & (H1_F_LENGTH | H1_F_CODING)));
 
 	tally_h1_frame_response(p, x->flags & EX_HEAD, tunnel);
 	if (tunnel)

@@ -11,6 +11,7 @@
 static bool flag;
 static const char *text, *word;
 static uint64_t count;
+static struct tally_cli_list list;
 static int ran_with;
 static char first_arg[32];
 
@@ -19,6 +20,7 @@ static const struct tally_cli_option options[] = {
 	{ "text", 't', TALLY_CLI_TEXT, &text, "TEXT", "a text", NULL },
 	{ "count", 0, TALLY_CLI_COUNT, &count, "N", "a number", NULL },
 	{ "output", 'o', TALLY_CLI_WORD, &word, "FORMAT", "format", tally_cli_table_words },
+	{ "item", 'i', TALLY_CLI_LIST, &list, "ITEM", "items", NULL },
 	{ NULL },
 };
 
@@ -65,6 +67,7 @@ static int call(const char *line, char *out, size_t bytes)
 	flag = false;
 	text = word = NULL;
 	count = 0;
+	list.n = 0;
 	ran_with = -1;
 	snprintf(copy, sizeof(copy), "tallyd%s%s", *line ? " " : "", line);
 	while ((part = strsep(&rest, " ")))
@@ -105,6 +108,10 @@ static void test_options(void **state)
 	assert_int_equal(call("activate -", out, sizeof(out)), 7);
 	assert_string_equal(first_arg, "-");
 	assert_int_equal(call("group strict a b", out, sizeof(out)), 7);
+	assert_int_equal(call("activate -i a --item=b -ic", out, sizeof(out)), 7);
+	assert_int_equal(list.n, 3);
+	assert_string_equal(list.items[0], "a");
+	assert_string_equal(list.items[2], "c");
 }
 
 static const struct {

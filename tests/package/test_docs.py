@@ -51,3 +51,13 @@ def test_exit_codes(tree):
 def test_fuzz_target_of_the_help():
     target = re.search(r"make fuzz T=(\w+)", run("make", "-s", "help", cwd=ROOT)).group(1)
     assert (ROOT / f"tests/fuzz/fuzz_{target}.c").exists()
+
+
+def test_budgets():
+    """Minutes of the README are those of scripts/check.sh, rounded up."""
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    said = re.search(r"budgets of `check` add up to (\d+) minutes, of `check-long` to (\d+), of `check-hosts` to (\d+)",
+                     readme)
+    rows = re.findall(r"^\S+ +(\w+) +(\d+) s ", run(ROOT / "scripts/check.sh", "--list"), re.M)
+    sums = [sum(int(s) for part, s in rows if part == name) for name in ("check", "long", "hosts")]
+    assert [int(m) for m in said.groups()] == [-(-s // 60) for s in sums]

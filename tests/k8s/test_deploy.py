@@ -90,6 +90,17 @@ def test_apparmor_leaves_the_pins(rendered):
     assert template["metadata"]["annotations"][name] == "unconfined"
 
 
+def test_apparmor_as_the_api_server_sees_it(cluster, rendered):
+    """The annotation is still heard where there is a field for it."""
+    template = copy.deepcopy(by_kind(rendered)["DaemonSet"]["spec"]["template"])
+    cluster.namespace("tallyd-system")
+    cluster.apply(by_kind(rendered)["ServiceAccount"])
+    pod = cluster.apply({"apiVersion": "v1", "kind": "Pod", **template,
+                         "metadata": {**template["metadata"], "name": "one", "namespace": "tallyd-system"}},
+                        dry_run=True)
+    assert pod["spec"]["containers"][0]["securityContext"]["appArmorProfile"] == {"type": "Unconfined"}
+
+
 def test_time_to_start(rendered):
     """No probe ends the agent before the time is over that the unit gives it, too."""
     unit = (REPO / "deploy/systemd/tallyd.service").read_text()

@@ -172,6 +172,49 @@ def test_a_sink_that_hangs_is_taken_out(nginx, meter, sandbox, keys):
     assert not ledger.audit()
 
 
+@pytest.mark.parametrize("cut", (b"/v1/docu", b"extr", b"X-API-K"))
+def test_head_that_outlives_its_rules(nginx, meter, sandbox, keys, cut):
+    """Routes and key sources change in the middle of a head: it is read to its end under the old ones."""
+    key = keys.new("a")
+    data = api.request("POST", "/v1/documents/7/extract", key)
+    at = data.index(cut) + len(cut)
+    r = Reloader(meter, sandbox, nginx)
+    entry = r.config["services"][0]
+    with Conn(sandbox, nginx.port) as c:
+        c.send(data[:at])
+        c.wait_acknowledged(0)
+        entry["routes"] = [{"match": f"/v1/{word}"} for word in ("x", "y/z", "documents/**", "**")]
+        entry["key"] = [{"header": "X-Other"}]
+        assert r.put()
+        c.send(data[at:])
+        assert len(c.responses(["POST"], 1)) == 1
+        c.ask(data)
+    ledger = r.agent.stop()
+    assert ledger.count("api", api_key_id="key_a", route="/v1/documents/{id}/extract") == 1, \
+        ledger.rows("api")
+    assert ledger.count("api", attribution="anonymous", route="/v1/documents/**") == 1
+    assert not ledger.audit()
+
+
+@pytest.mark.parametrize("ended", ("answered", "closed"))
+def test_exchange_that_outlives_its_service(nginx, meter, sandbox, keys, ended):
+    """Its service is taken out while it is under way: what was asked stands in the books once."""
+    key = keys.new("a")
+    r = Reloader(meter, sandbox, nginx)
+    entry = r.config["services"][0]
+    other = dict(entry, name="other", match=dict(entry["match"], ports=[22999]))
+    with Conn(sandbox, nginx.port, rcvbuf=16384) as c:
+        c.send(api.request("GET", "/v1/files/8388608", key))
+        c.read_until(b"\r\n\r\n")
+        r.config["services"] = [other]
+        assert r.put()
+        if ended == "answered":
+            c.responses(["GET"], 1)
+    ledger = r.agent.stop()
+    assert ledger.count("api", api_key_id="key_a", status=200) == 1, ledger.rows("api")
+    assert not ledger.audit()
+
+
 MISTAKES = {
     "not YAML": lambda c: "services: [",
     "unknown key": lambda c: dict(c, sevices=[]),

@@ -26,6 +26,23 @@ static int read_json(const struct tally_agent *agent, uint32_t generation, char 
 	return err ? err : tally_util_read_file(path, RULESET_BYTES, ret_json, ret_bytes);
 }
 
+/* The view of a generation that is not in memory. What cannot be read now may be read the next time. */
+static int load_view(const struct tally_agent *agent, uint32_t generation,
+		     struct tally_ruleset_view **ret_view)
+{
+	_cleanup_free_ char *json = NULL;
+	size_t bytes;
+	int err = read_json(agent, generation, &json, &bytes);
+
+	if (!err)
+		err = tally_ruleset_load(json, bytes, ret_view);
+	if (!err)
+		return 0;
+	tally_log_error("ruleset_unreadable", "generation=%" PRIu32 " error=%s", generation,
+			strerror(-err));
+	return err == -EINVAL || err == -EFBIG ? -ENOENT : err; /* damaged: as good as gone */
+}
+
 /* Rows name few generations at a time: the newest ones stay in memory. -ENOENT: its file is gone. */
 static int find_view(struct tally_agent *agent, uint32_t generation,
 		     struct tally_ruleset_view **ret_view)
@@ -33,8 +50,6 @@ static int find_view(struct tally_agent *agent, uint32_t generation,
 	struct tally_agent_rules *rules = &agent->rules;
 	struct tally_agent_view *slot = &rules->views[rules->next_view % TALLY_AGENT_VIEWS];
 	struct tally_ruleset_view *view;
-	_cleanup_free_ char *json = NULL;
-	size_t bytes;
 	int err;
 
 	for (size_t i = 0; i < TALLY_AGENT_VIEWS; i++) {
@@ -43,9 +58,7 @@ static int find_view(struct tally_agent *agent, uint32_t generation,
 			return 0;
 		}
 	}
-	err = read_json(agent, generation, &json, &bytes);
-	if (!err)
-		err = tally_ruleset_load(json, bytes, &view);
+	err = load_view(agent, generation, &view);
 	if (err)
 		return err;
 	tally_ruleset_free(slot->view);
@@ -77,7 +90,7 @@ static int terms_of(void *ctx, const struct tally_row_key *key, struct tally_ter
 	int err = find_view(agent, key->ruleset, &view);
 
 	if (err)
-		return err == -ENOMEM ? err : -ENOENT;
+		return err;
 	return tally_resolve_terms(&agent->rules.resolve, view, key, ret_terms);
 }
 
@@ -163,7 +176,8 @@ static int assign_indices(struct tally_agent *agent, const struct tally_config *
 
 /* ---- putting rules in force ---- */
 
-static uint32_t newest_file(const struct tally_agent *agent)
+/* 0: there is none. */
+static int newest_file(const struct tally_agent *agent, uint32_t *ret_generation)
 {
 	_cleanup_closedir_ DIR *dir = NULL;
 	char path[PATH_MAX];
@@ -172,7 +186,9 @@ static uint32_t newest_file(const struct tally_agent *agent)
 
 	(void)snprintf(path, sizeof(path), "%s/rulesets", agent->config->agent.state_dir);
 	dir = opendir(path);
-	while (dir && (entry = readdir(dir))) {
+	if (!dir)
+		return -errno;
+	while (errno = 0, (entry = readdir(dir))) {
 		uint32_t generation;
 		int end = 0;
 
@@ -180,7 +196,10 @@ static uint32_t newest_file(const struct tally_agent *agent)
 		    !entry->d_name[end])
 			best = TALLY_MAX(best, generation);
 	}
-	return best;
+	if (errno) /* half a list may lack the newest */
+		return -errno;
+	*ret_generation = best;
+	return 0;
 }
 
 /* Is exactly this in force already, in the kernel, too? */
@@ -252,12 +271,15 @@ static int put_all(struct tally_agent *agent, const struct tally_config *config,
 		   const uint16_t *indices, const char *json)
 {
 	_cleanup_free_ struct tally_rules *all = calloc(config->n_services + 1, sizeof(*all));
-	uint32_t generation =
-		TALLY_MAX(newest_file(agent), tally_rulesets_newest(agent->rulesets)) + 1;
+	uint32_t generation;
 	int err;
 
 	if (!all)
 		return -ENOMEM;
+	err = newest_file(agent, &generation);
+	if (err)
+		return err;
+	generation = TALLY_MAX(generation, tally_rulesets_newest(agent->rulesets)) + 1;
 	err = compile_all(agent, config, indices, generation, all);
 	if (!err)
 		err = write_json(agent, generation, json);
@@ -374,11 +396,15 @@ static int open_secret(struct tally_agent *agent)
 /* Names as the newest generation had them, so that indices stay what they were. */
 static int read_names(struct tally_agent *agent)
 {
-	uint32_t generation = newest_file(agent);
 	struct tally_ruleset_view *view;
+	uint32_t generation = 0;
+	int err = newest_file(agent, &generation);
 
-	if (!generation || find_view(agent, generation, &view))
-		return 0; /* rows of that generation will be nameless; new ones are not */
+	if (err || !generation)
+		return err;
+	err = find_view(agent, generation, &view);
+	if (err) /* gone: rows of that generation will be nameless; new ones are not */
+		return err == -ENOENT ? 0 : err;
 	for (uint16_t i = 0; i < TALLY_SERVICES; i++) {
 		const char *name = tally_ruleset_service(view, i);
 

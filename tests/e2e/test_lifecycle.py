@@ -51,6 +51,23 @@ def test_windows(nginx, meter, sandbox, keys):
     assert not ledger.audit()
 
 
+def test_names_of_rows_cannot_be_read_for_a_while(nginx, meter, sandbox, keys):
+    """The window waits in the kernel: nothing is sealed without its routes."""
+    key, truth = keys.new("a"), api.new_tally()
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)], window="2s")
+    names = sandbox.dir / "state" / "rulesets" / "1.json"
+    kept = names.rename(names.with_suffix(".kept"))
+    names.symlink_to(names)     # too many levels of symbolic links: there, and not readable
+    with Conn(sandbox, nginx.port) as c:
+        exchange(c, truth, keys, key, "/status/404")
+    wait_for(lambda: "not_sealed" in agent.log(), 20, "a window that cannot be sealed")
+    assert "ruleset_unreadable" in agent.log()
+    kept.rename(names)
+    ledger = agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert not ledger.audit()
+
+
 def test_sigterm_closes_the_open_window(nginx, meter, sandbox, keys):
     """A window of ten seconds, ended at once: its records are there when the agent has ended."""
     key, truth = keys.new("a"), api.new_tally()

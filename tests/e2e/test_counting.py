@@ -7,10 +7,11 @@ import threading
 import pytest
 
 from conftest import ALL_SERVERS
-from lib import api, build
+from lib import api, build, servers
 from lib.client import Conn
 from lib.load import Load, Template, mix
-from lib.tallyd import differences, service
+from lib.sandbox import Sandbox
+from lib.tallyd import Tallyd, differences, service
 
 every_server = pytest.mark.parametrize("name", ALL_SERVERS)
 
@@ -182,6 +183,26 @@ def test_ways_to_match(start, meter, sandbox, keys, way):
             c.ask(api.request("GET", "/v1/x", key))
     ledger = agent.stop()
     assert ledger.count("api", api_key_id="key_a") == 3, agent.log()
+    assert not ledger.audit()
+
+
+def test_network_of_the_host(keys):
+    """Services on the host's own network, as pods with hostNetwork are: each is told by its cgroup, though
+    all see the same ports; who is in no tagged cgroup is not metered."""
+    key = keys.new("a")
+    with Sandbox("hostnet", netns=False) as sandbox:
+        names = ("first", "second", "untagged")
+        made = {n: servers.start("python", sandbox, keys, proxied=False, cgroup=sandbox.new_cgroup(n))
+                for n in names}
+        agent = Tallyd(sandbox, keys, [service(n, None, f"{sandbox.cgroup_path}/{n}")
+                                       for n in names[:2]]).start()
+        for i, server in enumerate(made.values()):
+            with Conn(sandbox, server.port) as c:
+                for _ in range(3 + i):
+                    c.ask(api.request("GET", "/v1/x", key))
+        ledger = agent.stop()
+    assert [ledger.count(n, api_key_id="key_a") for n in names] == [3, 4, 0], agent.log()
+    assert ledger.count() == 7
     assert not ledger.audit()
 
 

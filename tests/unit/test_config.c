@@ -160,6 +160,8 @@ static const struct {
 	{ "sinks: [{stdout: , file: {path: /x}}]", "must have exactly one of" },
 	{ "sinks: [{stdout: }, {stdout: }]", "sinks[1].name: sinks[0] is named \"stdout\", too" },
 	{ "sinks: [{file: {path: /a}}, {name: b, file: {path: /a}}]", "has the same path" },
+	{ "sinks: [{kafka: {brokers: b}}, {name: b, kafka: {brokers: b}}]",
+	  "sinks[1].kafka.topics.records: sinks[0] has the same topic" },
 	{ "sinks: [{kafka: {}}]", "sinks[0].kafka.brokers: missing" },
 	{ "sinks: [{kafka: {brokers: b, format: json}}]", "cloudevents, openmeter" },
 	{ "sinks: [{kafka: {brokers: b, properties: {a: [1]}}}]",

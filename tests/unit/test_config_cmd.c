@@ -287,7 +287,7 @@ static void test_audit_config(void **state)
 	       "{security.protocol: '${file:@/word}', sasl.password: '${cred:pw}'}}}]\n",
 	       text, sizeof(text));
 	put("kafka.yaml", text);
-	put("two.yaml", "sinks: [{name: a, kafka: {brokers: '127.0.0.1:1'}},"
+	put("two.yaml", "sinks: [{name: a, kafka: {brokers: '127.0.0.1:1', topics: {records: a}}},"
 			" {name: b, kafka: {brokers: '127.0.0.1:1', properties: {no.such: 1}}}]\n");
 	assert_int_equal(call_in_dir("audit -c kafka.yaml", "${cred:pw} cannot be read here"),
 			 TALLY_EXIT_CONFIG);

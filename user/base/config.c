@@ -381,6 +381,24 @@ static const char *kind_of(const struct tally_config_sink *sink)
 	return sink->file.place.line ? "file" : "stdout";
 }
 
+/* Two sinks into one topic: each record would be there twice. Checkpoints alone are told apart. */
+static void check_topics(const struct tally_config *config, size_t index, struct tally_diag *diag)
+{
+	const struct tally_config_kafka *kafka = &config->sinks[index].kafka;
+	char path[PATH_TEXT];
+
+	snprintf(path, sizeof(path), "sinks[%zu].kafka.topics.records", index);
+	for (size_t i = 0; i < index; i++) {
+		const struct tally_config_kafka *other = &config->sinks[i].kafka;
+
+		if (kafka->brokers && other->brokers && kafka->topics.records &&
+		    other->topics.records && strcmp(kafka->brokers, other->brokers) == 0 &&
+		    strcmp(kafka->topics.records, other->topics.records) == 0)
+			tally_diag_error(diag, kafka->place, path,
+					 "sinks[%zu] has the same topic, too", i);
+	}
+}
+
 static void check_sink(const struct tally_config *config, size_t index, struct tally_diag *diag)
 {
 	const struct tally_config_sink *sink = &config->sinks[index];
@@ -393,6 +411,7 @@ static void check_sink(const struct tally_config *config, size_t index, struct t
 		    strcmp(sink->file.path, config->sinks[i].file.path) == 0)
 			tally_diag_error(diag, sink->file.place, path,
 					 "sinks[%zu] has the same path", i);
+	check_topics(config, index, diag);
 	snprintf(path, sizeof(path), "sinks[%zu].name", index);
 	if (!is_name(sink->name))
 		tally_diag_error(

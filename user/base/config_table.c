@@ -117,11 +117,13 @@ TABLE(service, "Service", tally_config_service);
 
 static const struct tally_option topics_options[] = {
 	{ "records", TALLY_OPTION_TEXT, AT(tally_config_topics, records), .max = 249,
-	  .fallback = "usage.records.v1", .help = "Usage records: the ledger." },
+	  .fallback = "usage.records.v1",
+	  .help = "Usage records: the ledger. Two sinks on the same brokers need two." },
 	{ "control", TALLY_OPTION_TEXT, AT(tally_config_topics, control), .max = 249,
 	  .fallback = "usage.control.v1", .help = "Control totals, also when idle." },
 	{ "progress", TALLY_OPTION_TEXT, AT(tally_config_topics, progress), .max = 249,
-	  .fallback = "usage.progress.v1", .help = "The agent's checkpoints; compacted." },
+	  .fallback = "usage.progress.v1",
+	  .help = "Checkpoints, by agent and sink; compacted. Sinks may share it." },
 	{ "connections", TALLY_OPTION_TEXT, AT(tally_config_topics, connections), .max = 249,
 	  .fallback = "usage.connections.v1",
 	  .help = "Records of connections, with `records.connections: on`; elsewhere the topic is not looked for." },
@@ -183,7 +185,7 @@ TABLE(stdout, "Standard output", tally_config_stdout);
 
 static const struct tally_option sink_options[] = {
 	{ "name", TALLY_OPTION_TEXT, AT(tally_config_sink, name), .max = 64,
-	  .help = "Unique; by default the kind of sink. The sink's checkpoint is kept under this name." },
+	  .help = "Unique; by default the kind of sink. The sink's checkpoint is kept under this name: a sink of another name begins with what the spool still has, and may write again, under the same ids, what the one before it has written." },
 	{ "kafka", TALLY_OPTION_SECTION, AT(tally_config_sink, kafka), TALLY_OPTION_OPTIONAL,
 	  .table = &kafka_table, .help = "Apache Kafka, or what speaks its protocol." },
 	{ "file", TALLY_OPTION_SECTION, AT(tally_config_sink, file), TALLY_OPTION_OPTIONAL,

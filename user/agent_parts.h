@@ -360,9 +360,9 @@ TALLY_MUST int tally_agent_sinks_prepare(const struct tally_agent *agent,
 					 const struct tally_config *config,
 					 struct tally_agent_sinks *ret_sinks);
 void tally_agent_sinks_discard(struct tally_agent_sinks *sinks);
-/* Ship to the sinks of config from here on; takes those it could add. */
-TALLY_MUST int tally_agent_sinks_replace(struct tally_agent *agent,
-					 const struct tally_config *config,
+/* Ship to the sinks of config from here on; takes them. On failure to those of before, which config then
+ * has, too. */
+TALLY_MUST int tally_agent_sinks_replace(struct tally_agent *agent, struct tally_config *config,
 					 struct tally_agent_sinks *sinks);
 
 /* agent_usage.c */

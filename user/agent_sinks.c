@@ -241,25 +241,40 @@ int tally_agent_sinks_prepare(const struct tally_agent *agent, const struct tall
 	return 0;
 }
 
-/* Old ones first: a changed sink keeps its name. Nothing is trimmed before the new ones are there. */
-int tally_agent_sinks_replace(struct tally_agent *agent, const struct tally_config *config,
+/* The sinks stay what they were: then so they are in the config that comes into force. */
+static void keep_sinks(struct tally_config *from, struct tally_config *to)
+{
+	struct tally_config_sink *sinks = to->sinks;
+	size_t n = to->n_sinks;
+
+	to->sinks = from->sinks;
+	to->n_sinks = from->n_sinks;
+	from->sinks = sinks;
+	from->n_sinks = n;
+}
+
+/* A changed sink keeps its name. */
+int tally_agent_sinks_replace(struct tally_agent *agent, struct tally_config *config,
 			      struct tally_agent_sinks *sinks)
 {
-	size_t removed = 0, added = 0;
-	int err = 0;
+	const char *old[TALLY_AGENT_SINKS];
+	struct tally_ship_change change = { .old = old,
+					    .fresh = sinks->fresh,
+					    .n_fresh = sinks->n };
+	int err;
 
 	for (size_t i = 0; i < agent->config->n_sinks; i++)
-		if (!same_sink(config, &agent->config->sinks[i]) &&
-		    !tally_ship_remove(agent->ship, agent->config->sinks[i].name))
-			removed++;
-	for (; added < sinks->n && !err; added++)
-		err = tally_ship_add(agent->ship, sinks->fresh[added]);
-	if (err)
-		added--;
-	sinks->n -= added;
-	memmove(sinks->fresh, sinks->fresh + added, sinks->n * sizeof(sinks->fresh[0]));
-	if (removed || added)
-		tally_log_notice("sinks", "removed=%zu added=%zu", removed, added);
+		if (!same_sink(config, &agent->config->sinks[i]))
+			old[change.n_old++] = agent->config->sinks[i].name;
+	err = tally_ship_replace(agent->ship, &change);
+	if (err) {
+		tally_log_error("sinks", "error=%s sinks=unchanged", strerror(-err));
+		keep_sinks(agent->config, config);
+		return err;
+	}
+	sinks->n = 0;
+	if (change.n_old || change.n_fresh)
+		tally_log_notice("sinks", "removed=%zu added=%zu", change.n_old, change.n_fresh);
 	tally_agent_sinks_step(agent);
-	return err;
+	return 0;
 }

@@ -67,8 +67,8 @@ MUTANTS = [
     ("merge: files by connection and others become one", "user/deliver/spool.c",
      "next->by_connection != first->by_connection ||", "false ||"),
     ("trim: what was sent goes without being confirmed", "user/deliver/ship.c",
-     "	link->state = CONFIRMING;\n",
-     "	link->state = CONFIRMING;\n	link->acked = *at;\n	link->acked.batch++;\n"),
+     "	ask(ship, link, CONFIRMING);\n",
+     "	ask(ship, link, CONFIRMING);\n	link->acked = *at;\n	link->acked.batch++;\n"),
     ("trim: the quickest sink decides", "user/deliver/ship.c",
      "		least = TALLY_MIN(least, link->acked.batch ? have : 0);",
      "		least = any && least != ~0ULL ? TALLY_MAX(least, link->acked.batch ? have : 0) :\n"

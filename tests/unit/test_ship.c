@@ -6,7 +6,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <fcntl.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 
 #include "account/audit.h"
@@ -440,6 +442,275 @@ static void test_sinks_come_and_go(void **state)
 	assert_int_equal(records_in(p->path), 2 + 4);
 }
 
+/* A sink that answers as it is told to. */
+struct puppet {
+	struct tally_sink sink;
+	bool silent, refuses;
+	__u64 opened, polled;
+	struct tally_checkpoint at;
+	struct tally_sink_event event;
+};
+
+static void answer(struct puppet *puppet, enum tally_sink_event_kind kind)
+{
+	if (puppet->silent)
+		return;
+	puppet->event =
+		(struct tally_sink_event){ .kind = kind, .checkpoint = puppet->at, .error = -EIO };
+	if (puppet->sink.wake_fd >= 0)
+		assert_int_equal(eventfd_write(puppet->sink.wake_fd, 1), 0);
+}
+
+static int puppet_open(struct tally_sink *sink, const char *agent)
+{
+	struct puppet *puppet = (struct puppet *)sink;
+
+	puppet->opened++;
+	answer(puppet, TALLY_SINK_OPENED);
+	return 0;
+}
+
+static int puppet_send(struct tally_sink *sink, const struct tally_send *send)
+{
+	struct puppet *puppet = (struct puppet *)sink;
+
+	if (!puppet->refuses)
+		tally_checkpoint_at(send->batch, tally_batch_messages(send->batch), &puppet->at);
+	answer(puppet, puppet->refuses ? TALLY_SINK_FAILED : TALLY_SINK_SENT);
+	return 0;
+}
+
+static int puppet_confirm(struct tally_sink *sink)
+{
+	answer((struct puppet *)sink, TALLY_SINK_CONFIRMED);
+	return 0;
+}
+
+static int puppet_close(struct tally_sink *sink)
+{
+	struct puppet *puppet = (struct puppet *)sink;
+
+	puppet->event.kind = TALLY_SINK_CLOSED;
+	return 0;
+}
+
+static void puppet_poll(struct tally_sink *sink, struct tally_sink_event *ret_event)
+{
+	struct puppet *puppet = (struct puppet *)sink;
+	eventfd_t value;
+
+	puppet->polled++;
+	if (sink->wake_fd >= 0)
+		(void)eventfd_read(sink->wake_fd, &value); /* or nothing rang */
+	*ret_event = puppet->event;
+	puppet->event.kind = TALLY_SINK_NOTHING;
+}
+
+static void puppet_free(struct tally_sink *sink)
+{
+	if (sink->wake_fd >= 0)
+		close(sink->wake_fd);
+	free(sink->name);
+	free(sink);
+}
+
+static struct puppet *new_puppet(const char *name, int wake_fd)
+{
+	static const struct tally_sink_ops ops = {
+		.open = puppet_open,
+		.send = puppet_send,
+		.confirm = puppet_confirm,
+		.close = puppet_close,
+		.poll = puppet_poll,
+		.free = puppet_free,
+	};
+	struct puppet *puppet = calloc(1, sizeof(*puppet));
+
+	puppet->sink = (struct tally_sink){ .ops = &ops, .required = true, .wake_fd = wake_fd };
+	puppet->sink.name = strdup(name);
+	return puppet;
+}
+
+static __u64 puppet_ns;
+
+static __u64 clock_ns(void *ctx)
+{
+	return puppet_ns;
+}
+
+/* A spool of its own clock, with one sink. */
+static struct puppet *start_puppet(struct place *p, const struct tally_fs *fs)
+{
+	static const struct tally_time time = { NULL, clock_ns, clock_ns };
+	const struct tally_ship_config config = {
+		.state_dir = p->folder, .machine_id = "machine", .fs = fs, .time = &time
+	};
+	struct puppet *puppet = new_puppet("puppet", eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+
+	puppet_ns = LEDGER_START_S * TALLY_NS_PER_S;
+	tally_ship_free(p->ship);
+	assert_int_equal(tally_ship_new(&config, &p->ship), 0);
+	assert_int_equal(tally_ship_add(p->ship, &puppet->sink), 0);
+	return puppet;
+}
+
+static struct tally_ship_sink_status puppet_status(const struct place *p)
+{
+	struct tally_ship_sink_status status;
+
+	assert_int_equal(tally_ship_sink_status(p->ship, 0, &status), 0);
+	return status;
+}
+
+/* Whose thread hangs is left alone with it, and asked again from the start. */
+static void test_sink_that_never_answers_is_given_up(void **state)
+{
+	struct place *p = *state;
+	struct puppet *puppet = start_puppet(p, NULL);
+	int wait_ms;
+
+	puppet->sink.patience_ms = 5000;
+	assert_int_equal(seal(p, 1, 2), 0);
+	assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+	assert_true(puppet_status(p).connected);
+	tally_ship_free(TAKE_PTR(p->ship));
+	puppet = start_puppet(p, NULL);
+	puppet->sink.patience_ms = 5000;
+	puppet->silent = true;
+	assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+	assert_true(wait_ms > 0 && wait_ms <= 5001);
+	puppet_ns += 4 * TALLY_NS_PER_S;
+	assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+	assert_int_equal(puppet_status(p).doubts, 0);
+	puppet_ns += 2 * TALLY_NS_PER_S;
+	assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+	assert_int_equal(puppet_status(p).doubts, 1);
+	puppet->silent = false;
+	puppet_ns += TALLY_NS_PER_S;
+	assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+	assert_int_equal(puppet->opened, 2);
+	assert_true(puppet_status(p).connected);
+	assert_int_equal(puppet_status(p).doubts, 1);
+}
+
+/* It opens and cannot be written to: the waits grow all the same. */
+static void test_opening_alone_does_not_end_the_back_off(void **state)
+{
+	struct place *p = *state;
+	struct puppet *puppet = start_puppet(p, NULL);
+	int wait_ms = 0;
+
+	puppet->refuses = true;
+	assert_int_equal(seal(p, 1, 2), 0);
+	for (int i = 0; i < 60 * 20; i++) {
+		assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+		puppet_ns += TALLY_NS_PER_S / 20;
+	}
+	assert_in_range(puppet->opened, 5, 15);
+	puppet->refuses = false;
+	puppet_ns += 20 * TALLY_NS_PER_S;
+	assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+	assert_true(tally_ship_idle(p->ship));
+	puppet->refuses = true;
+	assert_int_equal(seal(p, 2, 2), 0);
+	assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+	assert_in_range(wait_ms, 1, 201); /* from the start again */
+}
+
+/* What a sink that is closed still rings with does not keep the loop awake. */
+static void test_closed_sink_does_not_keep_the_loop_awake(void **state)
+{
+	struct place *p = *state;
+	struct puppet *puppet = start_puppet(p, NULL);
+	struct pollfd pfd = { .fd = tally_ship_fd(p->ship), .events = POLLIN };
+	int wait_ms;
+
+	puppet->refuses = true;
+	assert_int_equal(seal(p, 1, 2), 0);
+	assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+	assert_true(wait_ms > 0);
+	assert_int_equal(eventfd_write(puppet->sink.wake_fd, 1), 0);
+	assert_int_equal(poll(&pfd, 1, 0), 1);
+	assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+	assert_int_equal(poll(&pfd, 1, 0), 0);
+}
+
+static struct failing_fs {
+	struct tally_fs real, fs;
+	bool fails;
+} failing;
+
+static int failing_sync(void *ctx, int fd)
+{
+	return failing.fails ? -EIO : failing.real.sync(ctx, fd);
+}
+
+static int failing_list(void *ctx, const char *dir,
+			int (*each)(void *arg, const char *name, __u64 size), void *arg)
+{
+	return failing.fails ? -EIO : failing.real.list(ctx, dir, each, arg);
+}
+
+/* Nothing is decided while the folders are in doubt, and nobody spins: an answer waits until they are not. */
+static void test_doubtful_folders_do_not_keep_the_loop_awake(void **state)
+{
+	struct place *p = *state;
+	struct puppet *puppet;
+	struct pollfd pfd = { .events = POLLIN };
+	int wait_ms;
+
+	assert_int_equal(tally_fs_open(p->folder, &failing.real), 0);
+	failing.fs = failing.real;
+	failing.fs.list = failing_list;
+	failing.fs.sync = failing_sync;
+	puppet = start_puppet(p, &failing.fs);
+	puppet->silent = true;
+	assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0); /* asked to open */
+	failing.fails = true;
+	assert_true(seal(p, 1, 2) < 0);
+	puppet->silent = false;
+	answer(puppet, TALLY_SINK_OPENED);
+	pfd.fd = tally_ship_fd(p->ship);
+	assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+	assert_true(wait_ms > 0);
+	assert_int_equal(poll(&pfd, 1, 0), 0);
+	assert_false(puppet_status(p).connected);
+	failing.fails = false;
+	puppet_ns += TALLY_NS_PER_S;
+	assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+	assert_true(puppet_status(p).connected);
+	tally_ship_free(TAKE_PTR(p->ship));
+	failing.real.free(failing.real.ctx);
+}
+
+/* All of it or nothing: a sink that cannot come does not cost the one that was there. */
+static void test_sinks_are_replaced_as_a_whole(void **state)
+{
+	struct place *p = *state;
+	struct puppet *good = new_puppet("file", -1);
+	struct puppet *bad = new_puppet("bad", open(p->folder, O_RDONLY | O_CLOEXEC));
+	struct tally_sink *const fresh[] = { &good->sink, &bad->sink };
+	const char *const old[] = { "file", "nobody" };
+	struct tally_ship_change change = { old, 2, fresh, 2 };
+
+	assert_int_equal(tally_ship_replace(p->ship, &change),
+			 -EPERM); /* a folder: not for epoll */
+	assert_int_equal(seal(p, 1, 2), 0);
+	ship_all(p);
+	check(p, 2, 1);
+	assert_int_equal(good->opened, 0);
+	change.n_old = 0;
+	change.n_fresh = 1;
+	assert_int_equal(tally_ship_replace(p->ship, &change), -EEXIST);
+	change.n_old = 2;
+	assert_int_equal(tally_ship_replace(p->ship, &change), 0);
+	assert_int_equal(seal(p, 2, 2), 0);
+	ship_all(p);
+	assert_int_equal(good->at.batch, 2);
+	assert_int_equal(records_in(p->path), 2);
+	puppet_free(&bad->sink);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -458,6 +729,11 @@ int main(void)
 		TEST(test_optional_sink_is_not_waited_for),
 		TEST(test_removed_sink_is_not_waited_for),
 		TEST(test_sinks_come_and_go),
+		TEST(test_sink_that_never_answers_is_given_up),
+		TEST(test_opening_alone_does_not_end_the_back_off),
+		TEST(test_closed_sink_does_not_keep_the_loop_awake),
+		TEST(test_doubtful_folders_do_not_keep_the_loop_awake),
+		TEST(test_sinks_are_replaced_as_a_whole),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

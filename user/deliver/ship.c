@@ -31,7 +31,8 @@ struct link {
 	struct tally_checkpoint acked; /* read back */
 	bool known;		       /* `at` is the sink's own word in this connection */
 	struct tally_batch *batch;     /* being sent */
-	__u64 next_try_ns;
+	struct tally_sink_event held;  /* came while the folders were in doubt */
+	__u64 next_try_ns, asked_ns;
 	__u32 backoff_ms;
 	__u64 failures, doubts, last_ack_s;
 };
@@ -152,33 +153,97 @@ void tally_ship_free(struct tally_ship *ship)
 	free(ship);
 }
 
-int tally_ship_add(struct tally_ship *ship, struct tally_sink *sink)
+static int watch(const struct tally_ship *ship, const struct tally_sink *sink)
 {
 	struct epoll_event event = { .events = EPOLLIN };
 
-	if (ship->n_links == SINKS_MAX)
-		return -E2BIG;
-	for (size_t i = 0; i < ship->n_links; i++) {
-		if (strcmp(ship->links[i].sink->name, sink->name) == 0)
-			return -EEXIST;
-	}
-	if (sink->wake_fd >= 0 && epoll_ctl(ship->epoll, EPOLL_CTL_ADD, sink->wake_fd, &event) < 0)
-		return -errno;
-	ship->links[ship->n_links++] = (struct link){ .sink = sink };
-	return 0;
+	if (sink->wake_fd < 0)
+		return 0;
+	return epoll_ctl(ship->epoll, EPOLL_CTL_ADD, sink->wake_fd, &event) < 0 ? -errno : 0;
 }
 
-int tally_ship_remove(struct tally_ship *ship, const char *name)
+/* The descriptor may have a twin in a thread that is still leaving, which would ring on. */
+static void unwatch(const struct tally_ship *ship, const struct tally_sink *sink)
+{
+	if (sink->wake_fd >= 0)
+		(void)epoll_ctl(ship->epoll, EPOLL_CTL_DEL, sink->wake_fd, NULL);
+}
+
+/* n_links: there is none */
+static size_t find_link(const struct tally_ship *ship, const char *name)
 {
 	size_t i = 0;
 
 	while (i < ship->n_links && strcmp(ship->links[i].sink->name, name) != 0)
 		i++;
+	return i;
+}
+
+int tally_ship_add(struct tally_ship *ship, struct tally_sink *sink)
+{
+	const struct tally_ship_change change = { .fresh = &sink, .n_fresh = 1 };
+
+	return tally_ship_replace(ship, &change);
+}
+
+static bool is_old(const struct tally_ship_change *change, const char *name)
+{
+	for (size_t i = 0; i < change->n_old; i++) {
+		if (strcmp(change->old[i], name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Does a sink that comes have its name from one that stays, or too many of them come? */
+static int check_change(const struct tally_ship *ship, const struct tally_ship_change *change)
+{
+	size_t stay = 0;
+
+	for (size_t i = 0; i < ship->n_links; i++)
+		stay += !is_old(change, ship->links[i].sink->name);
+	if (stay + change->n_fresh > SINKS_MAX)
+		return -E2BIG;
+	for (size_t i = 0; i < change->n_fresh; i++) {
+		const char *name = change->fresh[i]->name;
+
+		if (find_link(ship, name) < ship->n_links && !is_old(change, name))
+			return -EEXIST;
+		for (size_t j = 0; j < i; j++) {
+			if (strcmp(change->fresh[j]->name, name) == 0)
+				return -EEXIST;
+		}
+	}
+	return 0;
+}
+
+int tally_ship_replace(struct tally_ship *ship, const struct tally_ship_change *change)
+{
+	int r = check_change(ship, change);
+	size_t n = 0;
+
+	while (r == 0 && n < change->n_fresh) {
+		r = watch(ship, change->fresh[n]);
+		n += r == 0;
+	}
+	while (r < 0 && n)
+		unwatch(ship, change->fresh[--n]);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < change->n_old; i++)
+		(void)tally_ship_remove(ship, change->old[i]); /* else it was not there */
+	for (size_t i = 0; i < change->n_fresh; i++)
+		ship->links[ship->n_links++] = (struct link){ .sink = change->fresh[i] };
+	return 0;
+}
+
+int tally_ship_remove(struct tally_ship *ship, const char *name)
+{
+	size_t i = find_link(ship, name);
+
 	if (i == ship->n_links)
 		return -ENOENT;
-	/* the descriptor may have a twin in a thread that is still leaving, which would ring on */
-	if (ship->links[i].sink->wake_fd >= 0)
-		(void)epoll_ctl(ship->epoll, EPOLL_CTL_DEL, ship->links[i].sink->wake_fd, NULL);
+	unwatch(ship, ship->links[i].sink);
 	free_link(&ship->links[i]);
 	ship->n_links--;
 	memmove(&ship->links[i], &ship->links[i + 1], (ship->n_links - i) * sizeof(ship->links[0]));
@@ -339,7 +404,6 @@ static void link_opened(struct tally_ship *ship, struct link *link,
 	link->at = link->acked = *at;
 	link->known = true;
 	link->state = READY;
-	link->backoff_ms = 0;
 	link->last_ack_s = utc_s(ship);
 }
 
@@ -351,8 +415,27 @@ static void link_confirmed(struct tally_ship *ship, struct link *link,
 		ship->records_acked += tally_batch_records(link->batch);
 	link->at = link->acked = *at;
 	link->state = READY;
+	link->backoff_ms = 0; /* opening alone proves nothing */
 	link->last_ack_s = utc_s(ship);
 	drop_batch(link);
+}
+
+static void ask(const struct tally_ship *ship, struct link *link, enum link_state state)
+{
+	link->state = state;
+	link->asked_ns = mono_ns(ship);
+}
+
+static bool is_asked(const struct link *link)
+{
+	return link->state == OPENING || link->state == SENDING || link->state == CONFIRMING;
+}
+
+static __u64 patience_ends_ns(const struct link *link)
+{
+	if (!is_asked(link) || !link->sink->patience_ms)
+		return ~0ULL;
+	return link->asked_ns + link->sink->patience_ms * NS_PER_MS;
 }
 
 static void link_sent(struct tally_ship *ship, struct link *link, const struct tally_checkpoint *at)
@@ -363,20 +446,30 @@ static void link_sent(struct tally_ship *ship, struct link *link, const struct t
 	link->state = READY;
 	if (!at->whole)
 		return;
-	link->state = CONFIRMING;
+	ask(ship, link, CONFIRMING);
 	r = link->sink->ops->confirm(link->sink);
 	if (r < 0)
 		fail_link(ship, link, r, true);
 }
 
-/* One event. False: there is none. */
-static bool poll_link(struct tally_ship *ship, struct link *link)
+/* Takes what the sink has to say, so that its descriptor is silent; there is one answer at most. */
+static void listen(struct link *link)
 {
 	struct tally_sink_event event = { .kind = TALLY_SINK_NOTHING };
 
-	if (link->state == CLOSED)
-		return false;
+	if (link->state == CLOSED && link->sink->wake_fd < 0)
+		return;
 	link->sink->ops->poll(link->sink, &event);
+	if (event.kind != TALLY_SINK_NOTHING && link->state != CLOSED)
+		link->held = event;
+}
+
+/* One event. False: there is none. */
+static bool take_event(struct tally_ship *ship, struct link *link)
+{
+	struct tally_sink_event event = link->held;
+
+	link->held.kind = TALLY_SINK_NOTHING;
 	switch (event.kind) {
 	case TALLY_SINK_NOTHING:
 		return false;
@@ -402,13 +495,22 @@ static bool poll_link(struct tally_ship *ship, struct link *link)
 	return false;
 }
 
+/* The sink promised to answer by now. Whether it did what it was asked nobody knows. */
+static bool give_up_waiting(struct tally_ship *ship, struct link *link)
+{
+	if (mono_ns(ship) < patience_ends_ns(link))
+		return false;
+	fail_link(ship, link, -ETIMEDOUT, true);
+	return true;
+}
+
 static bool open_link(struct tally_ship *ship, struct link *link)
 {
 	int r;
 
 	if (mono_ns(ship) < link->next_try_ns)
 		return false;
-	link->state = OPENING;
+	ask(ship, link, OPENING);
 	r = link->sink->ops->open(link->sink, ship->spool.state.agent);
 	if (r < 0)
 		fail_link(ship, link, r, false);
@@ -499,7 +601,7 @@ static bool send_link(struct tally_ship *ship, struct link *link)
 			return retry_later(ship, r);
 	}
 	send = (struct tally_send){ .batch = link->batch, .from = resume_at(link) };
-	link->state = SENDING;
+	ask(ship, link, SENDING);
 	r = link->sink->ops->send(link->sink, &send);
 	if (r < 0)
 		fail_link(ship, link, r, false);
@@ -509,9 +611,10 @@ static bool send_link(struct tally_ship *ship, struct link *link)
 /* One change of state. False: nothing can be done now. */
 static bool step_link(struct tally_ship *ship, struct link *link)
 {
+	listen(link);
 	if (!spool_settled(ship))
 		return false;
-	if (poll_link(ship, link))
+	if (take_event(ship, link) || give_up_waiting(ship, link))
 		return true;
 	if (link->state == CLOSED)
 		return open_link(ship, link);
@@ -575,6 +678,7 @@ static int wait_ms(const struct tally_ship *ship)
 	for (size_t i = 0; i < ship->n_links; i++) {
 		const struct link *link = &ship->links[i];
 
+		until = TALLY_MIN(until, patience_ends_ns(link));
 		if (link->state == CLOSED)
 			until = TALLY_MIN(until, link->next_try_ns);
 		else if (link->state != READY && link->sink->wake_fd < 0)

@@ -92,6 +92,20 @@ int tally_ship_add(struct tally_ship *ship, struct tally_sink *sink)
 int tally_ship_remove(struct tally_ship *ship, const char *name)
 	__attribute__((warn_unused_result));
 
+/*
+ * Some sinks for others, the names of which they may have: all of it, or on failure nothing, and the fresh
+ * ones are still the caller's. So nothing is trimmed that a required sink of before or after lacks. -EEXIST,
+ * -E2BIG, -errno of epoll.
+ */
+struct tally_ship_change {
+	const char *const *old; /* names; those that are not there are passed over */
+	size_t n_old;
+	struct tally_sink *const *fresh; /* owned from here on */
+	size_t n_fresh;
+};
+int tally_ship_replace(struct tally_ship *ship, const struct tally_ship_change *change)
+	__attribute__((warn_unused_result));
+
 /* Is this epoch durable already? Then its pins are only in the way. */
 bool tally_ship_has(const struct tally_ship *ship, const __u8 ledger[TALLY_LEDGER_ID],
 		    __u64 number);

@@ -9,7 +9,8 @@
  *	confirm		CONFIRMED (checkpoint read back from the sink) or FAILED
  *	close		CLOSED
  *
- * After DOUBT or FAILED the shipper closes, opens again and decides by the checkpoint.
+ * After DOUBT or FAILED the shipper closes, opens again and decides by the checkpoint; likewise when an
+ * answer does not come within patience_ms.
  */
 #ifndef TALLY_DELIVER_SINK_H
 #define TALLY_DELIVER_SINK_H
@@ -77,6 +78,7 @@ struct tally_sink {
 	char *name;    /* unique; names its state file */
 	bool required; /* batches wait for it before they are trimmed; set by the creator's caller */
 	int wake_fd;   /* becomes readable when poll() has something; -1: it always may */
+	__u32 patience_ms; /* no answer takes longer; who still waits then waits in vain; 0: for ever */
 };
 
 /* The checkpoint after messages [.., to) of a batch. */

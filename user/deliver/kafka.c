@@ -214,7 +214,7 @@ static void do_confirm(struct worker *worker, struct tally_kafka_broker *broker)
 /* The next order, or NONE after a while or when it is over. */
 static enum order next_order(struct worker *worker)
 {
-	__u64 until = tally_util_real_ns() + SERVE_MS * 1000000ULL;
+	__u64 until = tally_util_mono_ns() + SERVE_MS * 1000000ULL;
 	const struct timespec at = { (time_t)(until / TALLY_NS_PER_S),
 				     (long)(until % TALLY_NS_PER_S) };
 	enum order order;
@@ -278,6 +278,17 @@ static int start_thread(struct worker *worker)
 	return 0;
 }
 
+/* Waits by a clock that nobody sets: else an hour back is an hour of silence. */
+static void init_wake(pthread_cond_t *wake)
+{
+	pthread_condattr_t attr;
+
+	(void)pthread_condattr_init(&attr);
+	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	(void)pthread_cond_init(wake, &attr);
+	(void)pthread_condattr_destroy(&attr); /* none of them can fail on Linux */
+}
+
 static int worker_new(struct kafka_sink *kafka, const char *agent, struct worker **ret_worker)
 {
 	struct worker *worker = calloc(1, sizeof(*worker));
@@ -287,7 +298,7 @@ static int worker_new(struct kafka_sink *kafka, const char *agent, struct worker
 		return -ENOMEM;
 	worker->refs = 2; /* the sink's and the thread's */
 	(void)pthread_mutex_init(&worker->lock, NULL);
-	(void)pthread_cond_init(&worker->wake, NULL);
+	init_wake(&worker->wake);
 	(void)snprintf(worker->agent, sizeof(worker->agent), "%s", agent); /* 12 digits */
 	worker->settings = kafka->settings;
 	(void)__atomic_add_fetch(&kafka->settings->refs, 1, __ATOMIC_RELAXED);
@@ -362,15 +373,18 @@ static int kafka_confirm(struct tally_sink *sink)
 static void write_log(struct kafka_sink *kafka, struct worker *worker)
 {
 	char lines[LINES][LINE_BYTES];
-	size_t n;
+	size_t n, lost;
 
 	(void)pthread_mutex_lock(&worker->lock);
 	n = worker->n_lines;
+	lost = worker->lost_lines;
 	memcpy(lines, worker->lines, n * LINE_BYTES);
 	worker->n_lines = worker->lost_lines = 0;
 	(void)pthread_mutex_unlock(&worker->lock);
 	for (size_t i = 0; i < n; i++)
 		tally_log_warning("kafka", "sink=%s text=%s", kafka->sink.name, lines[i]);
+	if (lost)
+		tally_log_warning("kafka_lines", "sink=%s lines_lost=%zu", kafka->sink.name, lost);
 }
 
 static void stop_worker(struct worker *worker)
@@ -463,6 +477,7 @@ int tally_kafka_sink_new(const struct tally_kafka_config *config, struct tally_s
 	if (!kafka)
 		return -ENOMEM;
 	kafka->sink = (struct tally_sink){ .ops = &kafka_ops, .required = true };
+	kafka->sink.patience_ms = tally_kafka_broker_patience_ms(config);
 	kafka->sink.name = strdup(config->name);
 	kafka->sink.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	r = kafka->sink.wake_fd < 0 ? -errno : 0;

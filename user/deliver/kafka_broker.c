@@ -9,9 +9,12 @@
 #include "deliver/checkpoint.h"
 
 #define SLICE_MS 500
-#define META_MS 10000  /* metadata, topic creation, watermarks */
-#define READ_MS 45000  /* reading the checkpoint: longer than a transaction may hang */
-#define QUEUE_MS 30000 /* waiting for room in the queue */
+#define META_MS 10000	/* metadata, topic creation, ends of partitions */
+#define READ_MS 45000	/* reading the checkpoint, at least */
+#define HANG_MS 15000	/* and so much longer than a transaction may hang */
+#define PAUSE_MS 100	/* between tries of what fails at once */
+#define ORDER_MS 120000 /* an order as a whole, beside transactions and reading */
+#define QUEUE_MS 30000	/* waiting for room in the queue */
 #define ABORT_MS 10000
 #define TXN_MS 30000
 #define SOCKET_MS 10000u
@@ -28,15 +31,21 @@ enum extra {
 	CONNECTION_PARTITIONS, /* of the same batch; 0: it has none, or they were not looked for */
 };
 
+#define KEY_MAX (TALLY_AGENT_ID + 1 + 128)
+
 struct tally_kafka_broker {
 	const struct tally_kafka_config *config;
 	struct tally_kafka_broker_hooks hooks;
 	char agent[TALLY_AGENT_ID + 1];
+	char key[KEY_MAX + 1];					/* of our checkpoints: agent/sink */
 	const char *records, *control, *progress, *connections; /* topics */
 	__u32 txn_ms;
 	rd_kafka_t *producer, *reader;
 	struct tally_checkpoint_file saved;
 	struct tally_checkpoint seen; /* last own checkpoint read */
+	struct tally_checkpoint old;  /* and the last under the agent alone, as once all were */
+	__u64 until_ms;		      /* the end of this order */
+	bool pins_checked;	      /* against the topics, in this connection */
 	__u64 failed;		      /* messages of this piece that were not delivered */
 	__s64 progress_offset;	      /* of the last checkpoint sent; -1: not known */
 	__s32 progress_partition;
@@ -66,13 +75,69 @@ static __u64 now_ms(void)
 	return tally_util_mono_ns() / 1000000;
 }
 
+static __u64 rest_ms(const struct tally_kafka_broker *broker, __u64 deadline_ms)
+{
+	__u64 now = now_ms(), until = TALLY_MIN(deadline_ms, broker->until_ms);
+
+	return stopped(broker) || now >= until ? 0 : until - now;
+}
+
+/* For calls that go on where they were when they are made again. */
 static int left_ms(const struct tally_kafka_broker *broker, __u64 deadline_ms)
 {
-	__u64 now = now_ms();
+	return (int)TALLY_MIN(rest_ms(broker, deadline_ms), (__u64)SLICE_MS);
+}
 
-	if (stopped(broker) || now >= deadline_ms)
-		return 0;
-	return (int)TALLY_MIN(deadline_ms - now, (__u64)SLICE_MS);
+/*
+ * For calls that throw a later answer away: each slice is twice the one before, and the last takes what
+ * is left, so that a slow broker's answer falls into one.
+ */
+static int growing_ms(const struct tally_kafka_broker *broker, __u64 deadline_ms, __u64 *slice_ms)
+{
+	__u64 rest = rest_ms(broker, deadline_ms), slice = *slice_ms;
+
+	*slice_ms = slice * 2;
+	return (int)(rest < 2 * slice ? rest : slice);
+}
+
+/* Errors that may go away while one waits; of the others each needs somebody who does something. */
+static bool is_passing(rd_kafka_resp_err_t err)
+{
+	static const rd_kafka_resp_err_t passing[] = {
+		RD_KAFKA_RESP_ERR__TRANSPORT,
+		RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN,
+		RD_KAFKA_RESP_ERR__RESOLVE,
+		RD_KAFKA_RESP_ERR__TIMED_OUT,
+		RD_KAFKA_RESP_ERR__TIMED_OUT_QUEUE,
+		RD_KAFKA_RESP_ERR__WAIT_CACHE,
+		RD_KAFKA_RESP_ERR__WAIT_COORD,
+		RD_KAFKA_RESP_ERR__RETRY,
+		RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+		RD_KAFKA_RESP_ERR_NETWORK_EXCEPTION,
+		RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE,
+		RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+		RD_KAFKA_RESP_ERR_BROKER_NOT_AVAILABLE,
+		RD_KAFKA_RESP_ERR_REPLICA_NOT_AVAILABLE,
+		RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS,
+		RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE,
+		RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
+		RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR,
+		RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH,
+		RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH,
+		RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE,
+	};
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(passing); i++) {
+		if (err == passing[i])
+			return true;
+	}
+	return false;
+}
+
+/* Again? What fails at once is not asked again at once. */
+static bool worth_a_try(rd_kafka_resp_err_t err)
+{
+	return err && is_passing(err) && usleep(PAUSE_MS * 1000) == 0;
 }
 
 static void on_log(const rd_kafka_t *rk, int level, const char *fac, const char *buf)
@@ -139,6 +204,23 @@ static int set_user(rd_kafka_conf_t *conf, const struct tally_kafka_config *conf
 static __u32 txn_ms_of(const struct tally_kafka_config *config)
 {
 	return config->transaction_timeout_ms ? config->transaction_timeout_ms : TXN_MS;
+}
+
+static __u32 read_ms_of(const struct tally_kafka_config *config)
+{
+	return TALLY_MAX((__u32)READ_MS, txn_ms_of(config) + HANG_MS);
+}
+
+/* Opening: topics, then whoever hangs is fenced, then all is read, perhaps twice. Sending: two
+ * flushes, or a commit and what undoes it. */
+static __u32 order_ms_of(const struct tally_kafka_config *config)
+{
+	return ORDER_MS + 2 * txn_ms_of(config) + 2 * read_ms_of(config);
+}
+
+__u32 tally_kafka_broker_patience_ms(const struct tally_kafka_config *config)
+{
+	return order_ms_of(config) + META_MS; /* and the last slice */
 }
 
 static int common_conf(const struct tally_kafka_config *config, rd_kafka_conf_t *conf, char *error,
@@ -314,6 +396,11 @@ int tally_kafka_broker_new(const struct tally_kafka_config *config, const char *
 	broker->config = config;
 	broker->hooks = *hooks;
 	(void)snprintf(broker->agent, sizeof(broker->agent), "%s", agent); /* 12 digits */
+	r = snprintf(broker->key, sizeof(broker->key), "%s/%s", agent, config->name);
+	if (r < 0 || (size_t)r >= sizeof(broker->key)) {
+		free(broker);
+		return -ENAMETOOLONG;
+	}
 	broker->records = config->topic_records ? config->topic_records : "usage.records.v1";
 	broker->control = config->topic_control ? config->topic_control : "usage.control.v1";
 	broker->progress = config->topic_progress ? config->topic_progress : "usage.progress.v1";
@@ -361,13 +448,16 @@ static int count_partitions(struct tally_kafka_broker *broker, const char *topic
 	const struct rd_kafka_metadata *meta = NULL;
 	rd_kafka_topic_t *handle = rd_kafka_topic_new(broker->producer, topic, NULL);
 	rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR__TIMED_OUT;
-	__u64 deadline = now_ms() + META_MS;
+	__u64 deadline = now_ms() + META_MS, slice = SLICE_MS;
 	int left, r = -EIO;
 
 	if (!handle)
 		return -ENOMEM;
-	while (err && (left = left_ms(broker, deadline)) > 0)
-		err = rd_kafka_metadata(broker->producer, 0, handle, &meta, left);
+	do {
+		left = growing_ms(broker, deadline, &slice);
+		if (left > 0)
+			err = rd_kafka_metadata(broker->producer, 0, handle, &meta, left);
+	} while (left > 0 && worth_a_try(err));
 	rd_kafka_topic_destroy(handle);
 	if (err) {
 		tell(broker, "no broker of %s answers: %s", broker->config->brokers,
@@ -561,43 +651,61 @@ static bool is_later(const struct tally_checkpoint *a, const struct tally_checkp
 	return a->whole && !b->whole;
 }
 
+static bool has_key(const rd_kafka_message_t *msg, const char *key)
+{
+	return msg->key && msg->key_len == strlen(key) && memcmp(msg->key, key, msg->key_len) == 0;
+}
+
 static void take_message(struct tally_kafka_broker *broker, const rd_kafka_message_t *msg)
 {
+	bool own = has_key(msg, broker->key);
+	struct tally_checkpoint *last = own ? &broker->seen : &broker->old;
 	struct tally_checkpoint at;
 
-	if (!msg->key || msg->key_len != TALLY_AGENT_ID ||
-	    memcmp(msg->key, broker->agent, TALLY_AGENT_ID) != 0 || !msg->payload)
+	if ((!own && !has_key(msg, broker->agent)) || !msg->payload)
 		return;
 	if (parse_checkpoint(msg->payload, msg->len, &at) < 0) {
 		tell(broker, "a checkpoint at offset %lld of %s cannot be read",
 		     (long long)msg->offset, broker->progress);
 		return;
 	}
-	if (is_later(&at, &broker->seen))
-		broker->seen = at;
+	if (is_later(&at, last))
+		*last = at;
+	if (!own)
+		return;
 	broker->saved.extra[HINT_PARTITION] = (__u64)msg->partition;
 	broker->saved.extra[HINT_OFFSET] = (__u64)msg->offset;
 }
 
-/* The end of a partition, open transactions of others included. */
+/*
+ * The end of a partition, open transactions of others included. Asked as the offset of a time: librdkafka
+ * before 2.3 does not look at the clock in rd_kafka_query_watermark_offsets() once it has asked.
+ */
 static int high_watermark(struct tally_kafka_broker *broker, rd_kafka_t *client, int partition,
 			  __s64 *ret_high)
 {
 	rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR__TIMED_OUT;
-	__u64 deadline = now_ms() + META_MS;
-	int64_t low = 0, high = 0;
+	__u64 deadline = now_ms() + META_MS, slice = SLICE_MS;
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+	rd_kafka_topic_partition_t *end =
+		rd_kafka_topic_partition_list_add(list, broker->progress, partition);
 	int left;
 
-	while (err && (left = left_ms(broker, deadline)) > 0)
-		err = rd_kafka_query_watermark_offsets(client, broker->progress, partition, &low,
-						       &high, left);
-	if (err) {
+	do {
+		left = growing_ms(broker, deadline, &slice);
+		end->offset = RD_KAFKA_OFFSET_END;
+		if (left > 0)
+			err = rd_kafka_offsets_for_times(client, list, left);
+		if (!err)
+			err = end->err;
+	} while (left > 0 && worth_a_try(err));
+	if (err)
 		tell(broker, "end of %s[%d]: %s", broker->progress, partition,
 		     rd_kafka_err2str(err));
-		return -EIO;
-	}
-	*ret_high = high > low ? high : 0;
-	return 0;
+	else
+		*ret_high = end->offset;
+	rd_kafka_topic_partition_list_destroy(list);
+	return err ? -EIO : 0;
 }
 
 static int assign(struct tally_kafka_broker *broker, int partition, __s64 offset)
@@ -611,11 +719,33 @@ static int assign(struct tally_kafka_broker *broker, int partition, __s64 offset
 	return err ? -EIO : 0;
 }
 
+/* One message, or what came in its place; *at: read up to there. */
+static int take(struct tally_kafka_broker *broker, const rd_kafka_message_t *msg, __s64 high,
+		__s64 *at)
+{
+	if (!msg->err) {
+		take_message(broker, msg);
+		*at = msg->offset + 1;
+		return 0;
+	}
+	if (msg->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
+		*at = msg->offset;
+		if (*at < high && usleep(20000) == 0) /* somebody's transaction is open */
+			return assign(broker, msg->partition, *at);
+		return 0;
+	}
+	if (is_passing(msg->err))
+		return 0;
+	tell(broker, "the checkpoint in %s cannot be read: %s", broker->progress,
+	     rd_kafka_message_errstr(msg)); /* told once only: waiting for another is in vain */
+	return -EIO;
+}
+
 /* Reads from `offset` on until everything below `high` is decided and seen. */
 static int read_partition(struct tally_kafka_broker *broker, int partition, __s64 offset,
 			  __s64 high)
 {
-	__u64 deadline = now_ms() + READ_MS;
+	__u64 deadline = now_ms() + read_ms_of(broker->config);
 	__s64 at = offset;
 	int left, r = assign(broker, partition, offset);
 
@@ -626,30 +756,30 @@ static int read_partition(struct tally_kafka_broker *broker, int partition, __s6
 		if (!left) {
 			tell(broker, "the checkpoint in %s[%d] cannot be read in time",
 			     broker->progress, partition);
-			return -ETIMEDOUT;
+			r = -ETIMEDOUT;
+			break;
 		}
 		msg = rd_kafka_consumer_poll(broker->reader, left);
 		if (!msg)
 			continue;
-		if (!msg->err) {
-			take_message(broker, msg);
-			at = msg->offset + 1;
-		} else if (msg->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
-			at = msg->offset;
-			if (at < high && usleep(20000) == 0) /* somebody's transaction is open */
-				r = assign(broker, partition, at);
-		}
+		r = take(broker, msg, high, &at);
 		rd_kafka_message_destroy(msg);
 	}
 	(void)rd_kafka_assign(broker->reader, NULL); /* stops fetching what others write */
 	return r;
 }
 
+/* Where our checkpoint stood last, if its key still leads there. */
+static bool has_hint(const struct tally_kafka_broker *broker, int n)
+{
+	return broker->saved.extra[HINT_OFFSET] > 0 &&
+	       broker->saved.extra[HINT_PARTITION] ==
+		       tally_batch_murmur2(broker->key, strlen(broker->key)) % (__u32)n;
+}
+
 static int read_all(struct tally_kafka_broker *broker, rd_kafka_t *client, int n)
 {
-	bool hinted = broker->saved.extra[HINT_OFFSET] > 0 &&
-		      broker->saved.extra[HINT_PARTITION] ==
-			      tally_batch_murmur2(broker->agent, TALLY_AGENT_ID) % (__u32)n;
+	bool hinted = has_hint(broker, n);
 	int hint = hinted ? (int)broker->saved.extra[HINT_PARTITION] : -1;
 	int r = 0;
 
@@ -670,14 +800,15 @@ static int read_all(struct tally_kafka_broker *broker, rd_kafka_t *client, int n
 /* What the cluster holds of us. Where our checkpoint stood last is only a hint. */
 static int read_checkpoint(struct tally_kafka_broker *broker, int n)
 {
+	bool hinted = has_hint(broker, n);
 	rd_kafka_t *client = NULL;
 	int r;
 
-	broker->seen = (struct tally_checkpoint){ 0 };
+	broker->seen = broker->old = (struct tally_checkpoint){ 0 };
 	r = make_reader(broker, "read_uncommitted", &client);
 	if (r == 0)
 		r = read_all(broker, client, n);
-	if (r == 0 && !broker->seen.batch && broker->saved.extra[HINT_OFFSET]) {
+	if (r == 0 && !broker->seen.batch && hinted) {
 		broker->saved.extra[HINT_OFFSET] = 0; /* made anew, or emptied: look everywhere */
 		r = read_all(broker, client, n);
 	}
@@ -693,16 +824,36 @@ static int save(struct tally_kafka_broker *broker)
 				     &broker->saved);
 }
 
+static void begin_order(struct tally_kafka_broker *broker)
+{
+	broker->until_ms = now_ms() + order_ms_of(broker->config);
+}
+
+/* Was this sink here before? Then a checkpoint of the agent alone may be its own, of an older version;
+ * a new sink would believe another's, and lack what it never got. */
+static int load_saved(struct tally_kafka_broker *broker, bool *ret_known)
+{
+	int r = tally_checkpoint_load(broker->config->state_dir, broker->config->name,
+				      broker->agent, &broker->saved);
+
+	if (r == -ENOENT || r == -EBADMSG)
+		broker->saved = (struct tally_checkpoint_file){ 0 };
+	else if (r < 0)
+		return r;
+	*ret_known = r != -ENOENT;
+	return 0;
+}
+
 int tally_kafka_broker_open(struct tally_kafka_broker *broker,
 			    struct tally_checkpoint *ret_checkpoint)
 {
 	int records = 0, control = 0, progress = 0, r;
+	bool known = false;
 
-	r = tally_checkpoint_load(broker->config->state_dir, broker->config->name, broker->agent,
-				  &broker->saved);
-	if (r == -ENOENT || r == -EBADMSG)
-		broker->saved = (struct tally_checkpoint_file){ 0 };
-	else if (r < 0)
+	begin_order(broker);
+	broker->pins_checked = false;
+	r = load_saved(broker, &known);
+	if (r < 0)
 		return r;
 	r = ensure_topic(broker, broker->records, &records);
 	if (r == 0)
@@ -713,6 +864,8 @@ int tally_kafka_broker_open(struct tally_kafka_broker *broker,
 		r = init_transactions(broker);
 	if (r == 0)
 		r = read_checkpoint(broker, progress);
+	if (r == 0 && known && !broker->seen.batch)
+		broker->seen = broker->old;
 	/* The topic of checkpoints was lost: what was read back once is still true. */
 	if (r == 0 && is_later(&broker->saved.at, &broker->seen))
 		broker->seen = broker->saved.at;
@@ -731,21 +884,30 @@ static bool is_pinned(const struct tally_kafka_broker *broker, const struct tall
 	       (extra[CONNECTION_PARTITIONS] || !tally_batch_connections(batch));
 }
 
+/* What was pinned holds, unless the topic was made anew with fewer: what it had is gone with it. */
+static __u64 pin(__u64 pinned, int n)
+{
+	return pinned ? TALLY_MIN(pinned, (__u64)n) : (__u64)n;
+}
+
 /* The numbers of partitions are fixed for a batch before its first attempt. */
 static int pin_partitions(struct tally_kafka_broker *broker, const struct tally_batch *batch)
 {
+	bool pinned = is_pinned(broker, batch);
 	int records = 0, connections = 0, r;
+	__u64 *extra = broker->saved.extra;
 
-	if (is_pinned(broker, batch))
+	if (pinned && broker->pins_checked)
 		return 0;
 	r = count_partitions(broker, broker->records, &records);
 	if (r == 0 && tally_batch_connections(batch))
 		r = ensure_topic(broker, broker->connections, &connections);
 	if (r < 0)
 		return r;
-	broker->saved.extra[PARTITIONS] = (__u64)records;
-	broker->saved.extra[PARTITIONS_BATCH] = batch->head.number;
-	broker->saved.extra[CONNECTION_PARTITIONS] = (__u64)connections;
+	broker->pins_checked = true;
+	extra[PARTITIONS] = pin(pinned ? extra[PARTITIONS] : 0, records);
+	extra[CONNECTION_PARTITIONS] = pin(pinned ? extra[CONNECTION_PARTITIONS] : 0, connections);
+	extra[PARTITIONS_BATCH] = batch->head.number;
 	return save(broker);
 }
 
@@ -836,7 +998,7 @@ static int produce_checkpoint(struct tally_kafka_broker *broker, const struct ta
 
 	tally_message_init(&msg);
 	tally_util_hex(at->chain, sizeof(at->chain), chain);
-	tally_buf_text(&msg.key, broker->agent);
+	tally_buf_text(&msg.key, broker->key);
 	tally_buf_printf(&msg.value,
 			 "{\"agent\":\"%s\",\"incarnation\":%u,\"batch\":%llu,\"seq\":%llu,"
 			 "\"whole\":%s,\"chain\":\"%s\"",
@@ -1002,6 +1164,7 @@ enum tally_kafka_broker_outcome tally_kafka_broker_send(struct tally_kafka_broke
 	struct tally_checkpoint at = { 0 };
 	enum tally_kafka_broker_outcome outcome;
 
+	begin_order(broker);
 	broker->failed = 0;
 	if (pin_partitions(broker, send->batch) < 0)
 		return TALLY_KAFKA_BROKER_FAILED;
@@ -1020,6 +1183,7 @@ int tally_kafka_broker_confirm(struct tally_kafka_broker *broker,
 {
 	int r;
 
+	begin_order(broker);
 	if (broker->progress_offset < 0)
 		return -EIO; /* its delivery report never came */
 	r = read_partition(broker, broker->progress_partition, broker->progress_offset,

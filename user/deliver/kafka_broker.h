@@ -6,7 +6,9 @@
  * A piece of a batch is one transaction: usage records, connections, the control record when the batch
  * ends, and the checkpoint in the progress topic. The checkpoint is read back with read_committed up to the
  * high watermark seen after init_transactions(), so that another agent's open transaction in the same
- * partition makes it wait, not believe an older one.
+ * partition makes it wait, not believe an older one. Its key is AGENT/SINK: sinks that share a topic do not
+ * share a checkpoint. Where there is none, one under AGENT alone (as versions before wrote them) counts,
+ * but not for a sink that is new here.
  */
 #ifndef TALLY_DELIVER_KAFKA_BROKER_H
 #define TALLY_DELIVER_KAFKA_BROKER_H
@@ -55,6 +57,8 @@ enum tally_kafka_broker_outcome tally_kafka_broker_send(struct tally_kafka_broke
 int tally_kafka_broker_confirm(struct tally_kafka_broker *broker,
 			       struct tally_checkpoint *ret_checkpoint)
 	__attribute__((warn_unused_result));
+/* Opening, sending, confirming: each comes back within this time, or never. */
+__u32 tally_kafka_broker_patience_ms(const struct tally_kafka_config *config);
 /* Serves the library's callbacks. */
 void tally_kafka_broker_serve(struct tally_kafka_broker *broker);
 

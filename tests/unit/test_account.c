@@ -85,6 +85,46 @@ static void test_windows_are_clipped_to_the_hour(void **state)
 	}
 }
 
+/* A rotation at 12:00. */
+static int rotated_owner(void *ctx, __u64 key, __u64 time_s, struct tally_owner *ret_owner)
+{
+	(void)ctx;
+	(void)key;
+	*ret_owner = (struct tally_owner){
+		"cus_acme",
+		time_s < LEDGER_START_S ? "key_old" : "key_new",
+		TALLY_KEYREF_CATALOG,
+		TALLY_MODE_LIVE,
+		true,
+	};
+	return 0;
+}
+
+/* The window that an agent closes after having been away for hours. */
+static void test_keys_are_judged_in_the_hour_of_their_row(void **state)
+{
+	struct tally_frozen_row rows[3] = { ledger_row(1, 1, 200, 1), ledger_row(1, 1, 200, 2),
+					    ledger_row(1, 1, 200, 4) };
+	static const char *const want[] = { "key_old", "key_new", "key_new" };
+	struct tally_resolver resolver = ledger_resolver;
+	struct tally_totals totals;
+	struct tally_frozen frozen;
+	struct tally_sealed sealed;
+
+	(void)state;
+	rows[0].key.hour--;
+	rows[2].key.hour++;
+	frozen = ledger_epoch(1, rows, 3, &totals);
+	frozen.start_ns -= 1800 * TALLY_NS_PER_S;
+	frozen.end_ns += 7200 * TALLY_NS_PER_S;
+	resolver.owner = rotated_owner;
+	assert_int_equal(tally_account_close(&frozen, &resolver, &sealed), 0);
+	assert_int_equal(sealed.n_rows, 3);
+	for (size_t i = 0; i < sealed.n_rows; i++)
+		assert_string_equal(key_of(&sealed, i), want[sealed.rows[i].sums.requests / 2]);
+	tally_sealed_done(&sealed);
+}
+
 static void test_what_is_charged(void **state)
 {
 	struct tally_frozen_row rows[6] = {
@@ -221,6 +261,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_adds_up_over_connections),
 		cmocka_unit_test(test_windows_are_clipped_to_the_hour),
+		cmocka_unit_test(test_keys_are_judged_in_the_hour_of_their_row),
 		cmocka_unit_test(test_what_is_charged),
 		cmocka_unit_test(test_what_cannot_be_named_is_still_counted),
 		cmocka_unit_test(test_sums_without_a_row_become_an_overflow_record),

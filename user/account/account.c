@@ -139,7 +139,8 @@ static void clip(const struct closing *c, __u32 hour, struct tally_sealed_row *r
 	row->end_s = row->start_s + 1;
 }
 
-static int add_owner(struct closing *c, struct tally_row_key *key, bool *ret_billable,
+/* A key is valid, or not, when the row begins: a window can last for days. */
+static int add_owner(struct closing *c, struct tally_row_key *key, __u64 time_s, bool *ret_billable,
 		     __u32 *ret_index)
 {
 	struct tally_sealed_owner owner = { 0 };
@@ -148,7 +149,7 @@ static int add_owner(struct closing *c, struct tally_row_key *key, bool *ret_bil
 
 	*ret_billable = true;
 	if (key->attribution == TALLY_ATTR_KEY) {
-		r = c->resolver->owner(c->resolver->ctx, key->key, c->start_s, &who);
+		r = c->resolver->owner(c->resolver->ctx, key->key, time_s, &who);
 		if (r < 0 && r != -ENOENT)
 			return r;
 		if (r == -ENOENT) {
@@ -284,7 +285,8 @@ static int add_row(struct closing *c, const struct tally_frozen_row *from, struc
 		key.attribution = TALLY_ATTR_LIMIT;
 	if (key.detail >= TALLY_DETAIL_COUNT)
 		key.detail = TALLY_DETAIL_NONE;
-	r = add_owner(c, &key, &billable, &row.owner);
+	clip(c, key.hour, &row);
+	r = add_owner(c, &key, row.start_s, &billable, &row.owner);
 	if (r == 0)
 		r = get_terms(c, &key, from->row.requests, &terms);
 	if (r == 0)
@@ -305,7 +307,6 @@ static int add_row(struct closing *c, const struct tally_frozen_row *from, struc
 	shape.reason = (__u8)tally_account_reason(key.status, key.attribution, terms.health);
 	shape.billable = billable;
 	take_sums(&from->row, billable, terms.charge_truncated, &row.sums);
-	clip(c, key.hour, &row);
 	r = tally_sealed_shape(c->sealed, &shape, &row.shape);
 	*ret_named = (struct named){ row, billable, terms.charge_truncated };
 	return r < 0 ? r : tally_sealed_add(c->sealed, &row);

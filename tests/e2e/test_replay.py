@@ -277,6 +277,25 @@ def test_short_captures_are_enough_for_bodies(start, sandbox, keys):
     assert "cut short" in told
 
 
+def test_head_and_body_in_a_segment_that_was_cut(start, sandbox, keys):
+    """The whole head was captured, and some of its body: under its key, with all of its octets."""
+    server, key = start("nginx"), keys.new("a")
+    agent = Tallyd(sandbox, keys, [service("api", server.ports)])
+    agent.write_config()
+    tcpdump = capture.Tcpdump(sandbox, server.ports, options=("-s", "2048"))
+    bare = api.request("POST", "/v1/enrich", key, b"x" * 4000)
+    upload = bare.replace(b"\r\n", b"\r\nX-Pad: " + b"p" * (1190 + 4000 - len(bare) - 9) + b"\r\n", 1)
+    assert upload.index(b"\r\n\r\n") + 4 == 1190
+    with Conn(sandbox, server.port) as c:
+        for _ in range(3):
+            c.ask(upload, "POST")
+    tcpdump.stop(all_closed)
+    ledger, told = run(agent, tcpdump.path)
+    assert "cut short" in told
+    assert ledger.count("api", api_key_id="key_a") == ledger.count("api") == 3, told
+    assert sum(d["request_bytes"] for d in ledger.rows("api")) == 3 * len(upload)
+
+
 def test_ipv6(start, sandbox, keys):
     server, key = start("nginx"), keys.new("a")
     agent = Tallyd(sandbox, keys, [service("api", server.ports)])

@@ -218,8 +218,11 @@ static void sweep(struct tally_flows *flows)
 	struct flow *flow, *next;
 
 	HASH_ITER(hh, flows->table, flow, next) {
-		uint64_t idle_ns = flows->now_ns - flow->seen_ns;
+		uint64_t idle_ns;
 
+		if (flow->seen_ns > flows->now_ns) /* what we are at was late */
+			continue;
+		idle_ns = flows->now_ns - flow->seen_ns;
 		if (!flow->conn && !flow->waiting &&
 		    idle_ns > (flow->state == FLOW_OPEN ? IDLE_NS : FORGET_NS))
 			flow_free(flows, flow);
@@ -353,25 +356,39 @@ static int drop(struct tally_flows *flows, const struct tally_capture_packet *p,
 	return 0;
 }
 
-/* Octets at..len of the packet's payload, and its FIN, to the meter. */
+/* Octets from..to of the packet's payload to the meter. to is its end: and its FIN. */
+static int meter_part(struct tally_flows *flows, struct flow *flow,
+		      const struct tally_capture_packet *p, int dir, uint32_t from, uint32_t to)
+{
+	struct tally_meter_segment s = { .dir = (uint8_t)dir, .len = to - from };
+
+	s.data = p->data + TALLY_MIN(from, p->captured);
+	s.missing = from < p->captured ? 0 : s.len;
+	s.seq = p->seq + from;
+	s.fin = to == p->len && p->flags & TALLY_CAPTURE_FIN;
+	s.urgent = p->flags & TALLY_CAPTURE_URG;
+	tcp_state(flows, flow, &s);
+	return tally_meter_segment(flows->meter, flow->conn, &s);
+}
+
+/*
+ * Octets at..len of the packet's payload, and its FIN, to the meter. Those that were captured go first:
+ * the meter takes all of what it looks at or nothing, and a head may end just before the cut.
+ */
 static int meter_payload(struct tally_flows *flows, struct flow *flow,
 			 const struct tally_capture_packet *p, int dir, uint32_t at)
 {
-	struct tally_meter_segment s = { .dir = (uint8_t)dir, .len = p->len - at };
+	bool cut = at < p->captured && p->captured < p->len;
 	int r;
 
-	s.data = p->data + TALLY_MIN(at, p->captured);
-	s.missing = p->len - TALLY_MAX(p->captured, at);
-	s.seq = p->seq + at;
-	s.fin = p->flags & TALLY_CAPTURE_FIN;
-	s.urgent = p->flags & TALLY_CAPTURE_URG;
-	tcp_state(flows, flow, &s);
-	if (!flow->conn && !s.len && !s.fin)
+	if (!flow->conn && at == p->len && !(p->flags & TALLY_CAPTURE_FIN))
 		return 0;
 	r = flow_conn(flows, flow);
 	if (r == -EUSERS)
 		return drop(flows, p, TALLY_FLOWS_DROP_TOO_MANY);
-	return r ? r : tally_meter_segment(flows->meter, flow->conn, &s);
+	if (!r && cut)
+		r = meter_part(flows, flow, p, dir, at, p->captured);
+	return r ? r : meter_part(flows, flow, p, dir, cut ? p->captured : at, p->len);
 }
 
 static int from_client(struct tally_flows *flows, struct flow *flow,

@@ -114,6 +114,22 @@ static void test_pool(void **state)
 	assert_int_equal(sweep(load), 0);
 }
 
+/* Whoever takes a piece marks it busy first, and says since when only then. */
+static void test_being_taken(void **state)
+{
+	struct tally_load *load = *state;
+	struct tally_parked piece;
+	uint32_t id = 0;
+
+	park(load, id, 7, OLD_PIECE);
+	assert_int_equal(sweep(load), 1);
+	assert_int_equal(bpf_map_lookup_elem(load->maps[TALLY_MAP_PARKED], &id, &piece), 0);
+	assert_int_equal(piece.since_ns, 0); /* so that it is not said of the next one */
+	park(load, id, 0, 0);
+	assert_int_equal(sweep(load), 0);
+	assert_int_equal(state_of(load, id), 1);
+}
+
 static void test_deferred(void **state)
 {
 	struct tally_load *load = *state;
@@ -162,7 +178,8 @@ static void test_other_layout(void **state)
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-	const struct CMUnitTest tests[] = { TEST(test_pool), TEST(test_deferred), TEST(test_full),
+	const struct CMUnitTest tests[] = { TEST(test_pool), TEST(test_being_taken),
+					    TEST(test_deferred), TEST(test_full),
 					    TEST(test_other_layout) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

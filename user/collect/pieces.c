@@ -62,7 +62,19 @@ static void wipe(struct tally_parked *piece)
 {
 	__atomic_store_n(&piece->owner, 0, __ATOMIC_RELEASE); /* from here on nobody's */
 	explicit_bzero(&piece->data, sizeof(piece->data));
+	__atomic_store_n(&piece->since_ns, 0, __ATOMIC_RELAXED); /* before whoever takes it next */
 	__atomic_store_n(&piece->busy, 0, __ATOMIC_RELEASE);
+}
+
+/* Since 0: it is being taken. */
+static bool is_stale(const struct tally_parked *piece, uint64_t now_ns)
+{
+	uint64_t since_ns;
+
+	if (!__atomic_load_n(&piece->busy, __ATOMIC_ACQUIRE))
+		return false;
+	since_ns = __atomic_load_n(&piece->since_ns, __ATOMIC_RELAXED);
+	return since_ns && since_ns + TALLY_PIECE_STALE_NS <= now_ns;
 }
 
 static int sweep_pool(struct tally_pieces *pieces, uint64_t now_ns)
@@ -72,8 +84,7 @@ static int sweep_pool(struct tally_pieces *pieces, uint64_t now_ns)
 	for (size_t i = 0; i < TALLY_PARK_POOL; i++) {
 		struct tally_parked *piece = &pieces->pool[i];
 
-		if (!__atomic_load_n(&piece->busy, __ATOMIC_ACQUIRE) ||
-		    piece->since_ns + TALLY_PIECE_STALE_NS > now_ns)
+		if (!is_stale(piece, now_ns))
 			continue;
 		wipe(piece);
 		swept++;

@@ -398,6 +398,42 @@ static void test_examples(void **state)
 	}
 }
 
+/* What services of pods are made of is checked like a service. */
+static void test_unlisted(void **state)
+{
+	static const char text[] = SERVICE SINKS "kubernetes:\n  unlisted:\n    key:\n"
+						 "    - header: Content-Length\n"
+						 "    - header: X-Key\n"
+						 "    - header: x-key\n"
+						 "    routes:\n"
+						 "    - match: get v1/*/x\n"
+						 "    - match: /a/{b}\n"
+						 "    - match: /a/{c}\n"
+						 "      billable: {4x: true}\n";
+	static const char *const said[] = {
+		"F:6:7: kubernetes.unlisted.key[0]: this header frames messages",
+		"F:8:7: kubernetes.unlisted.key[2]: names the same place",
+		"F:10:7: kubernetes.unlisted.routes[0].match: ",
+		"F:12:7: kubernetes.unlisted.routes[2].match: takes the same requests as routes[1]",
+		"kubernetes.unlisted.routes[2].billable: must be a status",
+	};
+	_cleanup_(tally_config_freep) struct tally_config *config = NULL;
+	FILE *stream;
+	char out[4096];
+	struct tally_diag diag;
+
+	assert_int_equal(parse(text, 0, out, sizeof(out), &config), 0);
+	tally_diag_init(&diag, "F");
+	assert_int_equal(tally_rules_check(config, &diag), -EINVAL);
+	stream = fmemopen(out, sizeof(out), "w");
+	tally_diag_print(&diag, stream);
+	fclose(stream);
+	tally_diag_done(&diag);
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(said); i++)
+		if (!strstr(out, said[i]))
+			fail_msg("%s\n%s", said[i], out);
+}
+
 static void expect_schema(const struct tally_option_table *table, const char *path)
 {
 	json_t *made = tally_manual_schema(table), *kept = json_load_file(path, 0, NULL);
@@ -490,7 +526,7 @@ int main(void)
 		cmocka_unit_test(test_billion_laughs), cmocka_unit_test(test_deep),
 		cmocka_unit_test(test_many_errors),    cmocka_unit_test(test_examples),
 		cmocka_unit_test(test_schemas),	       cmocka_unit_test(test_reference),
-		cmocka_unit_test(test_equal),
+		cmocka_unit_test(test_equal),	       cmocka_unit_test(test_unlisted),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

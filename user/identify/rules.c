@@ -41,10 +41,10 @@ static void insert(struct route_table *table, struct tally_route *route,
 	table->source[i] = source;
 }
 
-/* Where faults are told; a NULL diag tells nobody. */
+/* Where faults are told, and below what; a NULL diag tells nobody. */
 struct teller {
 	struct tally_diag *diag;
-	size_t service;
+	char at[PATH_TEXT / 2];
 };
 
 static void route_fault(const struct teller *teller, const struct tally_config_service *service,
@@ -54,7 +54,7 @@ static void route_fault(const struct teller *teller, const struct tally_config_s
 
 	if (!teller->diag)
 		return;
-	snprintf(path, sizeof(path), "services[%zu].routes[%zu].match", teller->service,
+	snprintf(path, sizeof(path), "%s.routes[%zu].match", teller->at,
 		 (size_t)(source - service->routes));
 	tally_diag_error(teller->diag, source->place, path, "%s", what);
 }
@@ -111,7 +111,7 @@ static int route_table_init(const struct tally_config_service *service, const st
 		tally_diag_error(
 			teller->diag, service->place, "",
 			"service \"%s\": the routes name too many methods; %d are possible",
-			service->name, TALLY_METHODS - 1);
+			service->name ? service->name : teller->at, TALLY_METHODS - 1);
 	return r == -E2BIG ? -EINVAL : TALLY_MIN(worst, r);
 }
 
@@ -160,7 +160,6 @@ static bool same_text(const char *a, const char *b, bool fold)
 	return a && b && (fold ? strcasecmp(a, b) : strcmp(a, b)) == 0;
 }
 
-/* How many sources before the i-th have its kind; *ret_same: one of them has its name. */
 /* A header may be named once for each scheme: Authorization with Bearer, and with Basic. */
 static bool same_header(const struct tally_config_key *a, const struct tally_config_key *b)
 {
@@ -168,6 +167,13 @@ static bool same_header(const struct tally_config_key *a, const struct tally_con
 	       (!a->scheme || !b->scheme || strcasecmp(a->scheme, b->scheme) == 0);
 }
 
+bool tally_rules_same_place(const struct tally_config_key *a, const struct tally_config_key *b)
+{
+	return same_header(a, b) || same_text(a->query, b->query, false) ||
+	       same_text(a->response_header, b->response_header, true);
+}
+
+/* How many sources before the i-th have its kind; *ret_same: one of them has its name. */
 static size_t sources_before(const struct tally_config_service *service, size_t i, bool *ret_same)
 {
 	const struct tally_config_key *key = &service->key[i];
@@ -179,9 +185,7 @@ static size_t sources_before(const struct tally_config_service *service, size_t 
 
 		used += (key->header && other->header) || (key->query && other->query) ||
 			(key->response_header && other->response_header);
-		*ret_same |= same_header(key, other) ||
-			     same_text(key->query, other->query, false) ||
-			     same_text(key->response_header, other->response_header, true);
+		*ret_same |= tally_rules_same_place(key, other);
 	}
 	return used;
 }
@@ -212,7 +216,7 @@ static void check_keys(const struct tally_config_service *service, const struct 
 	for (size_t i = 0; i < service->n_key; i++) {
 		const char *why = key_fault(service, i);
 
-		snprintf(path, sizeof(path), "services[%zu].key[%zu]", teller->service, i);
+		snprintf(path, sizeof(path), "%s.key[%zu]", teller->at, i);
 		if (why)
 			tally_diag_error(teller->diag, service->key[i].place, path, "%s", why);
 	}
@@ -236,8 +240,7 @@ static void check_billable(const struct tally_config_service *service, const str
 	for (size_t i = 0; i < service->n_routes; i++) {
 		const struct tally_config_route *route = &service->routes[i];
 
-		snprintf(path, sizeof(path), "services[%zu].routes[%zu].billable", teller->service,
-			 i);
+		snprintf(path, sizeof(path), "%s.routes[%zu].billable", teller->at, i);
 		for (size_t j = 0; j < route->n_billable; j++)
 			if (!is_status_pattern(route->billable[j].name))
 				tally_diag_error(
@@ -293,7 +296,7 @@ static int tell_too_many(const struct tally_config_service *service,
 
 	if (r < 0)
 		return r;
-	snprintf(path, sizeof(path), "services[%zu].routes[%zu].match", teller->service, first);
+	snprintf(path, sizeof(path), "%s.routes[%zu].match", teller->at, first);
 	tally_diag_error(
 		teller->diag, service->routes[first].place, path,
 		"one route too many: from here on they need more than %d states or %d edges (one for each segment that no other route has in its place; many, where {name} or ** stands beside literals); write several as one with {name} or **, or give some to a service of their own",
@@ -315,24 +318,51 @@ static int check_automaton(const struct tally_config_service *service,
 	return r == -ENOMEM ? r : 0;
 }
 
+static int check_service(const struct tally_config_service *service, const struct teller *teller)
+{
+	struct route_table table;
+	int r = route_table_init(service, teller, &table);
+
+	if (r == 0)
+		r = check_automaton(service, &table, teller);
+	route_table_done(&table);
+	if (r == -ENOMEM)
+		return r;
+	check_keys(service, teller);
+	check_billable(service, teller);
+	return 0;
+}
+
+/* Services of pods are made of it. */
+static int check_unlisted(const struct tally_config_unlisted *unlisted, struct tally_diag *diag)
+{
+	const struct tally_config_service service = {
+		.place = unlisted->place,
+		.key = unlisted->key,
+		.n_key = unlisted->n_key,
+		.routes = unlisted->routes,
+		.n_routes = unlisted->n_routes,
+	};
+	const struct teller teller = { .diag = diag, .at = "kubernetes.unlisted" };
+
+	return unlisted->place.line ? check_service(&service, &teller) : 0;
+}
+
 int tally_rules_check(const struct tally_config *config, struct tally_diag *diag)
 {
 	size_t before = diag->errors;
+	int r = 0;
 
-	for (size_t i = 0; i < config->n_services; i++) {
-		const struct tally_config_service *service = &config->services[i];
-		struct teller teller = { .diag = diag, .service = i };
-		struct route_table table;
-		int r = route_table_init(service, &teller, &table);
+	for (size_t i = 0; i < config->n_services && r == 0; i++) {
+		struct teller teller = { .diag = diag };
 
-		if (r == 0)
-			r = check_automaton(service, &table, &teller);
-		route_table_done(&table);
-		if (r == -ENOMEM)
-			return r;
-		check_keys(service, &teller);
-		check_billable(service, &teller);
+		snprintf(teller.at, sizeof(teller.at), "services[%zu]", i);
+		r = check_service(&config->services[i], &teller);
 	}
+	if (r == 0)
+		r = check_unlisted(&config->kubernetes.unlisted, diag);
+	if (r < 0)
+		return r;
 	return diag->errors > before ? -EINVAL : 0;
 }
 
@@ -521,7 +551,7 @@ static int set_automaton(const struct route_table *table, struct tally_rules *ru
 	return 0;
 }
 
-static bool keys_fit(const struct tally_config_service *service)
+bool tally_rules_keys_fit(const struct tally_config_service *service)
 {
 	for (size_t i = 0; i < service->n_key; i++)
 		if (key_fault(service, i))
@@ -539,7 +569,7 @@ int tally_rules_compile(const struct tally_config_service *service,
 
 	if (!rules)
 		return -ENOMEM;
-	if (!keys_fit(service))
+	if (!tally_rules_keys_fit(service))
 		return -EINVAL;
 	rules->ruleset = target->generation;
 	rules->service = target->service;

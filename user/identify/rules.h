@@ -25,7 +25,12 @@ struct tally_rules_target {
 	uint64_t secret[2];
 };
 
-/* Everything that can be wrong with routes and key sources, as faults. */
+/* Do two key sources read the same place? Then a service can have only one of them. */
+bool tally_rules_same_place(const struct tally_config_key *a, const struct tally_config_key *b);
+/* Can the key sources of a service be compiled? */
+bool tally_rules_keys_fit(const struct tally_config_service *service);
+
+/* Everything that can be wrong with routes and key sources, also of kubernetes.unlisted, as faults. */
 TALLY_MUST int tally_rules_check(const struct tally_config *config, struct tally_diag *diag);
 
 /* -EINVAL: what tally_rules_check() says; -ENOMEM. struct tally_rules is 70 KB: not for a stack. */

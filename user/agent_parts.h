@@ -319,9 +319,12 @@ void tally_agent_pods_close(struct tally_agent *agent);
 bool tally_agent_pods_equal(const struct tally_config *a, const struct tally_config *b);
 /* What is to be done by now: save, rules, cgroups. */
 void tally_agent_pods_settle(struct tally_agent *agent);
-/* A config with the services of pods added; then either of the two below. */
+/* A config with the services of pods added; then either install or done. */
 TALLY_MUST int tally_agent_pods_view(struct tally_agent *agent, const struct tally_config *config,
 				     struct tally_config *ret_view);
+/* Leave out services of pods that no rules can be made of. How many. */
+size_t tally_agent_pods_leave_out(struct tally_agent *agent, const struct tally_config *config,
+				  struct tally_config *view);
 /* It is in force, and takes the place of agent->view. */
 void tally_agent_pods_install(struct tally_agent *agent, const struct tally_config *config,
 			      struct tally_config *view);

@@ -22,6 +22,7 @@ struct tally_agent_pod {
 	enum tally_kubernetes_verdict verdict;
 	uint64_t gone_ns; /* when the API said so, monotonic; 0: it is there */
 	bool seen;	  /* in the list that is being read */
+	bool unfit;	  /* no rules can be made of its service */
 	struct tally_agent_claim claims[TALLY_AGENT_CLAIMS];
 	size_t n_claims;
 	struct tally_option_ports own_ports; /* of the annotation */
@@ -68,6 +69,26 @@ static void remove_all(struct tally_agent_pods *pods)
 		remove_entry(pods, entry);
 }
 
+/* Takes the pod, also when there is no memory. Ports that cannot be read stay unset. */
+static struct tally_agent_pod *new_entry(struct tally_kubernetes_pod *pod)
+{
+	struct tally_agent_pod *entry = calloc(1, sizeof(*entry));
+
+	if (!entry) {
+		tally_kubernetes_pod_free(pod);
+		return NULL;
+	}
+	entry->pod = pod;
+	entry->cgroups = json_array();
+	entry->seen = true;
+	entry->verdict = TALLY_KUBERNETES_WAITING;
+	if (pod->ports && tally_kubernetes_pod_ports(pod->ports, &entry->own_ports) == -ENOMEM) {
+		free_entry(entry);
+		return NULL;
+	}
+	return entry;
+}
+
 static int add_entry(struct tally_agent_pods *pods, struct tally_kubernetes_pod *pod)
 {
 	struct tally_agent_pod *entry;
@@ -77,15 +98,9 @@ static int add_entry(struct tally_agent_pods *pods, struct tally_kubernetes_pod 
 		tally_kubernetes_pod_free(pod);
 		return -E2BIG;
 	}
-	entry = calloc(1, sizeof(*entry));
-	if (!entry) {
-		tally_kubernetes_pod_free(pod);
+	entry = new_entry(pod);
+	if (!entry)
 		return -ENOMEM;
-	}
-	entry->pod = pod;
-	entry->cgroups = json_array();
-	entry->seen = true;
-	entry->verdict = TALLY_KUBERNETES_WAITING;
 	HASH_ADD_KEYPTR(by_uid, pods->by_uid, pod->uid, strlen(pod->uid), entry);
 	if (entry->by_uid.tbl)
 		HASH_ADD_KEYPTR(by_folder, pods->by_folder, pod->folder, strlen(pod->folder),
@@ -264,14 +279,17 @@ static void on_listed(void *ctx)
 
 /* ---- services of pods ---- */
 
+static void own_done(const struct tally_config *view, struct tally_config_service *service)
+{
+	free(service->name);
+	if (service->key != view->kubernetes.unlisted.key)
+		tally_kubernetes_pod_keys_free(service->key, service->n_key);
+}
+
 static void view_done(struct tally_config *view, size_t own)
 {
-	for (size_t i = own; i < view->n_services; i++) {
-		free(view->services[i].name);
-		if (view->services[i].key != view->kubernetes.unlisted.key)
-			tally_kubernetes_pod_keys_free(view->services[i].key,
-						       view->services[i].n_key);
-	}
+	for (size_t i = own; i < view->n_services; i++)
+		own_done(view, &view->services[i]);
 	free(view->services);
 	view->services = NULL;
 	view->n_services = 0;
@@ -305,46 +323,95 @@ static struct tally_config_service *find_own(const struct tally_config *view, si
 	return NULL;
 }
 
-static bool same_text(const char *a, const char *b)
+/* What a pod asks for that no service of the config claims. */
+struct wish {
+	enum tally_kubernetes_verdict verdict; /* WAITING: nothing is wrong with it */
+	char service[OWN_MAX];
+	struct tally_config_key *keys; /* of the annotation */
+	size_t n_keys;
+};
+
+static void wish_done(struct wish *wish)
 {
-	return a == b || (a && b && !strcasecmp(a, b));
+	tally_kubernetes_pod_keys_free(wish->keys, wish->n_keys);
 }
 
+/* -ENOMEM. */
+static int read_wish(const struct tally_config_unlisted *unlisted,
+		     const struct tally_agent_pod *entry, struct wish *ret_wish)
+{
+	const struct tally_kubernetes_pod *pod = entry->pod;
+	struct wish wish = { .verdict = TALLY_KUBERNETES_WAITING };
+	int err = 0;
+
+	if (!pod->service && !pod->app)
+		wish.verdict = TALLY_KUBERNETES_NO_SERVICE;
+	else if (!own_name(pod, wish.service))
+		wish.verdict = TALLY_KUBERNETES_BAD_SERVICE;
+	else if (!unlisted->place.line)
+		wish.verdict = TALLY_KUBERNETES_NOT_LISTED;
+	else if (pod->ports && !entry->own_ports.set)
+		wish.verdict = TALLY_KUBERNETES_BAD_PORTS;
+	else if (pod->key && (err = tally_kubernetes_pod_keys(pod->key, &wish.keys, &wish.n_keys)))
+		wish.verdict = TALLY_KUBERNETES_BAD_KEY;
+	else if (!entry->own_ports.set && !unlisted->ports.set)
+		wish.verdict = TALLY_KUBERNETES_NO_PORTS;
+	if (err == -ENOMEM)
+		return err;
+	*ret_wish = wish;
+	return 0;
+}
+
+/* One header with another scheme is there, too: rules have one or the other. */
 static bool has_key(const struct tally_config_service *service, const struct tally_config_key *key)
 {
-	for (size_t i = 0; i < service->n_key; i++) {
-		const struct tally_config_key *k = &service->key[i];
-
-		if (same_text(k->header, key->header) && same_text(k->scheme, key->scheme) &&
-		    same_text(k->query, key->query) &&
-		    same_text(k->response_header, key->response_header))
+	for (size_t i = 0; i < service->n_key; i++)
+		if (tally_rules_same_place(&service->key[i], key))
 			return true;
-	}
 	return false;
 }
 
-/* While a deployment rolls from one annotation to another, both places count. */
-static int add_keys(struct tally_config_service *service, const char *text)
+static bool has_keys(const struct tally_config_service *service, const struct wish *wish)
 {
-	struct tally_config_key *keys = NULL;
-	size_t n = 0;
-	int err = tally_kubernetes_pod_keys(text, &keys, &n);
+	for (size_t i = 0; i < wish->n_keys; i++)
+		if (!has_key(service, &wish->keys[i]))
+			return false;
+	return true;
+}
 
-	if (err)
-		return err;
+/* Can rules be made of the keys of both? */
+static bool keys_fit(const struct tally_config_service *service, const struct wish *wish)
+{
+	struct tally_config_key keys[2 * TALLY_KUBERNETES_KEYS];
+	struct tally_config_service both = { .key = keys, .n_key = service->n_key };
+
+	memcpy(keys, service->key, service->n_key * sizeof(*keys));
+	for (size_t i = 0; i < wish->n_keys; i++)
+		if (!has_key(service, &wish->keys[i]))
+			keys[both.n_key++] = wish->keys[i];
+	return both.n_key <= TALLY_KUBERNETES_KEYS && tally_rules_keys_fit(&both);
+}
+
+/*
+ * While a deployment rolls from one annotation to another, both places count. Keys that do not fit
+ * those before them are left out, all of the pod: judge_own() misses them.
+ */
+static void add_keys(struct tally_config_service *service, struct wish *wish)
+{
 	if (!service->key) {
-		service->key = keys;
-		service->n_key = n;
-		return 0;
+		service->key = TAKE_PTR(wish->keys);
+		service->n_key = wish->n_keys;
+		wish->n_keys = 0;
+		return;
 	}
-	for (size_t i = 0; i < n; i++) {
-		if (service->n_key == TALLY_KUBERNETES_KEYS || has_key(service, &keys[i]))
+	if (!keys_fit(service, wish))
+		return;
+	for (size_t i = 0; i < wish->n_keys; i++) {
+		if (has_key(service, &wish->keys[i]))
 			continue;
-		service->key[service->n_key++] = keys[i];
-		memset(&keys[i], 0, sizeof(keys[i]));
+		service->key[service->n_key++] = wish->keys[i];
+		memset(&wish->keys[i], 0, sizeof(wish->keys[i]));
 	}
-	tally_kubernetes_pod_keys_free(keys, n);
-	return 0;
 }
 
 static int new_own(const struct tally_config_kubernetes *kubernetes, const char *name,
@@ -370,25 +437,26 @@ static int new_own(const struct tally_config_kubernetes *kubernetes, const char 
 }
 
 /* Is the pod metered by a service of its own? Then that service is in the view. */
-static int add_own(const struct tally_config *config, struct tally_agent_pod *entry,
+static int add_own(const struct tally_config *config, const struct tally_agent_pod *entry,
 		   struct tally_config *view)
 {
+	_cleanup_(wish_done) struct wish wish = {};
 	struct tally_config_service *service;
-	char name[OWN_MAX];
-	int err = 0;
+	int err;
 
 	if (claim_of_config(config, entry->pod))
 		return 0;
-	if (!config->kubernetes.unlisted.place.line || !own_name(entry->pod, name))
-		return 0; /* judge() says why */
-	service = find_own(view, config->n_services, name);
+	err = read_wish(&config->kubernetes.unlisted, entry, &wish);
+	if (err || wish.verdict != TALLY_KUBERNETES_WAITING)
+		return err; /* judge() says why */
+	service = find_own(view, config->n_services, wish.service);
 	if (!service && view->n_services == TALLY_SERVICES)
 		return 0;
 	if (!service)
-		err = new_own(&config->kubernetes, name, view, &service);
-	if (!err && entry->pod->key)
-		err = add_keys(service, entry->pod->key);
-	return err == -ENOMEM ? err : 0;
+		err = new_own(&config->kubernetes, wish.service, view, &service);
+	if (!err && wish.n_keys)
+		add_keys(service, &wish);
+	return err;
 }
 
 static int compare_pods(struct tally_agent_pod *a, struct tally_agent_pod *b)
@@ -400,6 +468,33 @@ static int compare_pods(struct tally_agent_pod *a, struct tally_agent_pod *b)
 	return order ? order : strcmp(a->pod->uid, b->pod->uid);
 }
 
+/* Who has a place keeps it: services in force, then those of before a restart, then new ones. */
+enum rank { IN_FORCE, KNOWN, NEW, RANKS };
+
+static enum rank rank_of(const struct tally_agent *agent, const struct tally_agent_pod *entry)
+{
+	char name[OWN_MAX];
+	uint16_t index;
+
+	if (!own_name(entry->pod, name))
+		return NEW;
+	if (find_own(&agent->view, agent->view_own, name))
+		return IN_FORCE;
+	return tally_agent_rules_index(agent, name, &index) ? NEW : KNOWN;
+}
+
+static int add_all(struct tally_agent *agent, const struct tally_config *config, enum rank rank,
+		   struct tally_config *view)
+{
+	struct tally_agent_pod *entry, *next;
+	int err = 0;
+
+	HASH_ITER(by_uid, agent->pods.by_uid, entry, next)
+		if (!err && rank_of(agent, entry) == rank)
+			err = add_own(config, entry, view);
+	return err;
+}
+
 /* The same pods in whatever order make the same view, hence the same ruleset. */
 int tally_agent_pods_view(struct tally_agent *agent, const struct tally_config *config,
 			  struct tally_config *ret_view)
@@ -408,14 +503,18 @@ int tally_agent_pods_view(struct tally_agent *agent, const struct tally_config *
 	struct tally_agent_pod *entry, *next;
 	int err = 0;
 
+	HASH_ITER(by_uid, agent->pods.by_uid, entry, next)
+		entry->unfit = false;
+
 	view.services = calloc(TALLY_SERVICES, sizeof(*view.services));
 	if (!view.services)
 		return -ENOMEM;
-	memcpy(view.services, config->services, config->n_services * sizeof(*view.services));
+	if (config->n_services)
+		memcpy(view.services, config->services,
+		       config->n_services * sizeof(*view.services));
 	HASH_SRT(by_uid, agent->pods.by_uid, compare_pods);
-	HASH_ITER(by_uid, agent->pods.by_uid, entry, next)
-		if (!err && is_on(config))
-			err = add_own(config, entry, &view);
+	for (int rank = 0; rank < RANKS && !err && is_on(config); rank++)
+		err = add_all(agent, config, (enum rank)rank, &view);
 	for (size_t i = config->n_services; i < view.n_services; i++) {
 		if (view.services[i].key)
 			continue;
@@ -428,6 +527,39 @@ int tally_agent_pods_view(struct tally_agent *agent, const struct tally_config *
 	}
 	*ret_view = view;
 	return 0;
+}
+
+static void leave_out(struct tally_agent *agent, struct tally_config *view, size_t index)
+{
+	struct tally_config_service *service = &view->services[index];
+	struct tally_agent_pod *entry, *next;
+	char name[OWN_MAX];
+
+	tally_log_error("pods", "service=%s reason=%s", service->name,
+			"left out: no rules can be made of it");
+	HASH_ITER(by_uid, agent->pods.by_uid, entry, next)
+		entry->unfit |= own_name(entry->pod, name) && !strcmp(name, service->name);
+	own_done(view, service);
+	view->n_services--;
+	memmove(service, service + 1, (view->n_services - index) * sizeof(*service));
+}
+
+size_t tally_agent_pods_leave_out(struct tally_agent *agent, const struct tally_config *config,
+				  struct tally_config *view)
+{
+	static const struct tally_rules_target target = { .generation = 1 };
+	_cleanup_free_ struct tally_rules *rules = malloc(sizeof(*rules));
+	size_t n = 0;
+
+	for (size_t i = view->n_services; rules && i-- > config->n_services;) {
+		int err = tally_rules_compile(&view->services[i], &target, rules);
+
+		if (!err || err == -ENOMEM)
+			continue;
+		leave_out(agent, view, i);
+		n++;
+	}
+	return n;
 }
 
 /* Claims name services of the old one. */
@@ -476,26 +608,20 @@ static void judge_own(const struct tally_config *view, size_t own, struct tally_
 	const struct tally_config_unlisted *unlisted = &view->kubernetes.unlisted;
 	const struct tally_option_ports *ports =
 		entry->own_ports.set ? &entry->own_ports : &unlisted->ports;
+	_cleanup_(wish_done) struct wish wish = {};
 	const struct tally_config_service *service;
-	struct tally_config_key *keys = NULL;
-	char name[OWN_MAX];
-	size_t n = 0;
 
-	if (!entry->pod->service && !entry->pod->app)
-		entry->verdict = TALLY_KUBERNETES_NO_SERVICE;
-	else if (!own_name(entry->pod, name))
-		entry->verdict = TALLY_KUBERNETES_BAD_SERVICE;
-	else if (!unlisted->place.line)
-		entry->verdict = TALLY_KUBERNETES_NOT_LISTED;
-	else if (entry->pod->ports && !entry->own_ports.set)
-		entry->verdict = TALLY_KUBERNETES_BAD_PORTS;
-	else if (entry->pod->key && tally_kubernetes_pod_keys(entry->pod->key, &keys, &n))
+	if (read_wish(unlisted, entry, &wish))
+		return; /* no memory: by the next look */
+	service = find_own(view, own, wish.service);
+	if (wish.verdict != TALLY_KUBERNETES_WAITING)
+		entry->verdict = wish.verdict;
+	else if (entry->unfit || (service && !has_keys(service, &wish)))
 		entry->verdict = TALLY_KUBERNETES_BAD_KEY;
-	else if (!(service = find_own(view, own, name)))
-		entry->verdict = TALLY_KUBERNETES_SERVICES_FULL;
-	else
+	else if (service)
 		claim(entry, service, ports);
-	tally_kubernetes_pod_keys_free(keys, n);
+	else if (view->n_services == TALLY_SERVICES)
+		entry->verdict = TALLY_KUBERNETES_SERVICES_FULL;
 }
 
 static void judge(const struct tally_config *view, size_t own, struct tally_agent_pod *entry)
@@ -504,11 +630,7 @@ static void judge(const struct tally_config *view, size_t own, struct tally_agen
 
 	entry->verdict = TALLY_KUBERNETES_WAITING;
 	entry->n_claims = 0;
-	free(entry->own_ports.list);
-	entry->own_ports = (struct tally_option_ports){};
 	json_array_clear(entry->cgroups);
-	if (entry->pod->ports)
-		(void)!tally_kubernetes_pod_ports(entry->pod->ports, &entry->own_ports); /* unset */
 	for (size_t i = 0; i < own; i++)
 		best = TALLY_MAX(best, tally_kubernetes_pod_claim(entry->pod, &view->services[i]));
 	for (size_t i = 0; i < own && best; i++) {

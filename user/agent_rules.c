@@ -319,6 +319,9 @@ int tally_agent_rules_apply(struct tally_agent *agent, const struct tally_config
 	if (err)
 		return err;
 	err = apply(agent, &view);
+	/* No pod keeps the rules of all others from being in force. */
+	if (err && tally_agent_pods_leave_out(agent, config, &view))
+		err = apply(agent, &view);
 	if (err)
 		tally_agent_pods_view_done(config, &view);
 	else

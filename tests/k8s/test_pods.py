@@ -161,11 +161,31 @@ def test_services_of_the_config(node, agent, keys, namespace):
 @pytest.mark.parametrize("annotations, state", [
     ({}, "no_ports"), ({"tallyd.io/ports": "http"}, "bad_ports"),
     ({"tallyd.io/ports": "80", "tallyd.io/key": "cookie:x"}, "bad_key"),
+    ({"tallyd.io/ports": "80", "tallyd.io/key": "header:content-length"}, "bad_key"),
     ({"tallyd.io/ports": "80", "tallyd.io/service": "a/b"}, "bad_service")])
 def test_what_is_wrong_is_said(node, agent, namespace, annotations, state):
     a = agent()
     node.create("wrong", namespace(), labels=GEO, annotations=annotations)
     a.wait_states({"wrong": state})
+
+
+@pytest.mark.parametrize("wrong", ["header:content-length", "header:x-api-key;scheme=basic",
+                                   "query:a,query:b,query:c,query:d,query:e"])
+def test_a_key_that_does_not_fit(node, agent, keys, namespace, wrong):
+    """What one pod says of itself stops no rules of others, and no start of the agent."""
+    ns, key, ports = namespace(), keys.new("a"), node.sandbox.ports(2)
+    a = agent()
+    pod = node.run("geo-2", ns, labels=GEO, annotations=note(ports[0]), port=ports[0])
+    a.wait_metered(pod)
+    node.create("geo-3", ns, labels=GEO, annotations=note(ports[1], **{"tallyd.io/key": wrong}))
+    wait_for(lambda: "geo-3" in a.states(), 30, "the other to be known")
+    a.kill()
+    a.start()
+    a.wait_metered(pod)
+    assert a.states()["geo-3"] == ("waiting" if "x-api-key" in wrong else "bad_key")
+    pod.ask(key, 20)
+    truth = node.delete(pod)
+    assert counted(a.stop()) == answered(keys, truth) == {("key_a", 200): 20}
 
 
 def test_not_listed(node, agent, namespace):

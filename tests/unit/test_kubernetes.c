@@ -282,6 +282,14 @@ static void test_keys(void **state)
 		"header:x;sch=b",
 		"header:x\nq:y",
 		"query:a,query:b,query:c,query:d,query:e,query:f,query:g,query:h,query:i,query:j,query:k",
+		/* no rules can be made of these */
+		"header:content-length",
+		"header:Transfer-Encoding",
+		"header:x,header:X",
+		"header:x;scheme=b,header:x",
+		"response_header:x,response_header:x",
+		"query:a,query:b,query:c,query:d,query:e",
+		"header:a,header:b,header:c,header:d,header:e,header:f,header:g",
 	};
 	struct tally_config_key *keys = NULL;
 	size_t n = 0;

@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 
+#include "identify/rules.h"
 #include "tally/limits.h"
 
 #define HASH_LEN 32   /* of a static pod's UID: MD5 in hex */
@@ -332,6 +333,14 @@ void tally_kubernetes_pod_keys_free(struct tally_config_key *keys, size_t n)
 	free(keys);
 }
 
+/* What could not be compiled is wrong already here: it must not reach the rules of all others. */
+static bool keys_fit(struct tally_config_key *keys, size_t n)
+{
+	const struct tally_config_service alone = { .key = keys, .n_key = n };
+
+	return tally_rules_keys_fit(&alone);
+}
+
 int tally_kubernetes_pod_keys(const char *text, struct tally_config_key **ret_keys, size_t *ret_n)
 {
 	struct tally_config_key *keys = calloc(TALLY_KUBERNETES_KEYS, sizeof(*keys));
@@ -346,6 +355,8 @@ int tally_kubernetes_pod_keys(const char *text, struct tally_config_key **ret_ke
 		if (!*text++)
 			break;
 	}
+	if (!err && !keys_fit(keys, n))
+		err = -EINVAL;
 	if (err) {
 		tally_kubernetes_pod_keys_free(keys, n);
 		return err;

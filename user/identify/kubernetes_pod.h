@@ -49,7 +49,7 @@ bool tally_kubernetes_pod_equal(const struct tally_kubernetes_pod *a,
 	X(NOT_LISTED, "not_listed")	  /* no service of that name is for this pod */     \
 	X(NO_PORTS, "no_ports")		  /* neither config nor annotation says which */    \
 	X(BAD_PORTS, "bad_ports")	  /* the annotation cannot be read */               \
-	X(BAD_KEY, "bad_key")		  /* likewise */                                    \
+	X(BAD_KEY, "bad_key")		  /* likewise, or it does not fit its service's */  \
 	X(BAD_SERVICE, "bad_service")	  /* likewise */                                    \
 	X(SERVICES_FULL, "services_full") /* more services than the kernel's tables hold */ \
 	X(SCOPES_FULL, "scopes_full")	  /* more ports of pods than the kernel's tables hold */
@@ -71,7 +71,8 @@ TALLY_MUST int tally_kubernetes_pod_ports(const char *text, struct tally_option_
 
 /*
  * "header:authorization;scheme=bearer, query:api_key, response_header:x-customer": at most
- * TALLY_KUBERNETES_KEYS. To free with tally_kubernetes_pod_keys_free(). -EINVAL; -ENOMEM.
+ * TALLY_KUBERNETES_KEYS, and such as rules can be made of. To free with
+ * tally_kubernetes_pod_keys_free(). -EINVAL; -ENOMEM.
  */
 TALLY_MUST int tally_kubernetes_pod_keys(const char *text, struct tally_config_key **ret_keys,
 					 size_t *ret_n);

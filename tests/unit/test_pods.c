@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Pods of a node: the services of their own they make, and what becomes of the others' beside them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "agent_parts.h"
+
+#define UNLISTED "kubernetes: {api: 'https://x', unlisted: {key: [{header: K}]}}\n"
+#define HEADERS7 "header:a,header:b,header:c,header:d,header:e,header:f,header:g"
+
+/* An agent that has just read pods.json; its "cgroup tree" is a folder. */
+struct fixture {
+	char dir[32];
+	const char *namespace; /* of the next pod */
+	struct tally_config *config;
+	struct tally_config view;
+	json_t *pods;
+	struct tally_agent agent;
+};
+
+static void setup(struct fixture *f, const char *yaml)
+{
+	_cleanup_free_ char *text = NULL;
+	struct tally_diag diag;
+
+	memset(f, 0, sizeof(*f));
+	f->namespace = "ns";
+	strcpy(f->dir, "/tmp/test_pods.XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	assert_true(asprintf(&text, "agent: {state_dir: %s}\nsinks: [{stdout: }]\n%s", f->dir,
+			     yaml) > 0);
+	tally_diag_init(&diag, "F");
+	assert_int_equal(tally_config_parse(text, strlen(text), 0, &diag, &f->config), 0);
+	tally_diag_done(&diag);
+	f->agent.config = f->config;
+	f->agent.tags.watch_fd = -1;
+	(void)snprintf(f->agent.tags.mount, sizeof(f->agent.tags.mount), "%s", f->dir);
+	f->pods = json_array();
+}
+
+static void teardown(struct fixture *f)
+{
+	_cleanup_free_ char *command = NULL;
+
+	tally_agent_pods_view_done(f->config, &f->view);
+	tally_agent_pods_close(&f->agent);
+	json_decref(f->pods);
+	tally_config_free(f->config);
+	assert_true(asprintf(&command, "rm -r %s", f->dir) > 0);
+	assert_int_equal(system(command), 0);
+}
+
+/* Numbered from 0; ports or key NULL: no such annotation. */
+static void add_pod(struct fixture *f, const char *service, const char *ports, const char *key)
+{
+	size_t n = json_array_size(f->pods);
+	_cleanup_free_ char *folder = NULL;
+	char uid[40], name[16];
+
+	(void)snprintf(uid, sizeof(uid), "9f2c71d4-a0b1-4c5d-8e6f-%012zx", n);
+	(void)snprintf(name, sizeof(name), "pod-%zu", n);
+	json_array_append_new(f->pods, json_pack("{s:{s:s,s:s,s:s,s:{s:s,s:s*,s:s*}}}", "metadata",
+						 "uid", uid, "namespace", f->namespace, "name",
+						 name, "annotations", "tallyd.io/service", service,
+						 "tallyd.io/ports", ports, "tallyd.io/key", key));
+	assert_true(asprintf(&folder, "%s/kubepods/pod%s", f->dir, uid) > 0);
+	assert_int_equal(tally_util_mkdirs(folder, 0750), 0);
+}
+
+/* As at a start: the table is read, and a view is made of it. */
+static void view(struct fixture *f)
+{
+	json_t *root = json_pack("{s:O}", "pods", f->pods);
+	_cleanup_free_ char *path = NULL;
+
+	assert_true(asprintf(&path, "%s/pods.json", f->dir) > 0);
+	assert_int_equal(json_dump_file(root, path, 0), 0);
+	json_decref(root);
+	assert_int_equal(tally_agent_pods_load(&f->agent), 0);
+	assert_int_equal(tally_agent_pods_view(&f->agent, f->config, &f->view), 0);
+}
+
+/* As tally_agent_rules_apply() does; all can be compiled. */
+static void put_in_force(struct fixture *f)
+{
+	static const struct tally_rules_target target = { .generation = 1 };
+	_cleanup_free_ struct tally_rules *rules = malloc(sizeof(*rules));
+
+	for (size_t i = 0; i < f->view.n_services; i++)
+		assert_int_equal(tally_rules_compile(&f->view.services[i], &target, rules), 0);
+	tally_agent_pods_install(&f->agent, f->config, &f->view);
+}
+
+static int on_cgroup(void *ctx, const char *path, const struct tally_agent_claim *c)
+{
+	return 0;
+}
+
+static void expect_state(struct fixture *f, size_t pod, const char *state)
+{
+	json_t *list, *row;
+	char name[16];
+	size_t i;
+
+	(void)snprintf(name, sizeof(name), "pod-%zu", pod);
+	assert_int_equal(tally_agent_pods_look(&f->agent, on_cgroup, NULL), 0);
+	list = tally_agent_pods_json(&f->agent);
+	json_array_foreach(list, i, row) {
+		const char *told = json_string_value(json_object_get(row, "state"));
+
+		if (!strcmp(json_string_value(json_object_get(row, "name")), name) &&
+		    strcmp(told, state) != 0)
+			fail_msg("%s: %s, not %s", name, told, state);
+	}
+	assert_true(json_array_size(list) > pod);
+	json_decref(list);
+}
+
+static const struct tally_config_service *service(const struct fixture *f, const char *name)
+{
+	for (size_t i = 0; i < f->agent.view.n_services; i++)
+		if (!strcmp(f->agent.view.services[i].name, name))
+			return &f->agent.view.services[i];
+	return NULL;
+}
+
+/* What one pod says of itself is its own harm; its neighbours are metered, and the agent starts. */
+static void test_bad_key(void **state)
+{
+	static const char *const keys[] = {
+		"header:content-length",
+		"header:Transfer-Encoding",
+		"header:x,header:X",
+		"header:x,header:x;scheme=basic",
+		"query:a,query:b,query:c,query:d,query:e",
+		HEADERS7,
+	};
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(keys); i++) {
+		struct fixture f;
+
+		setup(&f, UNLISTED);
+		add_pod(&f, "wrong", "80", keys[i]);
+		add_pod(&f, "right", "80", "header:x-api-key");
+		view(&f);
+		put_in_force(&f);
+		expect_state(&f, 0, "bad_key");
+		expect_state(&f, 1, "metered");
+		assert_null(service(&f, "ns/wrong"));
+		teardown(&f);
+	}
+}
+
+/* A deployment rolls to another scheme: one of both stands, and both its pods are metered. */
+static void test_scheme_rolls(void **state)
+{
+	struct fixture f;
+
+	setup(&f, UNLISTED);
+	add_pod(&f, "geo", "80", "header:authorization");
+	add_pod(&f, "geo", "80", "header:Authorization;scheme=bearer,query:key");
+	view(&f);
+	put_in_force(&f);
+	expect_state(&f, 0, "metered");
+	expect_state(&f, 1, "metered");
+	assert_int_equal(service(&f, "ns/geo")->n_key, 2);
+	assert_null(service(&f, "ns/geo")->key[0].scheme);
+	assert_string_equal(service(&f, "ns/geo")->key[1].query, "key");
+	teardown(&f);
+}
+
+/* Names of query parameters have a case. */
+static void test_query_case(void **state)
+{
+	struct fixture f;
+
+	setup(&f, UNLISTED);
+	add_pod(&f, "geo", "80", "query:key");
+	add_pod(&f, "geo", "80", "query:Key");
+	view(&f);
+	put_in_force(&f);
+	assert_int_equal(service(&f, "ns/geo")->n_key, 2);
+	teardown(&f);
+}
+
+/* Each fits, and together they do not: the later one is told. */
+static void test_keys_do_not_fit(void **state)
+{
+	struct fixture f;
+
+	setup(&f, UNLISTED);
+	add_pod(&f, "geo", "80", "query:a,query:b,query:c");
+	add_pod(&f, "geo", "80", "header:x,query:d,query:e");
+	add_pod(&f, "geo", "80", "query:d,query:a");
+	add_pod(&f, "geo", "80", NULL);
+	view(&f);
+	put_in_force(&f);
+	assert_int_equal(service(&f, "ns/geo")->n_key, 4);
+	expect_state(&f, 0, "metered");
+	expect_state(&f, 1, "bad_key");
+	expect_state(&f, 2, "metered");
+	expect_state(&f, 3, "metered");
+	teardown(&f);
+}
+
+/* Should rules fail that were thought to fit: that service alone is left out. */
+static void test_left_out(void **state)
+{
+	struct fixture f;
+
+	setup(&f, UNLISTED "services: [{name: own, match: {ports: 1}}]\n");
+	add_pod(&f, "a", "80", NULL);
+	add_pod(&f, "b", "80", "header:x");
+	add_pod(&f, "c", "80", "header:x");
+	view(&f);
+	assert_int_equal(f.view.n_services, 4);
+	assert_int_equal(tally_agent_pods_leave_out(&f.agent, f.config, &f.view), 0);
+	free(f.view.services[2].key->header);
+	f.view.services[2].key->header = strdup("content-length");
+	assert_int_equal(tally_agent_pods_leave_out(&f.agent, f.config, &f.view), 1);
+	put_in_force(&f);
+	assert_non_null(service(&f, "own"));
+	expect_state(&f, 0, "metered");
+	expect_state(&f, 1, "bad_key");
+	expect_state(&f, 2, "metered");
+	teardown(&f);
+}
+
+static void fill(struct fixture *f)
+{
+	char name[16];
+
+	f->namespace = "b";
+	for (int i = 0; i < TALLY_SERVICES; i++) {
+		(void)snprintf(name, sizeof(name), "s%d", i);
+		add_pod(f, name, "80", NULL);
+	}
+}
+
+/* Whose service is metered keeps its place, whatever comes later is named. */
+static void test_full(void **state)
+{
+	struct fixture f;
+
+	setup(&f, UNLISTED);
+	fill(&f);
+	view(&f);
+	put_in_force(&f);
+	f.namespace = "a";
+	add_pod(&f, "new", "80", NULL);
+	view(&f);
+	put_in_force(&f);
+	assert_null(service(&f, "a/new"));
+	expect_state(&f, TALLY_SERVICES, "services_full");
+	for (int i = 0; i < TALLY_SERVICES; i++)
+		expect_state(&f, (size_t)i, "metered");
+	teardown(&f);
+}
+
+/* After a restart, too: names of services are known from the newest ruleset. */
+static void test_full_restarted(void **state)
+{
+	char name[16];
+	struct fixture f;
+
+	setup(&f, UNLISTED);
+	fill(&f);
+	f.namespace = "a";
+	add_pod(&f, "new", "80", NULL);
+	for (int i = 0; i < TALLY_SERVICES; i++) {
+		(void)snprintf(name, sizeof(name), "b/s%d", i);
+		f.agent.rules.names[i] = strdup(name);
+	}
+	view(&f);
+	put_in_force(&f);
+	expect_state(&f, TALLY_SERVICES, "services_full");
+	tally_agent_rules_close(&f.agent);
+	teardown(&f);
+}
+
+/* A pod that is not metered takes no service's place. */
+static void test_no_place_for_nothing(void **state)
+{
+	struct fixture f;
+
+	setup(&f, UNLISTED);
+	add_pod(&f, "no-ports", NULL, NULL);
+	add_pod(&f, "bad-ports", "http", NULL);
+	add_pod(&f, "bad-key", "80", "cookie:x");
+	add_pod(&f, "good", "80", NULL);
+	view(&f);
+	put_in_force(&f);
+	assert_int_equal(f.agent.view.n_services, 1);
+	expect_state(&f, 0, "no_ports");
+	expect_state(&f, 1, "bad_ports");
+	expect_state(&f, 2, "bad_key");
+	expect_state(&f, 3, "metered");
+	teardown(&f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_bad_key),		cmocka_unit_test(test_scheme_rolls),
+		cmocka_unit_test(test_query_case),	cmocka_unit_test(test_left_out),
+		cmocka_unit_test(test_keys_do_not_fit), cmocka_unit_test(test_full),
+		cmocka_unit_test(test_full_restarted),	cmocka_unit_test(test_no_place_for_nothing),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -681,7 +681,8 @@ static int on_folder(void *ctx, const char *path)
 	if (!entry || !entry->n_claims)
 		return err;
 	if (!err)
-		json_array_append_new(entry->cgroups, json_string(path));
+		json_array_append_new(entry->cgroups,
+				      json_sprintf("%s%s", look->agent->tags.mount, path));
 	entry->verdict = err == -E2BIG ? TALLY_KUBERNETES_SCOPES_FULL : TALLY_KUBERNETES_METERED;
 	return err == -E2BIG ? 0 : err;
 }

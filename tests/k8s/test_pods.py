@@ -46,6 +46,7 @@ def test_labelled(node, agent, keys, namespace):
     pod = node.run("geo-1", ns, labels=GEO, annotations=note(port), port=port)
     other = node.run("geo-2", ns, labels={"app.kubernetes.io/name": "geo"})
     a.wait_metered(pod)
+    assert [len(row["hooks"]) > 0 for row in a.ask("services")["rows"]] == [True]
     assert pod.ask(key, 20) == [200] * 20
     assert pod.ask("nobody", 3) == [401] * 3
     other.ask(key, 5)

@@ -302,6 +302,27 @@ static void test_no_place_for_nothing(void **state)
 	teardown(&f);
 }
 
+/* As whole as those of tally_cgroup_add(), which hooks and hops are found by. */
+static void test_cgroups(void **state)
+{
+	_cleanup_free_ char *path = NULL;
+	json_t *cgroups;
+	struct fixture f;
+
+	setup(&f, UNLISTED);
+	add_pod(&f, "geo", "80", NULL);
+	view(&f);
+	put_in_force(&f);
+	expect_state(&f, 0, "metered");
+	cgroups = tally_agent_service_cgroups(&f.agent, service(&f, "ns/geo"));
+	assert_int_equal(json_array_size(cgroups), 1);
+	assert_true(asprintf(&path, "%s/kubepods/pod9f2c71d4-a0b1-4c5d-8e6f-000000000000", f.dir) >
+		    0);
+	assert_string_equal(json_string_value(json_array_get(cgroups, 0)), path);
+	json_decref(cgroups);
+	teardown(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -309,6 +330,7 @@ int main(void)
 		cmocka_unit_test(test_query_case),	cmocka_unit_test(test_left_out),
 		cmocka_unit_test(test_keys_do_not_fit), cmocka_unit_test(test_full),
 		cmocka_unit_test(test_full_restarted),	cmocka_unit_test(test_no_place_for_nothing),
+		cmocka_unit_test(test_cgroups),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

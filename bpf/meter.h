@@ -641,9 +641,27 @@ TALLY_GLOBAL int meter_forget(struct tally_run *run, struct tally_conn *c)
 	return 0;
 }
 
+/* Of all requests that wait: a long body behind their heads may be that of a later one. */
+TALLY_GLOBAL int meter_heads(struct tally_run *run, struct tally_conn *c)
+{
+	if (!run || !c)
+		return 0;
+	for (__u32 i = 0; i < TALLY_PIPELINE; i++) {
+		struct tally_exchange *x = conn_slot(c, c->tail + i);
+
+		if (c->tail + i == c->head)
+			break;
+		if ((__s32)(run->rcv_nxt - x->head_end) >= 0)
+			x->taken = 1;
+	}
+	return 0;
+}
+
 /* What TCP has taken is compared with nothing any more. */
 TALLY_INLINE void meter_taken(struct tally_run *run, struct tally_conn *c)
 {
+	if (c->head - c->tail > 1)
+		meter_heads(run, c);
 	if (c->kept_count | c->holes)
 		meter_forget(run, c);
 	if (!c->synced[TALLY_IN])
@@ -667,6 +685,7 @@ TALLY_INLINE void meter_join(struct tally_run *run, struct tally_conn *c, struct
 		c->parsed_to = run->seq;
 		c->seen_at = run->seq;
 		c->seen_len = 0;
+		c->far = run->seq;
 		if (run->snd_una != run->snd_nxt || run->seq != run->rcv_nxt)
 			p->state = H1_BAD; /* an answer is under way: no boundary here */
 	} else {
@@ -710,6 +729,35 @@ TALLY_INLINE void meter_lose(struct tally_run *run, struct tally_conn *c, struct
 	h1_bad(p, TALLY_DETAIL_GAP);
 }
 
+/*
+ * Behind the last octet that is read for what it says, octets are counted as TCP takes them, whatever
+ * order they come in: waiting for them would take room, and believing what comes early a decoy.
+ * c->far keeps out the position that a FIN takes.
+ */
+TALLY_INLINE void meter_follow(struct tally_run *run, struct tally_conn *c, struct tally_totals *t)
+{
+	struct tally_h1 *p = &c->h1[TALLY_IN];
+	__u32 to = run->rcv_nxt, next = c->next[TALLY_IN];
+
+	if (c->tunnel)
+		p->state = H1_TUNNEL;
+	if ((p->state != H1_TUNNEL && p->state != H1_BAD) || !c->synced[TALLY_IN])
+		return;
+	if ((__s32)(to - c->far) > 0)
+		to = c->far;
+	if ((__s32)(to - next) <= 0)
+		return;
+	tally_h1_skip(p, to - next);
+	c->next[TALLY_IN] = to;
+	t->bytes[TALLY_IN] += to - next;
+}
+
+TALLY_INLINE void meter_seen(const struct tally_run *run, struct tally_conn *c)
+{
+	if ((__s32)(run->seq + run->len - c->far) > 0)
+		c->far = run->seq + run->len;
+}
+
 enum meter_placed { PLACED_FEED, PLACED_NOTHING, PLACED_PARK };
 
 /* Where the segment stands in the stream: sets run->at. Returns enum meter_placed. */
@@ -734,12 +782,10 @@ TALLY_GLOBAL int meter_place(struct tally_run *run, struct tally_conn *c,
 	}
 	if ((__u32)gap > TALLY_WINDOW_MAX)
 		return PLACED_NOTHING;
-	/*
-	 * A gap inside a body of known length, or in what is not looked at, is skipped by length; where
-	 * nothing bounds it, once TCP has what is in it: it may be a decoy that made it.
-	 */
-	if (((p->state == H1_CLOSE || p->state == H1_TUNNEL || p->state == H1_BAD) &&
-	     (run->dir == TALLY_OUT || (__s32)(run->rcv_nxt - run->seq) >= 0)) ||
+	if (run->dir == TALLY_IN && (p->state == H1_TUNNEL || p->state == H1_BAD))
+		return PLACED_NOTHING; /* meter_follow() */
+	/* A gap inside a body of known length, or in what is not looked at, is skipped by length. */
+	if (p->state == H1_CLOSE || p->state == H1_TUNNEL || p->state == H1_BAD ||
 	    ((p->state == H1_BODY || p->state == H1_CHUNK_DATA) && p->remain >= (__u32)gap &&
 	     (run->dir == TALLY_OUT || meter_hole(run, c, next, run->seq)))) {
 		tally_h1_skip(p, gap);
@@ -890,6 +936,23 @@ TALLY_INLINE void meter_again(TALLY_PACKET *pkt, struct tally_run *run, struct t
 		meter_conflict(c, t);
 }
 
+/*
+ * A piece that came while somebody held the lock was compared with nothing: now it is, with what was read
+ * and with what waits, as TCP stood when it came.
+ */
+TALLY_INLINE void meter_raw(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+			    struct tally_totals *t)
+{
+	__u32 rcv_nxt = run->rcv_nxt;
+
+	run->rcv_nxt = run->came;
+	if (meter_overlaps(pkt, run, c))
+		meter_conflict(c, t);
+	else
+		meter_again(pkt, run, c, t);
+	run->rcv_nxt = rcv_nxt;
+}
+
 static long meter_unpark_step(__u32 i, void *ctx)
 {
 	struct meter_loop *l = ctx;
@@ -898,8 +961,11 @@ static long meter_unpark_step(__u32 i, void *ctx)
 	(void)i;
 	if (!meter_pick(l->run, l->c))
 		return 1;
-	if (l->run->dir == TALLY_IN && l->run->raw)
-		meter_again(l->pkt, l->run, l->c, l->t);
+	if (l->run->dir == TALLY_IN) {
+		meter_seen(l->run, l->c);
+		if (l->run->raw)
+			meter_raw(l->pkt, l->run, l->c, l->t);
+	}
 	placed = meter_place(l->run, l->c, l->r, l->t);
 	if (placed == PLACED_PARK)
 		return 1;
@@ -917,6 +983,8 @@ TALLY_GLOBAL int meter_unpark(TALLY_PACKET *pkt, struct tally_run *run, struct t
 
 	if (!run || !c || !r || !t)
 		return 0;
+	if (run->dir == TALLY_IN && c->tunnel)
+		c->h1[TALLY_IN].state = H1_TUNNEL;
 	tally_loop(TALLY_PARK_PIECES, meter_unpark_step, &l);
 	return 0;
 }
@@ -964,16 +1032,27 @@ TALLY_INLINE void meter_catch_up_first(TALLY_PACKET *pkt, struct tally_run *run,
 }
 
 /*
+ * Without data, too, TCP takes note of where the urgent octet stands, which then is not in the stream that
+ * the server reads. Far from where the stream is, it would not be TCP's.
+ */
+TALLY_INLINE int meter_urgent(const struct tally_run *run)
+{
+	__s32 ahead = run->seq - run->rcv_nxt;
+
+	return run->flags & SEG_URG && ahead <= (__s32)TALLY_WINDOW_MAX &&
+	       ahead >= -(__s32)TALLY_WINDOW_MAX;
+}
+
+/*
  * May a request's octets be others than those TCP takes? Then nothing of the connection is believed.
- * An urgent octet is not in the stream that the server reads.
  */
 TALLY_INLINE void meter_doubt(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
 			      struct tally_totals *t)
 {
 	meter_taken(run, c);
-	if (!run->len)
+	if (!run->len && !(run->flags & SEG_URG))
 		return;
-	if (run->flags & SEG_URG || (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c)))
+	if (meter_urgent(run) || (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c)))
 		meter_conflict(c, t);
 	else
 		meter_again(pkt, run, c, t);
@@ -1093,7 +1172,6 @@ TALLY_INLINE void meter_fin(const struct tally_run *run, struct tally_conn *c)
 TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
 				const struct tally_rules *r, struct tally_totals *t)
 {
-	struct tally_h1 *p = meter_parser(c, run->dir);
 	int placed = PLACED_NOTHING;
 	__u32 before;
 
@@ -1101,13 +1179,16 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 	run->ready = 0;
 	if (meter_parked(c, run->dir))
 		meter_catch_up_first(pkt, run, c, r, t);
-	if (run->dir == TALLY_IN && c->tunnel)
-		p->state = H1_TUNNEL;
 	meter_fin(run, c);
 	if (run->dir == TALLY_IN)
 		meter_doubt(pkt, run, c, t);
 	if (run->len && !c->synced[conn_side(run->dir)])
 		meter_join(run, c, t);
+	if (run->dir == TALLY_IN) {
+		if (run->len)
+			meter_seen(run, c);
+		meter_follow(run, c, t);
+	}
 	before = meter_next(c, run->dir);
 	if (run->len) {
 		meter_resync(run, c, t);
@@ -1179,6 +1260,13 @@ TALLY_GLOBAL int meter_close(struct tally_run *run, struct tally_conn *c,
 	if (!run || !c || !r || !t || c->closed)
 		return 0;
 	p = &c->h1[TALLY_OUT];
+	meter_follow(run, c, t);
+	if (c->h1[TALLY_IN].state == H1_BAD) {
+		meter_unparsed(t, TALLY_IN,
+			       c->midstream ? TALLY_UNPARSED_MIDSTREAM : TALLY_UNPARSED_GAVE_UP,
+			       c->h1[TALLY_IN].octets);
+		c->h1[TALLY_IN].octets = 0;
+	}
 	if (c->responding) {
 		struct tally_exchange *x = conn_front(c);
 
@@ -1188,12 +1276,13 @@ TALLY_GLOBAL int meter_close(struct tally_run *run, struct tally_conn *c,
 	if (c->tunnel) {
 		struct tally_exchange *x = conn_front(c);
 
+		run->delta.request_bytes += c->h1[TALLY_IN].octets;
 		run->delta.response_bytes += p->octets;
+		c->h1[TALLY_IN].octets = 0;
 		p->octets = 0;
 		meter_take_request_bytes(run, c, x);
 		meter_book(run, c, x);
-		if (!(x->flags & EX_ORPHAN))
-			c->tail++;
+		tally_conn_pop(c, x);
 	}
 	c->closed = 1;
 	c->responding = 0;

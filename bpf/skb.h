@@ -442,6 +442,7 @@ static __always_inline __u32 piece_fill(struct __sk_buff *skb, struct tally_run 
 	k->seq = run->seq + at;
 	k->len = n;
 	k->raw = run->raw;
+	k->rcv_nxt = run->rcv_nxt;
 	if (bpf_skb_load_bytes(skb, run->off + at, k->data.b, chunk_len(n))) {
 		piece_free(slot, owner);
 		return 0;
@@ -535,6 +536,7 @@ static __always_inline int port_unpark(struct tally_run *run, struct tally_conn 
 	run->seq = k->seq;
 	run->len = k->len;
 	run->raw = k->raw;
+	run->came = k->rcv_nxt;
 	run->off = 0;
 	run->at = 0;
 	return 1;
@@ -817,6 +819,9 @@ static __always_inline const struct tally_rules *conn_rules(struct tally_conn *c
 		return r;
 	if (!r || (c->rules_id[side] && conn_half_head(&c->h1[side]))) {
 		old = rules_before(c, dir);
+		if (!r &&
+		    !old) /* nothing came this way yet: the answer to what came the other way */
+			old = rules_before(c, !dir);
 		if (old || !r)
 			return old;
 		h1_bad(&c->h1[side],
@@ -1012,6 +1017,8 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 	if (__sync_lock_test_and_set(conn_lock(c, dir), 1)) {
 		t->gaps[TALLY_GAP_LOCK_BUSY]++;
 		meter_fin(run, c);
+		if (dir == TALLY_IN && meter_urgent(run))
+			c->taint = TALLY_DETAIL_CONFLICT;
 		run->raw = 1;
 		if (park_segment(skb, run, c))
 			t->gaps[TALLY_GAP_PARK_FULL]++;
@@ -1063,7 +1070,7 @@ static __always_inline struct tally_conn *conn_of(struct __sk_buff *skb, struct 
 	struct tally_conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
 	struct tally_totals *t;
 
-	if (!h->len && !(h->flags & (TCP_FIN | TCP_RST)) &&
+	if (!h->len && !(h->flags & (TCP_FIN | TCP_RST | TCP_URG)) &&
 	    (!c || (!c->parked_count[TALLY_IN] && !c->parked_count[TALLY_OUT])))
 		return 0;
 	if (!c) {
@@ -1123,7 +1130,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 	if (!wanted || !*wanted || packet_parse(skb, &h))
 		return PASS;
 	if (sk->state == BPF_TCP_LISTEN) {
-		if (dir == TALLY_IN && h.len)
+		if (dir == TALLY_IN && (h.len || h.flags & TCP_URG))
 			on_listener(skb, sk, &h);
 		return PASS;
 	}
@@ -1181,19 +1188,22 @@ static long defer_drop_step(__u32 i, void *ctx)
 	return 0;
 }
 
-#define DEFER_COMPARED 4 /* pieces; of longer data a second copy counts as another */
 #define CHUNK_WORDS (TALLY_CHUNK / 8)
 
 struct defer_pair {
 	struct tally_deferred *a, *b;
 };
 
-/* Octets 8i.. of both. Stops where they differ; behind its end a piece is blank. */
+/*
+ * Octets 8i.. of both segments, as far as both go: one that comes again may be cut elsewhere. Stops where
+ * they differ. Pieces of both are full but for the last, so that those of one begin are pairs.
+ */
 static long defer_compare_step(__u32 i, void *ctx)
 {
 	struct defer_pair *l = ctx;
+	__u32 at = i / CHUNK_WORDS, word = i, n;
 	struct tally_parked *a, *b;
-	__u32 at = i / CHUNK_WORDS, word = i;
+	__u64 differs;
 
 	tally_opaque(at);
 	tally_opaque(word);
@@ -1201,19 +1211,25 @@ static long defer_compare_step(__u32 i, void *ctx)
 	word &= CHUNK_WORDS - 1;
 	a = piece_of(l->a->piece[at], 0);
 	b = piece_of(l->b->piece[at], 0);
-	return !a || !b || a->seq != b->seq || a->len != b->len ||
-	       *(tally_unaligned *)(a->data.b + 8 * word) !=
-		       *(tally_unaligned *)(b->data.b + 8 * word);
+	if (!a || !b)
+		return 0;
+	if (a->seq != b->seq) /* disjoint: TCP wants the other one again; else who knows */
+		return (__s32)(a->seq + a->len - b->seq) > 0 &&
+		       (__s32)(b->seq + b->len - a->seq) > 0;
+	n = (a->len < b->len ? a->len : b->len) - 8 * word;
+	if ((__s32)n <= 0)
+		return 0;
+	differs = *(tally_unaligned *)(a->data.b + 8 * word) ^
+		  *(tally_unaligned *)(b->data.b + 8 * word);
+	return n < 8 ? tally_low(differs, n) != 0 : differs != 0;
 }
 
+/* How far both go is told by where the loop stopped: 6.1 does not see what a loop writes. */
 static __noinline int defer_same(struct tally_deferred *a, struct tally_deferred *b)
 {
 	struct defer_pair l = { a, b };
-	__u32 n = a->count;
+	__u32 n = (a->count < b->count ? a->count : b->count) * CHUNK_WORDS;
 
-	if (n != b->count || n > DEFER_COMPARED)
-		return 0;
-	n *= CHUNK_WORDS;
 	return bpf_loop(n + 1, defer_compare_step, &l, 0) > n;
 }
 
@@ -1225,7 +1241,7 @@ static __noinline int defer_again(struct bpf_sock *sk, const struct tally_deferr
 	struct tally_totals *t;
 
 	if (old) {
-		if (!defer_same(old, d))
+		if (d->conflict || !defer_same(old, d))
 			old->conflict = 1;
 		return 0;
 	}
@@ -1266,6 +1282,7 @@ static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
 	s->run.now = bpf_ktime_get_ns();
 	__builtin_memset(d, 0, sizeof(*d));
 	d->since_ns = s->run.now;
+	d->conflict = !!(s->run.flags & SEG_URG);
 	bpf_loop(TALLY_PARK_PIECES, defer_step, &l, 0);
 	if (!bpf_map_update_elem(&deferred, &k, d, BPF_NOEXIST))
 		return 0;

@@ -97,6 +97,7 @@ struct tally_conn {
 	__u32 parsed_to; /* IN: octets from here on were skipped as body, never looked at */
 	__u32 seen_at;	 /* IN: stream position of seen.b[0] */
 	__u32 seen_len;
+	__u32 far; /* IN: the greatest stream position behind an octet that was seen */
 	__u32 kept_count;
 	__u32 holes;  /* some of hole[] are in use */
 	__u32 origin; /* of its scope */
@@ -181,6 +182,7 @@ TALLY_INLINE void tally_conn_born(struct tally_conn *c, __u32 next_in, __u32 nex
 	c->synced[TALLY_OUT] = 1;
 	c->parsed_to = next_in;
 	c->seen_at = next_in;
+	c->far = next_in;
 }
 
 /* The connection was there before the meter. */

@@ -1716,6 +1716,8 @@ TALLY_INLINE void step_basic(struct tally_h1 *p, const struct tally_rules *r, __
 	key_add(p, octet, 1);
 }
 
+#define LENGTH_MAX 1000000000000000000ULL
+
 /* Content-Length: digits, then white space; `remain` holds the number. */
 TALLY_INLINE void step_length(struct tally_h1 *p, __u64 w, __u32 n)
 {
@@ -1728,8 +1730,8 @@ TALLY_INLINE void step_length(struct tally_h1 *p, __u64 w, __u32 n)
 		if (!(p->flags & H1_F_DIGITS))
 			p->remain = 0;
 		p->flags |= H1_F_DIGITS;
-		p->number += k;
-		if (p->number > 18)
+		/* 18 digits: those of the number, as servers count them, not zeros before it */
+		if (p->remain >= LENGTH_MAX / 100000000 * tally_pow10(8 - k))
 			p->flags |= H1_F_LENGTH_BAD;
 		p->remain = p->remain * tally_pow10(k) + tally_decimal(w, k);
 		h1_take(p, k);
@@ -1843,6 +1845,11 @@ TALLY_INLINE void step_chunk_size(struct tally_h1 *p, __u64 w)
 	} else if (c == ' ' || c == '\t') {
 		h1_take(p, 1);
 		p->flags |= H1_F_VALUE_END;
+	} else if (p->flags & H1_F_VALUE_END) {
+		/* nginx takes white space for the begin of an extension; others refuse it */
+		if (!tally_h1_is_response(p))
+			h1_taint(p, TALLY_DETAIL_BAD_CHUNK);
+		p->state = H1_CHUNK_EXT;
 	} else {
 		h1_bad_body(p);
 	}

@@ -33,9 +33,11 @@ struct tally_parked {
 	__u32 raw;	/* parked by somebody without the lock: compared with nothing (R9) */
 	__u64 owner;	/* socket cookie; 0: nobody yet (`deferred`) */
 	__u64 since_ns; /* kernel time when it was taken */
+	__u32 rcv_nxt;	/* what TCP had taken then */
+	__u32 pad;
 	struct tally_chunk data;
 };
-TALLY_ASSERT(sizeof(struct tally_parked) == 32 + TALLY_CHUNK + TALLY_CHUNK_PAD, "ABI: piece");
+TALLY_ASSERT(sizeof(struct tally_parked) == 40 + TALLY_CHUNK + TALLY_CHUNK_PAD, "ABI: piece");
 
 /* Data that arrived with the listener (TCP_DEFER_ACCEPT, Fast Open, data on the handshake's ACK). */
 struct tally_deferred_key {

@@ -381,7 +381,7 @@ static int port_unpark(struct tally_run *run, struct tally_conn *c, __u32 i)
 		return 0;
 	k = &meter_of(run)->pieces[id - 1];
 	run->source = id;
-	run->raw = 0;
+	run->raw = 0; /* no locks, hence always compared */
 	run->seq = k->seq;
 	run->len = k->len;
 	run->off = 0;

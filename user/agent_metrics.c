@@ -86,7 +86,7 @@ static void sum_totals(const struct tally_agent *agent, struct tally_totals *ret
 {
 	__u64 *into = (__u64 *)ret_sum;
 
-	memset(ret_sum, 0, sizeof(*ret_sum));
+	*ret_sum = agent->counters.gone;
 	for (int i = 0; i < TALLY_SERVICES; i++) {
 		const __u64 *from = (const __u64 *)&agent->counters.totals[i];
 

@@ -22,7 +22,7 @@
  * Invariants: G1 nothing is released that was not sealed; G2 a window is closed only when all
  * windows before it are sealed, so that without a disk the open one grows; G3 the JSON of a
  * generation of rules is durable before the kernel has it; G4 rules are there before the scopes that
- * need them, scopes before hooks; G5 what is invalid in a reloaded config changes nothing.
+ * need them, and until no scope does, scopes before hooks; G5 what is invalid in a reloaded config changes nothing.
  */
 #ifndef TALLY_AGENT_PARTS_H
 #define TALLY_AGENT_PARTS_H
@@ -142,6 +142,7 @@ struct tally_agent_pods {
 /* Sums since start, for /metrics. */
 struct tally_agent_counters {
 	struct tally_totals totals[TALLY_SERVICES];
+	struct tally_totals gone; /* of services whose index another has now */
 	uint64_t requests[TALLY_SERVICES][TALLY_PROTO_COUNT];
 	uint64_t classes[TALLY_SERVICES][TALLY_AGENT_CLASSES];
 	uint64_t duration_ns[TALLY_SERVICES];
@@ -266,6 +267,8 @@ void tally_agent_rules_close(struct tally_agent *agent);
 /* Put the rules of a config in force, if they differ. */
 TALLY_MUST int tally_agent_rules_apply(struct tally_agent *agent,
 				       const struct tally_config *config);
+/* The scopes are those of agent->view: services that are gone need no rules any more. */
+TALLY_MUST int tally_agent_rules_drop_gone(struct tally_agent *agent);
 /* Index of a service by name. -ENOENT. */
 TALLY_MUST int tally_agent_rules_index(const struct tally_agent *agent, const char *name,
 				       uint16_t *ret_index);

@@ -115,15 +115,43 @@ void tally_agent_rules_resolver(struct tally_agent *agent, struct tally_resolver
 
 /* ---- indices of services ---- */
 
-int tally_agent_rules_index(const struct tally_agent *agent, const char *name, uint16_t *ret_index)
+/* As struct tally_agent_rules has them; a copy, until what needs them is in force. */
+struct names {
+	char *of[TALLY_SERVICES];
+};
+
+static void names_done(struct names *names)
+{
+	for (size_t i = 0; i < TALLY_SERVICES; i++)
+		free(names->of[i]);
+}
+
+static int copy_names(const struct tally_agent *agent, struct names *ret_names)
+{
+	for (size_t i = 0; i < TALLY_SERVICES; i++) {
+		if (!agent->rules.names[i])
+			continue;
+		ret_names->of[i] = strdup(agent->rules.names[i]);
+		if (!ret_names->of[i])
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+static int find_name(char *const *names, const char *name, uint16_t *ret_index)
 {
 	for (uint16_t i = 0; i < TALLY_SERVICES; i++) {
-		if (agent->rules.names[i] && !strcmp(agent->rules.names[i], name)) {
+		if (names[i] && !strcmp(names[i], name)) {
 			*ret_index = i;
 			return 0;
 		}
 	}
 	return -ENOENT;
+}
+
+int tally_agent_rules_index(const struct tally_agent *agent, const char *name, uint16_t *ret_index)
+{
+	return find_name(agent->rules.names, name, ret_index);
 }
 
 static bool is_wanted(const struct tally_config *config, const char *name)
@@ -135,10 +163,9 @@ static bool is_wanted(const struct tally_config *config, const char *name)
 }
 
 /* A place nobody had; when all are taken, one whose service is gone. */
-static int take_index(struct tally_agent *agent, const struct tally_config *config,
-		      const char *name, uint16_t *ret_index)
+static int take_index(char **names, const struct tally_config *config, const char *name,
+		      uint16_t *ret_index)
 {
-	char **names = agent->rules.names;
 	uint16_t place = TALLY_SERVICES;
 	char *copy;
 
@@ -159,19 +186,76 @@ static int take_index(struct tally_agent *agent, const struct tally_config *conf
 	return 0;
 }
 
-static int assign_indices(struct tally_agent *agent, const struct tally_config *config,
-			  uint16_t *indices)
+static int assign_indices(char **names, const struct tally_config *config, uint16_t *indices)
 {
 	for (size_t i = 0; i < config->n_services; i++) {
 		const char *name = config->services[i].name;
-		int err = tally_agent_rules_index(agent, name, &indices[i]);
+		int err = find_name(names, name, &indices[i]);
 
 		if (err == -ENOENT)
-			err = take_index(agent, config, name, &indices[i]);
+			err = take_index(names, config, name, &indices[i]);
 		if (err)
 			return err;
 	}
 	return 0;
+}
+
+static bool is_renamed(const struct tally_agent *agent, const struct names *names, size_t i)
+{
+	return agent->rules.names[i] && strcmp(agent->rules.names[i], names->of[i]) != 0;
+}
+
+/* Sums since start are those of a service, not of its index; those of all never shrink. */
+static void forget_sums(struct tally_agent *agent, size_t index)
+{
+	struct tally_agent_counters *sums = &agent->counters;
+	const __u64 *from = (const __u64 *)&sums->totals[index];
+	__u64 *into = (__u64 *)&sums->gone;
+
+	for (size_t w = 0; w < sizeof(sums->gone) / sizeof(__u64); w++)
+		into[w] += from[w];
+	memset(&sums->totals[index], 0, sizeof(sums->totals[index]));
+	memset(sums->requests[index], 0, sizeof(sums->requests[index]));
+	memset(sums->classes[index], 0, sizeof(sums->classes[index]));
+	sums->duration_ns[index] = 0;
+	agent->live.seen[index] = 0;
+	for (size_t i = 0; i < TALLY_AGENT_SECONDS; i++)
+		agent->live.seconds[i][index] = 0;
+	for (size_t i = 0; i < TALLY_SERVICES; i++)
+		agent->hops.seen_s[i][index] = agent->hops.seen_s[index][i] = 0;
+}
+
+/* An agent before us put rules in force, and its file of them is gone. */
+static bool is_lost(struct tally_agent *agent)
+{
+	uint32_t generation = tally_rulesets_newest(agent->rulesets);
+	struct tally_ruleset_view *view;
+
+	return !agent->rules.generation && generation &&
+	       find_view(agent, generation, &view) == -ENOENT;
+}
+
+/* What the open window has was counted under the old names, or unknown ones: if it can be closed now. */
+static void close_renamed(struct tally_agent *agent, const struct names *names)
+{
+	bool renamed = is_lost(agent);
+
+	for (size_t i = 0; i < TALLY_SERVICES; i++)
+		renamed = renamed || is_renamed(agent, names, i);
+	if (renamed)
+		(void)!tally_agent_books_close_now(agent, TALLY_CAUSE_RELOAD); /* said there */
+}
+
+static void take_names(struct tally_agent *agent, struct names *names)
+{
+	for (size_t i = 0; i < TALLY_SERVICES; i++) {
+		char *old = agent->rules.names[i];
+
+		if (is_renamed(agent, names, i))
+			forget_sums(agent, i);
+		agent->rules.names[i] = names->of[i];
+		names->of[i] = old;
+	}
 }
 
 /* ---- putting rules in force ---- */
@@ -254,12 +338,14 @@ static int compile_all(struct tally_agent *agent, const struct tally_config *con
 	return err;
 }
 
-static int drop_gone(struct tally_agent *agent, const struct tally_config *config)
+/* Not before the scopes are set: until then connections begin under the old index, under its rules. */
+int tally_agent_rules_drop_gone(struct tally_agent *agent)
 {
 	for (uint32_t i = 0; i < TALLY_SERVICES; i++) {
 		const char *name = agent->rules.names[i];
-		int err = name && is_wanted(config, name) ? 0
-							  : tally_rulesets_drop(agent->rulesets, i);
+		int err = name && is_wanted(&agent->view, name)
+				  ? 0
+				  : tally_rulesets_drop(agent->rulesets, i);
 
 		if (err)
 			return err;
@@ -295,19 +381,26 @@ static int put_all(struct tally_agent *agent, const struct tally_config *config,
 
 static int apply(struct tally_agent *agent, const struct tally_config *config)
 {
+	_cleanup_(names_done) struct names names = {};
 	_cleanup_free_ char *json = NULL;
 	uint16_t indices[TALLY_SERVICES];
 	int err;
 
 	if (config->n_services > TALLY_SERVICES)
 		return -E2BIG;
-	err = assign_indices(agent, config, indices);
+	err = copy_names(agent, &names);
+	if (!err)
+		err = assign_indices(names.of, config, indices);
 	if (!err)
 		err = tally_rules_dump(config, indices, &json);
-	if (!err && !is_in_force(agent, config, indices, json))
+	if (err)
+		return err;
+	if (!is_in_force(agent, config, indices, json)) {
+		close_renamed(agent, &names);
 		err = put_all(agent, config, indices, json);
+	}
 	if (!err)
-		err = drop_gone(agent, config);
+		take_names(agent, &names);
 	return err;
 }
 

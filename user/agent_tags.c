@@ -235,6 +235,8 @@ int tally_agent_tags_apply(struct tally_agent *agent)
 		err = tally_agent_exe_look(agent, add_executable, &to);
 	if (!err)
 		err = carry_out(agent, &plan);
+	if (!err)
+		err = tally_agent_rules_drop_gone(agent);
 	if (err) {
 		agent->tags.errors++;
 		tally_log_error("attach", "error=%s", strerror(-err));

@@ -127,6 +127,7 @@ static void remember_file(const char *path, struct stat *ret_stat)
 struct fresh {
 	struct tally_config *config;
 	struct tally_catalog *catalog;
+	struct stat catalog_file;
 	struct tally_agent_sinks sinks;
 };
 
@@ -146,7 +147,7 @@ static int prepare_reload(struct tally_agent *agent, struct fresh *fresh)
 	err = load_config(agent->config_path, &fresh->config);
 	if (err)
 		return err;
-	remember_file(fresh->config->keys.file, &agent->catalog_file);
+	remember_file(fresh->config->keys.file, &fresh->catalog_file);
 	err = tally_agent_kernel_enough(fresh->config);
 	if (!err)
 		err = tally_agent_rules_read(agent, fresh->config, &fresh->catalog);
@@ -155,27 +156,23 @@ static int prepare_reload(struct tally_agent *agent, struct fresh *fresh)
 	return err ? err : tally_agent_rules_apply(agent, fresh->config);
 }
 
-static int reload(struct tally_agent *agent)
+/* The rules are in force: so is everything else, whatever fails from here on. */
+static int take_fresh(struct tally_agent *agent, struct fresh *fresh, uint32_t generation)
 {
-	_cleanup_(fresh_done) struct fresh fresh = {};
-	uint32_t generation = agent->rules.generation;
-	bool watched_others;
+	bool watched_others = !tally_agent_pods_equal(agent->config, fresh->config);
 	int err, sinks_err;
 
-	err = prepare_reload(agent, &fresh);
-	if (err)
-		return err;
-	watched_others = !tally_agent_pods_equal(agent->config, fresh.config);
-	if (needs_restart(agent->config, fresh.config))
+	if (needs_restart(agent->config, fresh->config))
 		tally_log_warning(
 			"reload", "reason=%s",
 			"folders, metrics address, limits and fleet secret need a restart");
-	tally_log_setup(tally_config_log_level(fresh.config), fresh.config->agent.log.format);
-	keep_folders(&agent->config->agent, &fresh.config->agent);
-	tally_agent_rules_take(agent, TAKE_PTR(fresh.catalog));
-	sinks_err = tally_agent_sinks_replace(agent, fresh.config, &fresh.sinks);
+	tally_log_setup(tally_config_log_level(fresh->config), fresh->config->agent.log.format);
+	keep_folders(&agent->config->agent, &fresh->config->agent);
+	tally_agent_rules_take(agent, TAKE_PTR(fresh->catalog));
+	agent->catalog_file = fresh->catalog_file;
+	sinks_err = tally_agent_sinks_replace(agent, fresh->config, &fresh->sinks);
 	tally_config_free(agent->config);
-	agent->config = TAKE_PTR(fresh.config);
+	agent->config = TAKE_PTR(fresh->config);
 	if (watched_others)
 		tally_agent_pods_reopen(agent);
 	tally_agent_exe_open(agent);
@@ -187,17 +184,37 @@ static int reload(struct tally_agent *agent)
 	return err ? err : sinks_err;
 }
 
+/* What was not refused for what it says is tried again: watch_files() does it. */
+static int reload(struct tally_agent *agent, bool *ret_in_force)
+{
+	_cleanup_(fresh_done) struct fresh fresh = {};
+	uint32_t generation = agent->rules.generation;
+	bool catalog_ok = agent->counters.catalog_ok;
+	int err = prepare_reload(agent, &fresh);
+
+	*ret_in_force = !err;
+	if (err)
+		agent->counters.catalog_ok = catalog_ok; /* that in force has not changed */
+	else
+		err = take_fresh(agent, &fresh, generation);
+	if (err && err != -EINVAL && err != -EPERM)
+		memset(&agent->config_file, 0, sizeof(agent->config_file));
+	return err;
+}
+
 static void try_reload(struct tally_agent *agent)
 {
+	bool in_force;
 	int err;
 
 	tally_notify_reloading();
-	err = reload(agent);
+	err = reload(agent, &in_force);
 	agent->counters.reloads++;
 	agent->counters.reload_errors += err != 0;
 	agent->counters.reload_ok = !err;
 	if (err)
-		tally_log_error("reload", "error=%s config=unchanged", strerror(-err));
+		tally_log_error("reload", "error=%s config=%s", strerror(-err),
+				in_force ? "in_force" : "unchanged");
 	else
 		tally_log_notice("reload", "services=%zu generation=%" PRIu32,
 				 agent->config->n_services, agent->rules.generation);
@@ -207,12 +224,13 @@ static void try_reload(struct tally_agent *agent)
 /* What was tried and refused is tried again when it changes, or when we could not even read it. */
 static void watch_files(struct tally_agent *agent)
 {
-	const char *catalog = agent->config->keys.file;
+	const char *catalog;
 	int err;
 
-	if (file_changed(agent->config_path, &agent->config_file)) {
+	if (file_changed(agent->config_path, &agent->config_file))
 		try_reload(agent);
-	} else if (catalog && file_changed(catalog, &agent->catalog_file)) {
+	catalog = agent->config->keys.file; /* also when the reload was refused */
+	if (catalog && file_changed(catalog, &agent->catalog_file)) {
 		remember_file(catalog, &agent->catalog_file);
 		err = tally_agent_rules_catalog(agent, agent->config); /* said there */
 		if (err && err != -EINVAL)

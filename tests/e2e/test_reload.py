@@ -3,6 +3,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import urllib.request
@@ -127,6 +128,29 @@ def test_fifty_reloads_under_load(nginx, meter, sandbox, keys):
     assert not ledger.audit()
     both = Ledger(read_events(r.agent.usage) + r.events("second"))
     assert r.events("second") and not both.problems and len(both.usage) == len(ledger.usage)
+
+
+RENAMES = 40
+
+
+def test_renamed_under_load(nginx, meter, sandbox, keys):
+    """A service gets another name again and again while connections of one request come and go: each
+    request is booked under one of the two names."""
+    templates = mix(keys)
+    r = Reloader(meter, sandbox, nginx)
+    load = Load(sandbox, keys, nginx.port, templates, 8, seconds=300, one_per_connection=True)
+    for i in range(RENAMES):
+        r.config["services"][0]["name"] = ("other", "api")[i % 2]
+        assert r.put(), r.agent.log()[-2000:]
+    answered = len(nginx.entries())
+    wait_for(lambda: len(nginx.entries()) > answered + 20, 20, "load after the last reload")
+    truth = load.stop().result()
+    assert load.lost == 0, load.report
+    ledger = r.agent.stop(60)
+    counted = [ledger.count(name) for name in ("api", "other")]
+    assert all(counted) and sum(counted) == api.total(truth).requests, ledger.unattributed()
+    assert not ledger.count(attribution_detail="no-request"), ledger.unattributed()
+    assert not ledger.audit()
 
 
 def ask(sandbox, server, keys, n, truth, key):
@@ -280,3 +304,94 @@ def test_broken_catalog_changes_nothing(nginx, meter, sandbox, keys):
     ledger = r.agent.stop()
     assert not differences(truth, ledger, "api")
     assert not ledger.audit()
+
+
+def catalog_of(r, name):
+    r.catalog["keys"] = [dict(k, id=name) if k["id"] in ("key_a", "key_b") else k
+                         for k in r.catalog["keys"]]
+    return r.catalog
+
+
+def test_reload_that_fails_late_is_tried_again(nginx, meter, sandbox, keys):
+    """Config and catalog change together, and the disk fails: the catalog is taken at once, the config
+    as soon as it can be, though nobody touches a file again."""
+    key, truth = keys.new("a"), api.new_tally()
+    r = Reloader(meter, sandbox, nginx)
+    rulesets = next(sandbox.dir.rglob("rulesets"))
+    aside = rulesets.rename(rulesets.with_name("aside"))
+    rulesets.write_text("no folder")
+    r.config["services"][0]["routes"] = [{"match": "/v1/x"}]
+    catalog_of(r, "key_b")
+    r.put_catalog()
+    assert not r.put()
+    assert "config=unchanged" in r.agent.log()
+    errors = r.metric("config_reload_errors_total")
+    wait_for(lambda: r.metric("config_reload_errors_total") > errors + 1, 15, "more tries")
+    assert r.metric("catalog_last_reload_successful") == 1
+    ask(sandbox, nginx, keys, 5, truth, key)
+    rulesets.unlink()
+    aside.rename(rulesets)
+    wait_for(lambda: r.metric("config_last_reload_successful") == 1, 15, "the reload")
+    ask(sandbox, nginx, keys, 3, truth, key)
+    ledger = r.agent.stop()
+    assert ledger.count("api", api_key_id="key_b") == 8, ledger.rows("api")
+    assert ledger.count("api", api_key_id="key_b", route="/v1/x") == 3
+    assert not ledger.audit()
+
+
+def seen(r):
+    """Requests so far by service, as the metrics say."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{r.port}/metrics", timeout=10) as page:
+        text = page.read().decode()
+    counts = Counter()
+    for name, count in re.findall(r'^tallyd_requests_total{service="([^"]+)".*} (\S+)$', text, re.M):
+        counts[name] += int(count)
+    return counts
+
+
+def test_all_names_taken(nginx, meter, sandbox, keys):
+    """With 64 services a new one takes the index of one that went: not before the reload succeeds, and
+    without its sums."""
+    key, truth = keys.new("a"), api.new_tally()
+    r = Reloader(meter, sandbox, nginx)
+    entry = r.config["services"][0]
+    r.config["services"] += [dict(entry, name=f"s{i}", match=dict(entry["match"], ports=[21000 + i]))
+                             for i in range(63)]
+    assert r.put(), r.agent.log()[-2000:]
+    ask(sandbox, nginx, keys, 3, truth, key)
+    r.agent.wait_for_records(lambda l: l.count("api") == 3, what="the first name's")
+    wait_for(lambda: seen(r)["api"] == 3, 5, "the metric")
+    connections = r.metric("connections_total")
+    rulesets = next(sandbox.dir.rglob("rulesets"))
+    aside = rulesets.rename(rulesets.with_name("aside"))
+    rulesets.write_text("no folder")
+    entry["name"] = "fresh"
+    assert not r.put()
+    assert "api" in seen(r) and "fresh" not in seen(r)
+    rulesets.unlink()
+    aside.rename(rulesets)
+    wait_for(lambda: r.metric("config_last_reload_successful") == 1, 15, "the reload")
+    assert "api" not in seen(r) and "fresh" in seen(r) and not seen(r)["fresh"]
+    assert r.metric("connections_total") >= connections
+    ask(sandbox, nginx, keys, 2, truth, key)
+    ledger = r.agent.stop()
+    assert ledger.count("api") == 3 and ledger.count("fresh") == 2
+    assert not ledger.audit()
+
+
+def test_rules_lost(nginx, meter, sandbox, keys):
+    """The files of rules are lost while nobody runs: what was counted under them is of no service that
+    has its index now by chance."""
+    key, truth = keys.new("a"), api.new_tally()
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)], agent={"window": "1m"})
+    ask(sandbox, nginx, keys, 3, truth, key)
+    agent.kill()
+    shutil.rmtree(next(sandbox.dir.rglob("rulesets")))
+    agent.services.insert(0, service("other", [22999], sandbox.cgroup_path))
+    agent.start()
+    ask(sandbox, nginx, keys, 2, truth, key)
+    ledger = agent.stop()
+    assert ledger.count("_unknown") == 3 and ledger.count("api") == 2, ledger.rows()
+    assert not ledger.count("other")
+    assert all(not d["billable"] for d in ledger.rows("_unknown"))
+    assert all(": billable: " in p for p in ledger.audit())     # without its rules, no charge

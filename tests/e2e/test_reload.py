@@ -234,6 +234,8 @@ def test_exchange_that_outlives_its_service(nginx, meter, sandbox, keys, ended):
         assert r.put()
         if ended == "answered":
             c.responses(["GET"], 1)
+    # Its end, which the server's socket comes to when it has seen the client's, books it.
+    r.agent.wait_for_records(lambda l: l.count("api", status=200) == 1, what="the exchange")
     ledger = r.agent.stop()
     assert ledger.count("api", api_key_id="key_a", status=200) == 1, ledger.rows("api")
     assert not ledger.audit()

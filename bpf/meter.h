@@ -835,6 +835,18 @@ TALLY_INLINE void meter_out_fin(struct tally_run *run, struct tally_conn *c,
 	p->state = H1_BAD;
 }
 
+/* Octets of a direction that nobody can parse any more. */
+TALLY_INLINE void meter_give_up(struct tally_conn *c, __u32 dir, struct tally_totals *t)
+{
+	struct tally_h1 *p = meter_parser(c, dir);
+
+	if (p->state != H1_BAD || !p->octets)
+		return;
+	meter_unparsed(t, dir, c->midstream ? TALLY_UNPARSED_MIDSTREAM : TALLY_UNPARSED_GAVE_UP,
+		       p->octets);
+	p->octets = 0;
+}
+
 /* What a run over segments leaves: octets to their rows, FIN, octets that nobody can parse. */
 TALLY_GLOBAL int meter_settle(struct tally_run *run, struct tally_conn *c,
 			      const struct tally_rules *r, struct tally_totals *t)
@@ -865,12 +877,7 @@ TALLY_GLOBAL int meter_settle(struct tally_run *run, struct tally_conn *c,
 	}
 	if (run->dir == TALLY_OUT && p->state == H1_BAD && p->taint && !conn_taint(c))
 		c->taint = p->taint; /* answers can be told apart no more */
-	if (p->state == H1_BAD && p->octets) {
-		meter_unparsed(t, run->dir,
-			       c->midstream ? TALLY_UNPARSED_MIDSTREAM : TALLY_UNPARSED_GAVE_UP,
-			       p->octets);
-		p->octets = 0;
-	}
+	meter_give_up(c, run->dir, t);
 	return 0;
 }
 
@@ -1261,12 +1268,7 @@ TALLY_GLOBAL int meter_close(struct tally_run *run, struct tally_conn *c,
 		return 0;
 	p = &c->h1[TALLY_OUT];
 	meter_follow(run, c, t);
-	if (c->h1[TALLY_IN].state == H1_BAD) {
-		meter_unparsed(t, TALLY_IN,
-			       c->midstream ? TALLY_UNPARSED_MIDSTREAM : TALLY_UNPARSED_GAVE_UP,
-			       c->h1[TALLY_IN].octets);
-		c->h1[TALLY_IN].octets = 0;
-	}
+	meter_give_up(c, TALLY_IN, t);
 	if (c->responding) {
 		struct tally_exchange *x = conn_front(c);
 

@@ -27,8 +27,8 @@ struct tally_run {
 	__u32 source;  /* 0: the packet; else parked piece id + 1 */
 	__u32 piece;   /* index in c->parked of that piece */
 	__s32 nearest; /* its distance from the next position */
-	__u32 came;    /* of such octets: rcv_nxt when they came */
-	__u32 raw;  /* the octets were compared with nothing: they came while the lock was held */
+	__u32 raw;  /* its octets were compared with nothing: they came while the lock was held */
+	__u32 came; /* and TCP's rcv_nxt was this */
 	__u32 from; /* of a comparison: stream positions from..to */
 	__u32 to;
 	__u32 compare; /* octets of the other chunk before `from` */

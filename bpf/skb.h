@@ -819,13 +819,13 @@ static __always_inline const struct tally_rules *conn_rules(struct tally_conn *c
 		return r;
 	if (!r || (c->rules_id[side] && conn_half_head(&c->h1[side]))) {
 		old = rules_before(c, dir);
-		if (!r &&
-		    !old) /* nothing came this way yet: the answer to what came the other way */
+		/* Nothing came this way yet: it is the answer to what came the other way. */
+		if (!r && !old)
 			old = rules_before(c, !dir);
 		if (old || !r)
 			return old;
-		h1_bad(&c->h1[side],
-		       TALLY_DETAIL_GAP); /* its slot was taken: so many reloads ago */
+		/* Its slot was taken: so many reloads ago. */
+		h1_bad(&c->h1[side], TALLY_DETAIL_GAP);
 	}
 	c->rules_slot[side] = slot;
 	c->rules_id[side] = r->ruleset;

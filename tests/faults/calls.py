@@ -62,15 +62,21 @@ def happened(path):
 
 
 def release(agent):
-    """A strace that started the agent leaves it, and it goes on."""
+    """A strace that started the agent leaves it, and it goes on. Now and then strace waits, as it leaves,
+    for a thread that waits for it: SIGKILL ends that, too."""
     def tracer():
         text = (agent.proc / "status").read_text(encoding="ascii")
         return int(re.search(r"^TracerPid:\s+(\d+)", text, re.M)[1])
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):    # it ended by itself
         strace_pid = tracer()
-        if strace_pid:
-            os.kill(strace_pid, signal.SIGTERM)
-            wait_for(lambda: not tracer(), 10, "strace to go")
+        if not strace_pid:
+            return
+        os.kill(strace_pid, signal.SIGTERM)
+        with contextlib.suppress(HarnessError):
+            wait_for(lambda: not tracer(), 5, "strace to go")
+            return
+        os.kill(strace_pid, signal.SIGKILL)
+        wait_for(lambda: not tracer(), 10, "strace to go")
 
 
 class Trace:

@@ -6,18 +6,25 @@
 
 #include "agent_parts.h"
 
-/* First line of a small file, or a fallback. */
-static void read_line(const char *path, const char *fallback, char *out, size_t size)
+/*
+ * First line of a small file that names this machine, or this boot of it. A machine that has none has the
+ * fallback; a failure to read it is none of these: under another id all that is sealed would be a stranger's.
+ */
+static int read_id(const char *path, char *out, size_t size)
 {
 	_cleanup_free_ char *text = NULL;
 	size_t bytes;
+	int err = tally_util_read_file(path, 4096, &text, &bytes);
 
-	if (tally_util_read_file(path, 4096, &text, &bytes) || !*text) {
-		(void)snprintf(out, size, "%s", fallback);
-		return;
+	if (err && err != -ENOENT && err != -EISDIR) {
+		tally_log_error("start", "reason=%s file=%s error=%s", "an id cannot be read", path,
+				strerror(-err));
+		return err;
 	}
-	text[strcspn(text, "\n")] = 0;
-	(void)snprintf(out, size, "%s", text);
+	if (text)
+		text[strcspn(text, "\n")] = 0;
+	(void)snprintf(out, size, "%s", text && *text ? text : "unknown");
+	return 0;
 }
 
 static int new_ship(struct tally_agent *agent)
@@ -31,9 +38,13 @@ static int new_ship(struct tally_agent *agent)
 		.version = TALLY_VERSION,
 		.max_bytes = agent->config->agent.limits.spool_bytes,
 	};
+	int err;
 
-	read_line("/etc/machine-id", "unknown", machine, sizeof(machine));
-	read_line("/proc/sys/kernel/random/boot_id", "unknown", boot, sizeof(boot));
+	err = read_id("/etc/machine-id", machine, sizeof(machine));
+	if (!err)
+		err = read_id("/proc/sys/kernel/random/boot_id", boot, sizeof(boot));
+	if (err)
+		return err;
 	if (gethostname(host, sizeof(host) - 1))
 		strcpy(host, "unknown");
 	return tally_ship_new(&config, &agent->ship);

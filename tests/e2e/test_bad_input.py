@@ -180,3 +180,18 @@ def test_refused_before_anything_is_hooked(sandbox, keys, what, agent, propertie
     if what in ("name", "value"):
         assert re.search(rf"{re.escape(path)}:\d+:\d+: sinks\[0\]\.kafka\.properties\..*{word}",
                          check.stderr)
+
+
+@pytest.mark.parametrize("path", ["/etc/machine-id", "/proc/sys/kernel/random/boot_id"])
+@pytest.mark.parametrize("error", ["EIO", "EINTR", "EMFILE"])
+def test_an_id_that_cannot_be_read(sandbox, keys, path, error):
+    """The state directory is bound to the machine: taken for another one's it would step aside."""
+    agent = Tallyd(sandbox, keys, [service("api", [18999])])
+    agent.start().stop()
+    done = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", "-P", path, "-e", "trace=openat", "-e",
+                           f"inject=openat:error={error}", str(BINARY), "run", "--config",
+                           str(agent.config_path)],
+                          capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 74, done.stderr
+    assert path in done.stderr
+    assert not list((sandbox.dir / "state").rglob("quarantine/*")), "something stepped aside"

@@ -51,14 +51,16 @@ static int settle_one(struct tally_agent *agent, uint64_t number)
 int tally_agent_books_settle(struct tally_agent *agent)
 {
 	uint64_t number;
-	int err;
+	int oldest, err;
 
 	err = tally_keys_poll(agent->keys);
-	while (!err && !(err = tally_ledger_oldest(agent->ledger, &number)))
-		err = settle_one(agent, number);
-	if (err == -ENOENT) {
-		tally_ship_released(agent->ship);
-		return 0;
+	while (!err) {
+		oldest = tally_ledger_oldest(agent->ledger, &number);
+		if (oldest == -ENOENT) { /* all are sealed: of a step that failed it says nothing */
+			tally_ship_released(agent->ship);
+			return 0;
+		}
+		err = oldest ? oldest : settle_one(agent, number);
 	}
 	agent->counters.seal_errors++;
 	tally_log_error("not_sealed", "error=%s frozen=%u", strerror(-err),

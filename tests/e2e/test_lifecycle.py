@@ -2,6 +2,7 @@
 """The agent is started, stopped, killed, upgraded; clients and servers go away: nothing is lost."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -66,6 +67,23 @@ def test_names_of_rows_cannot_be_read_for_a_while(nginx, meter, sandbox, keys):
     ledger = agent.stop()
     assert not differences(truth, ledger, "api")
     assert not ledger.audit()
+
+
+def test_the_state_directory_goes_away(nginx, meter, sandbox, keys):
+    """No window is closed before the one before it is sealed: the kernel's memory does not grow."""
+    key = keys.new("a")
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)], window="1s")
+    shutil.rmtree(sandbox.dir / "state")
+    with Conn(sandbox, nginx.port) as c:
+        c.ask(ask(key))
+        wait_for(lambda: agent.log().count("not_sealed") >= 6, 30, "windows that cannot be sealed")
+        c.ask(ask(key))
+    waiting, open_now, prepared = 1, 1, 1
+    assert len(list(agent.pin_dir.glob("epoch-*-rows"))) <= waiting + open_now + prepared
+    agent.kill()
+    agent.start()
+    # The names of service and route went with the folder; what was counted did not.
+    assert sum(row["requests"] for row in agent.stop().rows()) == 2
 
 
 def test_sigterm_closes_the_open_window(nginx, meter, sandbox, keys):

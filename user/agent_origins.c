@@ -6,6 +6,8 @@
  *
  * A number is never given twice: after a start they begin above those in the file, and above the seconds
  * since 2020, should the newest ones not have reached the disk.
+ *
+ * The file is bounded: TALLY_AGENT_ORIGINS times TEXTS texts of at most TEXT_MAX octets.
  */
 #include <limits.h>
 
@@ -15,6 +17,7 @@
 #define FILE_MAX (64U << 20)
 #define YEAR_2020 1577836800ULL
 #define TEXTS 4
+#define TEXT_MAX 320 /* a workload: kind, '/', name */
 
 struct tally_agent_origin {
 	uint32_t id;
@@ -50,6 +53,12 @@ static int name_of(const char *const texts[TEXTS], char **ret_name)
 		return -ENOMEM;
 	}
 	return 0;
+}
+
+/* What no name is: not told. */
+static const char *bounded(const char *text)
+{
+	return text && strlen(text) <= TEXT_MAX && !strchr(text, '\n') ? text : NULL;
 }
 
 /* Oldest first: uthash keeps the order in which they came. */
@@ -117,7 +126,7 @@ static void load_one(struct tally_agent_origins *origins, const json_t *object)
 	if (id <= 0 || id > UINT32_MAX || origins->n == TALLY_AGENT_ORIGINS)
 		return;
 	for (int i = 0; i < TEXTS; i++)
-		texts[i] = json_string_value(json_object_get(object, fields[i]));
+		texts[i] = bounded(json_string_value(json_object_get(object, fields[i])));
 	if (!add(origins, (uint32_t)id, texts, &origin))
 		origins->next = TALLY_MAX(origins->next, (uint32_t)id + 1);
 }
@@ -138,6 +147,11 @@ int tally_agent_origins_load(struct tally_agent *agent)
 		return err;
 	origins->next = now_s > YEAR_2020 ? (uint32_t)(now_s - YEAR_2020) : 1;
 	err = tally_util_read_file(path, FILE_MAX, &text, &bytes);
+	if (err == -EFBIG) {
+		tally_log_warning("origins", "file=%s reason=%s", path,
+				  "too large: rows of an earlier start do not say where");
+		return 0;
+	}
 	if (err)
 		return err == -ENOENT ? 0 : err;
 	root = json_loadb(text, bytes, 0, NULL);
@@ -190,10 +204,10 @@ void tally_agent_origins_save(struct tally_agent *agent)
 uint32_t tally_agent_origins_of(struct tally_agent *agent, const struct tally_kubernetes_pod *pod)
 {
 	const struct tally_config_dimensions *asked = &agent->view.kubernetes.dimensions;
-	const char *texts[TEXTS] = { asked->namespace ? pod->namespace : NULL,
-				     asked->workload ? pod->workload : NULL,
-				     asked->pod ? pod->name : NULL,
-				     asked->node ? agent->pods.node : NULL };
+	const char *texts[TEXTS] = { bounded(asked->namespace ? pod->namespace : NULL),
+				     bounded(asked->workload ? pod->workload : NULL),
+				     bounded(asked->pod ? pod->name : NULL),
+				     bounded(asked->node ? agent->pods.node : NULL) };
 	struct tally_agent_origins *origins = &agent->origins;
 	struct tally_agent_origin *origin = NULL;
 	_cleanup_free_ char *name = NULL;

@@ -272,6 +272,59 @@ static void test_times(void **state)
 	assert_int_equal(tally_json_parse_time("2026-02-01T25:00:00Z", &s), -EINVAL);
 }
 
+/* Of origin 1 what is far too long in a record, of 2 what only OpenMeter's payload has no room for. */
+static void long_origin(void *ctx, __u32 id, struct tally_origin *ret_origin)
+{
+	static char text[4][70001];
+	static const size_t lengths[] = { 0, 70000, 9500, 11000 };
+
+	memset(text[id], id == 1 ? 'a' : 1, lengths[id]);
+	*ret_origin = (struct tally_origin){ "geo", text[id], NULL, NULL };
+}
+
+static void expect_where(const struct tally_batch *batch, __u64 index, enum tally_format format,
+			 bool told)
+{
+	struct tally_message msg;
+
+	tally_message_init(&msg);
+	assert_int_equal(tally_batch_message(batch, index, format, &msg), 0);
+	assert_true(msg.value.len <= TALLY_RECORD_MAX);
+	assert_int_equal(strstr(msg.value.data, "kubernetes") != NULL, told);
+	assert_non_null(strstr(msg.value.data, "requests"));
+	tally_message_done(&msg);
+}
+
+/* A text of others that makes a record too long is left out of it, the same each time. */
+static void test_long_origins_are_left_out(void **state)
+{
+	static const struct tally_peer_cut cut = { 32, 128 };
+	struct tally_resolver resolver = ledger_resolver;
+	struct tally_frozen_row rows[3] = { ledger_row(1, 1, 200, 1), ledger_row(1, 1, 201, 1),
+					    ledger_row(1, 1, 202, 1) };
+	struct tally_batch_head head = { .agent = "9f2c71d4a0b1", .number = 7, .seq_first = 1 };
+	struct tally_batch *batch = NULL;
+	struct tally_sealed sealed;
+	struct tally_frozen frozen;
+	struct tally_totals totals;
+
+	(void)state;
+	resolver.origin = long_origin;
+	resolver.connections = &cut;
+	for (__u32 i = 0; i < 3; i++)
+		rows[i].key.origin = i + 1;
+	frozen = ledger_epoch(1, rows, 3, &totals);
+	assert_int_equal(tally_account_close(&frozen, &resolver, &sealed), 0);
+	assert_int_equal(tally_batch_new(&head, &sealed, &batch), 0);
+	assert_int_equal(tally_batch_verify(batch), 0);
+	assert_int_equal(tally_batch_messages(batch), 6);
+	for (__u64 i = 0; i < 6; i++) /* first the records, then their connections */
+		expect_where(batch, i, TALLY_FORMAT_CLOUDEVENTS, i % 3 == 1);
+	for (__u64 i = 0; i < 3; i++)
+		expect_where(batch, i, TALLY_FORMAT_OPENMETER, false);
+	tally_batch_free(batch);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -280,6 +333,7 @@ int main(void)
 		cmocka_unit_test(test_subjects),
 		cmocka_unit_test(test_large_counters_are_split),
 		cmocka_unit_test(test_batch_reads_and_verifies),
+		cmocka_unit_test(test_long_origins_are_left_out),
 		cmocka_unit_test(test_control_record_adds_up),
 		cmocka_unit_test(test_murmur2_is_javas),
 		cmocka_unit_test(test_texts_are_json),

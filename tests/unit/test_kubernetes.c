@@ -104,9 +104,20 @@ static void test_cgroups_within_pods(void **state)
 
 /* ---- pods ---- */
 
+static char *repeat(const char *text, size_t n)
+{
+	size_t len = strlen(text);
+	char *out = malloc(n * len + 1);
+
+	for (size_t i = 0; i < n; i++)
+		memcpy(out + i * len, text, len);
+	out[n * len] = 0;
+	return out;
+}
+
 static struct tally_kubernetes_pod *parse(const char *metadata)
 {
-	json_t *object = json_pack("{s:o}", "metadata", json_loads(metadata, 0, NULL));
+	json_t *object = json_pack("{s:o}", "metadata", json_loads(metadata, JSON_ALLOW_NUL, NULL));
 	struct tally_kubernetes_pod *pod = NULL;
 
 	assert_non_null(object);
@@ -180,6 +191,45 @@ static void test_workloads(void **state)
 	}
 }
 
+/* P4: an owner whose kind or name is no name is none. Kubernetes takes whatever is not empty. */
+static void test_owners_without_a_name(void **state)
+{
+	static const struct {
+		const char *fill; /* of kind or name, as JSON */
+		size_t kind, name;
+		bool taken;
+	} cases[] = {
+		{ "a", 63, 253, true },	       { "a", 64, 1, false },
+		{ "a", 1, 254, false },	       { "a", 1, 70000, false },
+		{ "\\u0001", 1, 2000, false }, { "\\u0001", 1, 1, false },
+		{ "\\n", 1, 1, false },	       { "\\u0000", 1, 1, false },
+		{ " ", 1, 1, false },	       { "\\u007f", 1, 1, false },
+		{ "/", 1, 1, false },	       { "\u00e4", 1, 1, false },
+	};
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(cases); i++) {
+		_cleanup_(tally_kubernetes_pod_freep) struct tally_kubernetes_pod *pod = NULL;
+		struct tally_kubernetes_pod *again = NULL;
+		char *kind = repeat("K", cases[i].kind), *text;
+		char *name = repeat(cases[i].fill, cases[i].name);
+
+		assert_true(asprintf(&text,
+				     "{" WHO
+				     ",\"ownerReferences\":[{\"kind\":\"%s\",\"name\":\"%s\","
+				     "\"controller\":true}]}",
+				     kind, name) > 0);
+		pod = parse(text);
+		assert_int_equal(pod->workload != NULL, cases[i].taken);
+		/* and what is kept can be read again */
+		assert_int_equal(tally_kubernetes_pod_parse(pod->object, &again), 0);
+		assert_true(tally_kubernetes_pod_equal(pod, again));
+		tally_kubernetes_pod_free(again);
+		free(text);
+		free(kind);
+		free(name);
+	}
+}
+
 /* P3: a hash that is somebody's UID is not believed, not even of a mirror. */
 static void test_pretender(void **state)
 {
@@ -199,6 +249,11 @@ static void test_not_pods(void **state)
 		"{\"metadata\":{\"uid\":\"a\",\"name\":\"b\"}}",
 		"{\"metadata\":{\"uid\":\"0123456789012345678901234567890123456789\",\"namespace\":\"n\",\"name\":\"b\"}}",
 		"{\"metadata\":{\"uid\":7,\"namespace\":\"n\",\"name\":\"b\"}}",
+		"{\"metadata\":{\"uid\":\"a/b\",\"namespace\":\"n\",\"name\":\"b\"}}",
+		"{\"metadata\":{\"uid\":\"a\",\"namespace\":\"n\\u0001\",\"name\":\"b\"}}",
+		"{\"metadata\":{\"uid\":\"a\",\"namespace\":\"n\",\"name\":\"b\\n\"}}",
+		"{\"metadata\":{\"uid\":\"a\",\"name\":\"b\",\"namespace\":"
+		"\"0123456789012345678901234567890123456789012345678901234567890123\"}}",
 	};
 
 	for (size_t i = 0; i < TALLY_ARRAY_SIZE(texts); i++) {
@@ -315,10 +370,15 @@ static void test_keys(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_cgroups),	  cmocka_unit_test(test_cgroups_within_pods),
-		cmocka_unit_test(test_pod),	  cmocka_unit_test(test_workloads),
-		cmocka_unit_test(test_pretender), cmocka_unit_test(test_not_pods),
-		cmocka_unit_test(test_claims),	  cmocka_unit_test(test_ports),
+		cmocka_unit_test(test_cgroups),
+		cmocka_unit_test(test_cgroups_within_pods),
+		cmocka_unit_test(test_pod),
+		cmocka_unit_test(test_workloads),
+		cmocka_unit_test(test_owners_without_a_name),
+		cmocka_unit_test(test_pretender),
+		cmocka_unit_test(test_not_pods),
+		cmocka_unit_test(test_claims),
+		cmocka_unit_test(test_ports),
 		cmocka_unit_test(test_keys),
 	};
 

@@ -323,14 +323,96 @@ static void test_cgroups(void **state)
 	teardown(&f);
 }
 
+/* ---- origins.json ---- */
+
+static void write_origins(struct fixture *f, const char *text)
+{
+	_cleanup_free_ char *path = NULL;
+
+	assert_true(asprintf(&path, "%s/origins.json", f->dir) > 0);
+	assert_int_equal(tally_util_write_file(path, text, strlen(text), 0640), 0);
+}
+
+static void look(struct fixture *f)
+{
+	view(f);
+	put_in_force(f);
+	assert_int_equal(tally_agent_pods_look(&f->agent, on_cgroup, NULL), 0);
+}
+
+#define ASKED \
+	"kubernetes: {api: 'https://x', unlisted: {}, dimensions: {namespace: true, workload: true}}\n"
+
+/* What pods say of themselves does not grow the file that a start must read. */
+static void test_origins_are_bounded(void **state)
+{
+	_cleanup_free_ char *path = NULL, *text = NULL, *name = calloc(1, 1000001);
+	struct tally_origin at = {};
+	struct fixture f;
+	size_t bytes;
+
+	setup(&f, ASKED);
+	memset(name, 'a', 1000000);
+	assert_int_equal(tally_agent_origins_load(&f.agent), 0);
+	for (size_t i = 0; i < 3; i++) {
+		add_pod(&f, "geo", "80", NULL);
+		name[i] = 'b';
+		json_object_set_new(json_object_get(json_array_get(f.pods, i), "metadata"),
+				    "ownerReferences",
+				    json_pack("[{s:s,s:s,s:b}]", "kind", i ? "ReplicaSet" : name,
+					      "name", i ? name : "x", "controller", 1));
+	}
+	look(&f);
+	assert_true(asprintf(&path, "%s/origins.json", f.dir) > 0);
+	assert_int_equal(tally_util_read_file(path, 4096, &text, &bytes), 0);
+	assert_non_null(strstr(text, "\"namespace\":\"ns\""));
+	assert_null(strstr(text, "workload"));
+	tally_agent_origins_find(&f.agent, f.agent.origins.next - 1, &at);
+	assert_string_equal(at.namespace, "ns");
+	assert_null(at.workload);
+	tally_agent_origins_close(&f.agent);
+	teardown(&f);
+}
+
+/* A file of a version that did not bound it keeps no agent from starting. */
+static void test_origins_of_before(void **state)
+{
+	_cleanup_free_ char *text = NULL, *name = calloc(1, (65 << 20) + 1);
+	struct tally_origin at = {};
+	struct fixture f;
+
+	setup(&f, ASKED);
+	memset(name, 'a', 65 << 20);
+	write_origins(&f, name);
+	assert_int_equal(tally_agent_origins_load(&f.agent), 0);
+	assert_true(f.agent.origins.next > 0);
+	name[70000] = 0;
+	assert_true(asprintf(&text,
+			     "{\"origins\":[{\"id\":7,\"namespace\":\"ns\",\"workload\":\"%s\"}]}",
+			     name) > 0);
+	write_origins(&f, text);
+	assert_int_equal(tally_agent_origins_load(&f.agent), 0);
+	tally_agent_origins_find(&f.agent, 7, &at);
+	assert_string_equal(at.namespace, "ns");
+	assert_null(at.workload);
+	tally_agent_origins_close(&f.agent);
+	teardown(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_bad_key),		cmocka_unit_test(test_scheme_rolls),
-		cmocka_unit_test(test_query_case),	cmocka_unit_test(test_left_out),
-		cmocka_unit_test(test_keys_do_not_fit), cmocka_unit_test(test_full),
-		cmocka_unit_test(test_full_restarted),	cmocka_unit_test(test_no_place_for_nothing),
+		cmocka_unit_test(test_bad_key),
+		cmocka_unit_test(test_scheme_rolls),
+		cmocka_unit_test(test_query_case),
+		cmocka_unit_test(test_left_out),
+		cmocka_unit_test(test_keys_do_not_fit),
+		cmocka_unit_test(test_full),
+		cmocka_unit_test(test_full_restarted),
+		cmocka_unit_test(test_no_place_for_nothing),
 		cmocka_unit_test(test_cgroups),
+		cmocka_unit_test(test_origins_are_bounded),
+		cmocka_unit_test(test_origins_of_before),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

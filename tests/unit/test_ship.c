@@ -711,11 +711,39 @@ static void test_sinks_are_replaced_as_a_whole(void **state)
 	puppet_free(&bad->sink);
 }
 
+static void long_origin(void *ctx, __u32 id, struct tally_origin *ret_origin)
+{
+	static char text[70001];
+
+	memset(text, 'a', sizeof(text) - 1);
+	*ret_origin = (struct tally_origin){ "geo", text, NULL, NULL };
+}
+
+/* One row that no record has room for stops nothing: not itself, and not what comes after. */
+static void test_a_long_origin_stops_nothing(void **state)
+{
+	struct tally_frozen_row row = ledger_row(1, 1, 200, 3);
+	struct tally_resolver resolver = ledger_resolver;
+	struct place *p = *state;
+	struct tally_totals totals;
+	struct tally_frozen frozen;
+
+	resolver.origin = long_origin;
+	row.key.origin = 1;
+	frozen = ledger_epoch(1, &row, 1, &totals);
+	assert_int_equal(tally_ship_seal(p->ship, &frozen, &resolver), 0);
+	tally_ship_released(p->ship);
+	assert_int_equal(seal(p, 2, 1), 0);
+	ship_all(p);
+	check(p, 5, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 		TEST(test_epochs_arrive_in_the_file),
+		TEST(test_a_long_origin_stops_nothing),
 		TEST(test_idle_windows_have_a_control_record),
 		TEST(test_sealing_again_changes_nothing),
 		TEST(test_torn_tail_of_the_file_is_cut),

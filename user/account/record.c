@@ -150,7 +150,8 @@ static void put_observed(struct tally_buf *buf, const struct tally_sealed_sums *
 	put_field(buf, ",\"duration_us\":", sums->duration_ns / 1000);
 }
 
-static void put_data(struct tally_buf *buf, const struct tally_batch *batch, __u64 index)
+static void put_data(struct tally_buf *buf, const struct tally_batch *batch, __u64 index,
+		     bool with_origin)
 {
 	const struct tally_sealed *sealed = &batch->sealed;
 	const struct tally_sealed_row *row = &sealed->rows[index];
@@ -159,7 +160,8 @@ static void put_data(struct tally_buf *buf, const struct tally_batch *batch, __u
 	put_identity(buf, "usage", sealed, row);
 	put_observed(buf, &row->sums);
 	put_units(buf, sealed, &sealed->tariffs[shape->tariff], row->sums.chargeable);
-	put_origin(buf, sealed, shape);
+	if (with_origin)
+		put_origin(buf, sealed, shape);
 	put_agent(buf, &batch->head);
 	put_field(buf, ",\"epoch\":", sealed->epoch_last);
 	put_field(buf, ",\"seq\":", batch->head.seq_first + index);
@@ -216,12 +218,13 @@ static void put_envelope(const struct tally_batch *batch, const char *schema,
 }
 
 /* OpenMeter's own payload; time in whole seconds, data a JSON text in a string. */
-static void put_openmeter(const struct tally_batch *batch, __u64 index, struct tally_message *msg)
+static void put_openmeter(const struct tally_batch *batch, __u64 index, bool with_origin,
+			  struct tally_message *msg)
 {
 	struct tally_buf data = { 0 };
 	struct tally_buf *buf = &msg->value;
 
-	put_data(&data, batch, index);
+	put_data(&data, batch, index, with_origin);
 	tally_buf_clear(buf);
 	put_text(buf, "{\"id\":", msg->id);
 	put_text(buf, ",\"type\":", msg->type);
@@ -256,6 +259,23 @@ static int set_row(const struct tally_batch *batch, const struct tally_sealed_ro
 	return msg->subject.error || msg->key.error ? -ENOMEM : 0;
 }
 
+static int encode_usage(const struct tally_batch *batch, __u64 index, enum tally_format format,
+			bool with_origin, struct tally_message *msg)
+{
+	if (format == TALLY_FORMAT_OPENMETER) {
+		put_openmeter(batch, index, with_origin, msg);
+		return finish(msg);
+	}
+	put_envelope(batch, "https://tallyd.io/schema/usage/v1.json", msg);
+	put_data(&msg->value, batch, index, with_origin);
+	tally_buf_text(&msg->value, "}");
+	return finish(msg);
+}
+
+/*
+ * Where it was answered is told by texts that others chose. A record that they make too long goes without
+ * them, each time anew, rather than keep all behind it: such a one was in no batch before.
+ */
 int tally_record_usage(const struct tally_batch *batch, __u64 index, enum tally_format format,
 		       struct tally_message *msg)
 {
@@ -268,16 +288,9 @@ int tally_record_usage(const struct tally_batch *batch, __u64 index, enum tally_
 	msg->seq = batch->head.seq_first + index;
 	set_usage_id(batch, msg);
 	r = set_row(batch, &sealed->rows[index], msg);
-	if (r < 0)
-		return r;
-	if (format == TALLY_FORMAT_OPENMETER) {
-		put_openmeter(batch, index, msg);
-		return finish(msg);
-	}
-	put_envelope(batch, "https://tallyd.io/schema/usage/v1.json", msg);
-	put_data(&msg->value, batch, index);
-	tally_buf_text(&msg->value, "}");
-	return finish(msg);
+	if (r == 0)
+		r = encode_usage(batch, index, format, true, msg);
+	return r == -EMSGSIZE ? encode_usage(batch, index, format, false, msg) : r;
 }
 
 /* The socket cookie is unique while the pins of the ledger stand, hence both. */
@@ -322,7 +335,8 @@ static __u64 whole_of(const struct tally_sealed *sealed, const struct tally_seal
 	return low;
 }
 
-static void put_connection(struct tally_buf *buf, const struct tally_batch *batch, __u64 index)
+static void put_connection(struct tally_buf *buf, const struct tally_batch *batch, __u64 index,
+			   bool with_origin)
 {
 	const struct tally_sealed *sealed = &batch->sealed;
 	const struct tally_sealed_connection *one = &sealed->connections[index];
@@ -331,7 +345,8 @@ static void put_connection(struct tally_buf *buf, const struct tally_batch *batc
 	put_identity(buf, "connection", sealed, &one->row);
 	put_peer(buf, sealed, &one->peer);
 	put_observed(buf, &one->row.sums);
-	put_origin(buf, sealed, shape);
+	if (with_origin)
+		put_origin(buf, sealed, shape);
 	put_agent(buf, &batch->head);
 	put_field(buf, ",\"epoch\":", sealed->epoch_last);
 	put_field(buf, ",\"batch\":", batch->head.number);
@@ -340,6 +355,15 @@ static void put_connection(struct tally_buf *buf, const struct tally_batch *batc
 	put_text(buf, ",\"close_cause\":", causes[sealed->cause]);
 	put_text(buf, ",\"ruleset\":", sealed->strings[shape->ruleset]);
 	tally_buf_text(buf, "}");
+}
+
+static int encode_connection(const struct tally_batch *batch, __u64 index, bool with_origin,
+			     struct tally_message *msg)
+{
+	put_envelope(batch, "https://tallyd.io/schema/connections/v1.json", msg);
+	put_connection(&msg->value, batch, index, with_origin);
+	tally_buf_text(&msg->value, "}");
+	return finish(msg);
 }
 
 int tally_record_connection(const struct tally_batch *batch, __u64 index, struct tally_message *msg)
@@ -355,12 +379,9 @@ int tally_record_connection(const struct tally_batch *batch, __u64 index, struct
 		       batch->head.incarnation, (unsigned long long)batch->head.number,
 		       (unsigned long long)index); /* fits */
 	r = set_row(batch, &sealed->connections[index].row, msg);
-	if (r < 0)
-		return r;
-	put_envelope(batch, "https://tallyd.io/schema/connections/v1.json", msg);
-	put_connection(&msg->value, batch, index);
-	tally_buf_text(&msg->value, "}");
-	return finish(msg);
+	if (r == 0)
+		r = encode_connection(batch, index, true, msg);
+	return r == -EMSGSIZE ? encode_connection(batch, index, false, msg) : r;
 }
 
 /* Sums of what the records say: durations are rounded in each record before they are added. */

@@ -11,6 +11,9 @@
 #define TEXT_MAX 1024 /* of an annotation of ours */
 #define PORTS_MAX 64  /* of one pod */
 #define SERVICE_MAX 63
+#define LABEL_NAME_MAX 317 /* DNS subdomain, '/', name */
+#define LABEL_MAX 63	   /* also of a namespace and of a kind */
+#define NAME_MAX_DNS 253   /* of a DNS subdomain, which names of objects are */
 
 static const char *const kept_annotations[] = { "tallyd.io/service", "tallyd.io/ports",
 						"tallyd.io/key", "tallyd.io/tls",
@@ -18,11 +21,36 @@ static const char *const kept_annotations[] = { "tallyd.io/service", "tallyd.io/
 
 /* ---- what is kept ---- */
 
+/* No text has a NUL within: what others wrote may. */
+static bool is_text(const json_t *value, size_t max)
+{
+	size_t len = json_string_length(value);
+
+	return json_is_string(value) && len <= max && strlen(json_string_value(value)) == len;
+}
+
 static const char *text_in(const json_t *object, const char *key)
 {
-	const char *text = json_string_value(json_object_get(object, key));
+	const json_t *value = json_object_get(object, key);
 
-	return text && *text ? text : NULL;
+	return is_text(value, SIZE_MAX) && json_string_length(value) ? json_string_value(value)
+								     : NULL;
+}
+
+/*
+ * What a name can be. Of its owners Kubernetes checks only that they have some, so whoever makes a pod writes
+ * there what he likes, and names go into records.
+ */
+static const char *name_in(const json_t *object, const char *key, size_t max)
+{
+	const char *text = text_in(object, key);
+
+	if (!text || strlen(text) > max)
+		return NULL;
+	for (const char *c = text; *c; c++)
+		if (*c <= ' ' || *c >= 0x7f || *c == '/')
+			return NULL;
+	return text;
 }
 
 static json_t *keep_annotations(const json_t *annotations)
@@ -44,7 +72,8 @@ static json_t *keep_labels(const json_t *labels)
 	const char *name;
 
 	json_object_foreach((json_t *)labels, name, value)
-		if (json_object_size(out) < LABELS_MAX && json_is_string(value))
+		if (json_object_size(out) < LABELS_MAX && strlen(name) <= LABEL_NAME_MAX &&
+		    is_text(value, LABEL_MAX))
 			json_object_set(out, name, value);
 	return out;
 }
@@ -56,12 +85,13 @@ static json_t *keep_owner(const json_t *owners)
 	size_t i;
 
 	json_array_foreach(owners, i, owner) {
-		if (!json_is_true(json_object_get(owner, "controller")) ||
-		    !text_in(owner, "kind") || !text_in(owner, "name"))
+		const char *kind = name_in(owner, "kind", LABEL_MAX);
+		const char *name = name_in(owner, "name", NAME_MAX_DNS);
+
+		if (!json_is_true(json_object_get(owner, "controller")) || !kind || !name)
 			continue;
-		json_array_append_new(out,
-				      json_pack("{s:s,s:s,s:b}", "kind", text_in(owner, "kind"),
-						"name", text_in(owner, "name"), "controller", 1));
+		json_array_append_new(out, json_pack("{s:s,s:s,s:b}", "kind", kind, "name", name,
+						     "controller", 1));
 		break;
 	}
 	return out;
@@ -140,12 +170,12 @@ static int fill(struct tally_kubernetes_pod *pod)
 int tally_kubernetes_pod_parse(const json_t *object, struct tally_kubernetes_pod **ret_pod)
 {
 	const json_t *metadata = json_object_get(object, "metadata");
-	const char *uid = text_in(metadata, "uid");
+	const char *uid = name_in(metadata, "uid", TALLY_KUBERNETES_UID - 1);
 	_cleanup_(tally_kubernetes_pod_freep) struct tally_kubernetes_pod *pod = NULL;
 	int err;
 
-	if (!uid || strlen(uid) >= TALLY_KUBERNETES_UID || !text_in(metadata, "namespace") ||
-	    !text_in(metadata, "name"))
+	if (!uid || !name_in(metadata, "namespace", LABEL_MAX) ||
+	    !name_in(metadata, "name", NAME_MAX_DNS))
 		return -EINVAL;
 	pod = calloc(1, sizeof(*pod));
 	if (!pod)

@@ -13,7 +13,8 @@
  *
  * Invariants: P1 only metadata is read, and only what is named here is kept; P2 what the config says
  * wins over annotations; P3 no pod is believed to be another: its folder is its own UID, or, for the
- * mirror of a static pod (which its node owns), a hash that no UID can equal.
+ * mirror of a static pod (which its node owns), a hash that no UID can equal; P4 no text is longer than
+ * what Kubernetes allows there, and names are graphic ASCII: an owner that says more is none.
  */
 #ifndef TALLY_IDENTIFY_KUBERNETES_POD_H
 #define TALLY_IDENTIFY_KUBERNETES_POD_H
@@ -30,7 +31,7 @@ struct tally_kubernetes_pod {
 	json_t *object; /* what was kept, in the API's shape */
 	const char *uid, *namespace, *name;
 	char folder[TALLY_KUBERNETES_UID]; /* the UID that its cgroup is named by, with '-' */
-	char *workload;			   /* Deployment/geo-api */
+	char *workload;			   /* Deployment/geo-api; at most 317 characters */
 	const char *app, *service, *ports, *key, *tls;
 };
 

@@ -38,6 +38,7 @@ struct tally_kubernetes_watch {
 	uint64_t began_ns; /* the request */
 	char *version;	   /* newest resourceVersion; NULL: list first */
 	char *next;	   /* `continue` of the next page */
+	unsigned int page; /* pods of one */
 	uint64_t retry_ns;
 	struct buffer body;
 	int refused; /* enum tally_kubernetes_error + 1: why the body was refused */
@@ -123,7 +124,7 @@ static int take_event(struct tally_kubernetes_watch *w, const json_t *event)
 
 static int take_line(struct tally_kubernetes_watch *w, const char *line, size_t n)
 {
-	json_t *event = json_loadb(line, n, 0, NULL);
+	json_t *event = json_loadb(line, n, JSON_ALLOW_NUL, NULL); /* W4: texts are checked later */
 	int refused = event ? take_event(w, event) : TALLY_KUBERNETES_ERROR_PARSE + 1;
 
 	json_decref(event);
@@ -153,13 +154,21 @@ static long status_of(struct tally_kubernetes_watch *w)
 	return curl_easy_getinfo(w->easy, CURLINFO_RESPONSE_CODE, &status) ? 0 : status;
 }
 
+/* W2: pods of up to some megabytes each are fewer to a page. */
+static void refuse_size(struct tally_kubernetes_watch *w)
+{
+	w->refused = TALLY_KUBERNETES_ERROR_TOO_LARGE + 1;
+	if (w->step == STEP_LIST)
+		w->page = TALLY_MAX(w->page / 2, 1U);
+}
+
 /* Returning less than n ends the transfer. */
 static size_t on_body(char *data, size_t size, size_t n, void *ctx)
 {
 	struct tally_kubernetes_watch *w = ctx;
 
 	if (append(&w->body, data, n))
-		w->refused = TALLY_KUBERNETES_ERROR_TOO_LARGE + 1;
+		refuse_size(w);
 	else if (w->step == STEP_WATCH && status_of(w) == 200) {
 		w->status.watching = true;
 		w->refused = take_lines(w);
@@ -169,7 +178,8 @@ static size_t on_body(char *data, size_t size, size_t n, void *ctx)
 
 static int take_page(struct tally_kubernetes_watch *w)
 {
-	json_t *list = json_loadb(w->body.data ? w->body.data : "", w->body.n, 0, NULL);
+	const char *body = w->body.data ? w->body.data : "";
+	json_t *list = json_loadb(body, w->body.n, JSON_ALLOW_NUL, NULL); /* W4 */
 	json_t *items = json_object_get(list, "items"), *item;
 	int refused = 0;
 	size_t i;
@@ -224,7 +234,7 @@ static int make_url(struct tally_kubernetes_watch *w, char **ret_url)
 	if (!url)
 		return -ENOMEM;
 	if (w->step == STEP_LIST)
-		(void)fprintf(url, "%s/api/v1/pods?limit=%d", w->api, TALLY_KUBERNETES_PAGE);
+		(void)fprintf(url, "%s/api/v1/pods?limit=%u", w->api, w->page);
 	else
 		(void)fprintf(url,
 			      "%s/api/v1/pods?watch=1&allowWatchBookmarks=true&timeoutSeconds=%u",
@@ -554,6 +564,7 @@ int tally_kubernetes_watch_open(struct tally_loop *loop,
 	if (!w)
 		return -ENOMEM;
 	w->loop = loop;
+	w->page = TALLY_KUBERNETES_PAGE;
 	w->events = *events;
 	err = copy_options(w, options);
 	if (!err)

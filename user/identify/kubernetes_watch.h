@@ -16,7 +16,8 @@
  *
  * Invariants: W1 a server that cannot be reached takes nothing away: pods go only by an event, or
  * because a whole list does not hold them; W2 memory is bounded by a page or an event; what is larger
- * is refused and counted; W3 the token is in no log, and wiped after use.
+ * is refused and counted, and a page is asked for again with half as many pods; W3 the token is in no log,
+ * and wiped after use; W4 no text of a pod, whatever is in it, takes the others away.
  */
 #ifndef TALLY_IDENTIFY_KUBERNETES_WATCH_H
 #define TALLY_IDENTIFY_KUBERNETES_WATCH_H
@@ -25,7 +26,7 @@
 
 #include "base/loop.h"
 
-#define TALLY_KUBERNETES_PAGE 100	   /* pods of one page */
+#define TALLY_KUBERNETES_PAGE 100 /* pods of one page; fewer after one that was too large */
 #define TALLY_KUBERNETES_BYTES (32U << 20) /* of one page, or one event */
 
 #define TALLY_KUBERNETES_ERRORS(X)                                                        \

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The watch of pods, against answers that an API server may give. With a real one: tests/k8s. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <pthread.h>
+#include <sys/socket.h>
+
+#include "base/log.h"
+#include "identify/kubernetes_watch.h"
+
+#define POD "{\"metadata\":{\"resourceVersion\":\"7\",\"uid\":\"%d\",\"name\":\"a%s\"}}"
+#define LIST "{\"metadata\":{\"resourceVersion\":\"7\"},\"items\":[" POD "," POD "]}"
+
+/* One request after another; the answer to the n-th is of the test's choice. */
+struct server {
+	int fd;
+	pthread_t thread;
+	char *(*answer)(int n);
+	char requests[8][2048]; /* their heads */
+	int n;
+	struct tally_loop *loop;
+	struct tally_kubernetes_watch *watch;
+	int seen, listed;
+	char dir[32], token[64], api[64];
+};
+
+static void serve_one(struct server *s, int fd)
+{
+	char *head = s->requests[s->n], *body, *text;
+	size_t used = 0;
+	ssize_t n;
+
+	while (!strstr(head, "\r\n\r\n")) {
+		n = recv(fd, head + used, sizeof(s->requests[0]) - 1 - used, 0);
+		if (n <= 0)
+			return;
+		used += (size_t)n;
+	}
+	body = s->answer(s->n);
+	__atomic_add_fetch(&s->n, 1, __ATOMIC_RELEASE);
+	assert_true(asprintf(&text, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n%s", body) > 0);
+	for (size_t at = 0, len = strlen(text); at < len; at += (size_t)n) {
+		n = send(fd, text + at, len - at, MSG_NOSIGNAL);
+		if (n <= 0)
+			break;
+	}
+	free(text);
+	free(body);
+}
+
+static void *serve(void *ctx)
+{
+	struct server *s = ctx;
+	int fd;
+
+	while (s->n < (int)TALLY_ARRAY_SIZE(s->requests) && (fd = accept(s->fd, NULL, NULL)) >= 0) {
+		serve_one(s, fd);
+		close(fd);
+	}
+	return NULL;
+}
+
+static void on_begin(void *ctx)
+{
+}
+
+static void on_pod(void *ctx, const json_t *object)
+{
+	((struct server *)ctx)->seen++;
+}
+
+static void on_listed(void *ctx)
+{
+	((struct server *)ctx)->listed++;
+}
+
+static void start(struct server *s, char *(*answer)(int n))
+{
+	const struct tally_kubernetes_events events = { s, on_begin, on_pod, on_pod, on_listed };
+	struct tally_kubernetes_watch_options options = { .api = s->api,
+							  .token_file = s->token,
+							  .ca_file = s->token,
+							  .node = "n",
+							  .selector = "a=b" };
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t size = sizeof(at);
+
+	memset(s, 0, sizeof(*s));
+	tally_log_setup((enum tally_log_level)0, TALLY_LOG_TEXT);
+	s->answer = answer;
+	strcpy(s->dir, "/tmp/test_watch.XXXXXX");
+	assert_non_null(mkdtemp(s->dir));
+	snprintf(s->token, sizeof(s->token), "%s/token", s->dir);
+	assert_int_equal(tally_util_write_file(s->token, "t", 1, 0600), 0);
+	s->fd = socket(AF_INET, SOCK_STREAM, 0);
+	assert_int_equal(bind(s->fd, (struct sockaddr *)&at, size), 0);
+	assert_int_equal(getsockname(s->fd, (struct sockaddr *)&at, &size), 0);
+	assert_int_equal(listen(s->fd, 8), 0);
+	snprintf(s->api, sizeof(s->api), "http://127.0.0.1:%u", ntohs(at.sin_port));
+	assert_int_equal(pthread_create(&s->thread, NULL, serve, s), 0);
+	assert_int_equal(tally_loop_new(&s->loop), 0);
+	assert_int_equal(tally_kubernetes_watch_open(s->loop, &options, &events, &s->watch), 0);
+}
+
+static void stop(struct server *s)
+{
+	tally_kubernetes_watch_close(s->watch);
+	tally_loop_free(s->loop);
+	shutdown(s->fd, SHUT_RDWR);
+	assert_int_equal(pthread_join(s->thread, NULL), 0);
+	close(s->fd);
+	assert_int_equal(unlink(s->token), 0);
+	assert_int_equal(rmdir(s->dir), 0);
+}
+
+static void turn_until(struct server *s, const int *counter, int wanted)
+{
+	uint64_t deadline = tally_util_mono_ns() + 20 * TALLY_NS_PER_S;
+
+	while (*counter < wanted) {
+		assert_true(tally_util_mono_ns() < deadline);
+		assert_true(tally_loop_turn(s->loop, 100) >= 0);
+	}
+}
+
+static char *with_nul(int n)
+{
+	char *text = NULL;
+
+	if (n)
+		assert_true(asprintf(&text,
+				     "{\"type\":\"ADDED\",\"object\":" POD
+				     "}\n{\"type\":\"MODIFIED\",\"object\":" POD "}\n",
+				     3, "\\u0000", 4, "") > 0);
+	else
+		assert_true(asprintf(&text, LIST, 1, "\\u0000b", 2, "") > 0);
+	return text;
+}
+
+/* W4: JSON may have a NUL in a text, and Go takes it; no pod hides the others behind one. */
+static void test_nul(void **state)
+{
+	struct tally_kubernetes_status status;
+	struct server s;
+
+	start(&s, with_nul);
+	turn_until(&s, &s.listed, 1);
+	turn_until(&s, &s.seen, 4);
+	tally_kubernetes_watch_status(s.watch, &status);
+	assert_int_equal(status.errors[TALLY_KUBERNETES_ERROR_PARSE], 0);
+	stop(&s);
+}
+
+static char *too_large(int n)
+{
+	size_t len = TALLY_KUBERNETES_BYTES + 1;
+	char *text = NULL;
+
+	if (!n) {
+		text = malloc(len + 1);
+		memset(text, ' ', len);
+		text[len] = 0;
+		return text;
+	}
+	assert_true(asprintf(&text, LIST, 1, "", 2, "") > 0);
+	return text;
+}
+
+/* W2: pods that are too large for one page are listed in smaller ones. */
+static void test_large_pods(void **state)
+{
+	struct server s;
+
+	start(&s, too_large);
+	turn_until(&s, &s.listed, 1);
+	assert_int_equal(s.seen, 2);
+	assert_non_null(strstr(s.requests[0], "limit=100&"));
+	assert_non_null(strstr(s.requests[1], "limit=50&"));
+	stop(&s);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_nul),
+		cmocka_unit_test(test_large_pods),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

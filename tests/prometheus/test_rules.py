@@ -82,6 +82,60 @@ def test_each_alert(rule):
     assert section and section[1].startswith("**Means** ")
 
 
+# Counters that move once per window: what they gain per minute, in good times and in bad ones.
+WINDOWED = {
+    "TallydUnattributedRatio": ('tallyd_unattributed_requests_total{reason="tainted"}', 0, 50),
+    "TallydAnonymousRatio": ('tallyd_unattributed_requests_total{reason="anonymous"}', 10, 900),
+    "TallydUncatalogued": ("tallyd_uncatalogued_requests_total", 0, 100),
+    "TallydUnparsedBytes": ('tallyd_unparsed_bytes_total{reason="gave-up"}', 0, 1000),
+    "TallydStreamGaps": ('tallyd_resyncs_total{reason="park-full"}', 0, 100),
+}
+AT_ONCE = {"TallydBooksNotClosing", "TallydPodsNotMetered"}      # their counters wait for no window's end
+HOUR = 60
+
+
+def series(name, window, good, bad):
+    """A value a minute, of 14 hours; bad ones from 3 h to 9 h."""
+    name = name[:-1] + "," if name.endswith("}") else name + "{"
+    total, values = 0, []
+    for minute in range(14 * HOUR):
+        if minute and minute % window == 0:
+            total += window * (bad if 3 * HOUR < minute <= 9 * HOUR else good)
+        values.append(str(total))
+    return {"series": name + 'instance="a", job="tallyd"}', "values": " ".join(values)}
+
+
+@pytest.mark.parametrize("window", [1, 20, 30, 60])
+@pytest.mark.parametrize("name", WINDOWED)
+def test_alerts_with_long_windows(name, window, tmp_path):
+    """It fires, and without a break, within four hours, and not for long after; before it is quiet."""
+    counter, good, bad = WINDOWED[name]
+    fires = f'ALERTS{{alertname="{name}",alertstate="firing"}}'
+    tests = [{"interval": "1m", "input_series": [
+        series('tallyd_requests_total{service="x", protocol="http/1.1"}', window, 1000, 1000),
+        series('tallyd_bytes_total{service="x", direction="in"}', window, 10000, 10000),
+        series(counter, window, good, bad)],
+        "promql_expr_test": [
+            {"expr": f"count_over_time({fires}[3h])", "eval_time": "3h", "exp_samples": []},
+            {"expr": f"count_over_time({fires}[2h]) >= bool 120", "eval_time": "9h",
+             "exp_samples": [{"labels": f'{{alertname="{name}", alertstate="firing", instance="a", '
+                                        'job="tallyd", severity="warning"}', "value": 1}]},
+            {"expr": fires, "eval_time": "12h10m", "exp_samples": []}]}]
+    file = tmp_path / "test.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m",
+                                    "tests": tests}), encoding="utf-8")
+    code, text = promtool("test", "rules", file)
+    assert code == 0, text
+
+
+def test_no_rate_is_over_less_than_two_windows():
+    """An alert that waits must look at more than the longest window twice, or at what comes at once."""
+    waiting = {r["alert"]: re.findall(r"\w+\([^()]*\[(\w+)\]\)", r["expr"]) for r in alerts() if "for" in r}
+    short = {name for name, ranges in waiting.items() if set(ranges) - {"1h", "2h"}}
+    assert short == AT_ONCE
+    assert set(WINDOWED) == {name for name, ranges in waiting.items() if "2h" in ranges}
+
+
 def test_a_broken_rule_is_found(tmp_path):
     """The tests of the rules can fail: without its `for`, or with another threshold, they do."""
     text = RULES.read_text(encoding="utf-8")

@@ -292,6 +292,93 @@ static void test_http_host(void **state)
 	}
 }
 
+#define SLOW "GET /metrics HTTP/1.1\r\nX-"
+
+/* A client of 127.0.0.`last` that begins a request. */
+static int dial_slowly(uint16_t port, uint32_t last)
+{
+	struct sockaddr_in from = { .sin_family = AF_INET,
+				    .sin_addr.s_addr = htonl((INADDR_LOOPBACK & ~0xffU) + last) };
+	struct sockaddr_in to = { .sin_family = AF_INET,
+				  .sin_port = htons(port),
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_true(fd >= 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)&from, sizeof(from)), 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
+	assert_int_equal(send(fd, SLOW, strlen(SLOW), 0), strlen(SLOW));
+	return fd;
+}
+
+static void turn_all(struct server *s)
+{
+	while (tally_loop_turn(s->loop, 5) > 0)
+		;
+}
+
+/* Many clients that ask octet by octet, of one address or of many: a probe is answered all the same. */
+static void test_http_slow_clients(void **state)
+{
+	static const uint32_t addresses[] = { 1, 32 };
+	struct server *s = *state;
+	uint16_t port = free_port();
+	char listen[32], out[2048];
+	int fds[160];
+
+	snprintf(listen, sizeof(listen), "127.0.0.1:%u", port);
+	assert_int_equal(tally_http_open(s->loop, listen, page, s, &s->http), 0);
+	for (size_t n = 0; n < TALLY_ARRAY_SIZE(addresses); n++) {
+		for (uint32_t i = 0; i < TALLY_ARRAY_SIZE(fds); i++) {
+			fds[i] = dial_slowly(port, 1 + i % addresses[n]);
+			turn_all(s);
+		}
+		for (int round = 0; round < 3; round++) {
+			uint64_t began = tally_util_mono_ns();
+
+			for (size_t i = 0; i < TALLY_ARRAY_SIZE(fds); i++)
+				(void)!send(fds[i], "x", 1, MSG_NOSIGNAL);
+			get(s, port, "GET /metrics HTTP/1.0\r\n\r\n", out, sizeof(out));
+			assert_non_null(strstr(out, " 200 "));
+			assert_true(tally_util_mono_ns() - began < TALLY_NS_PER_S);
+		}
+		for (size_t i = 0; i < TALLY_ARRAY_SIZE(fds); i++)
+			close(fds[i]);
+	}
+}
+
+static bool is_closed(int fd)
+{
+	char octet;
+
+	return recv(fd, &octet, 1, MSG_DONTWAIT) == 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
+/* Whoever sends an octet now and then is not idle, and leaves all the same. */
+static void test_http_deadline(void **state)
+{
+	struct server *s = *state;
+	uint64_t began, took = 0, sent = 0;
+	uint16_t port = free_port();
+	char listen[32];
+	int fd;
+
+	snprintf(listen, sizeof(listen), "127.0.0.1:%u", port);
+	assert_int_equal(tally_http_open(s->loop, listen, page, s, &s->http), 0);
+	fd = dial_slowly(port, 1);
+	began = tally_util_mono_ns();
+	while (!is_closed(fd)) {
+		took = tally_util_mono_ns() - began;
+		assert_true(took < 25 * TALLY_NS_PER_S);
+		for (; took / TALLY_NS_PER_S > sent; sent++)
+			(void)!send(fd, "x", 1, MSG_NOSIGNAL);
+		(void)!tally_loop_turn(s->loop, 100);
+		tally_http_tick(s->http);
+	}
+	assert_true(took > 10 * TALLY_NS_PER_S);
+	close(fd);
+}
+
 /* notify ---------------------------------------------------------------------------------------- */
 
 static void test_notify(void **state)
@@ -333,9 +420,12 @@ static void test_notify(void **state)
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_prom), TEST(test_control),
-					    TEST(test_idle_clients),	 TEST(test_http),
-					    TEST(test_http_host),	 TEST(test_notify) };
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_prom), TEST(test_control),
+		TEST(test_idle_clients),     TEST(test_http),
+		TEST(test_http_host),	     TEST(test_http_slow_clients),
+		TEST(test_http_deadline),    TEST(test_notify)
+	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

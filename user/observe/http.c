@@ -10,14 +10,27 @@
 
 #include "base/listen.h"
 
-#define CONNECTIONS 16
+#define CONNECTIONS 64
+#define KEPT 48 /* of them; the others are room for who comes */
+#define KEPT_OF_CLIENT 8
 #define TIMEOUT_S 10
+#define DEADLINE_NS (15 * TALLY_NS_PER_S)
+#define NETWORK 16 /* octets of an IPv6 address */
+
+/* A connection. Whoever comes last is served: the one that has gone longest without an answer makes room. */
+struct visitor {
+	struct MHD_Connection *connection; /* NULL: free */
+	uint8_t client[NETWORK]; /* IPv4 mapped; of IPv6 the first half, which a client owns */
+	uint64_t since_ns;	 /* it came, or was answered */
+	bool shut;
+};
 
 struct tally_http {
 	struct MHD_Daemon *daemon;
 	struct tally_loop_source *source;
 	tally_http_fn fn;
 	void *ctx;
+	struct visitor visitors[CONNECTIONS];
 };
 
 /* libmicrohttpd takes bodies that stay as if it could write to them; it does not. */
@@ -128,16 +141,124 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
 	return queue(connection, &reply);
 }
 
+/* ---- who may stay ---- */
+
+static void client_of(const struct sockaddr *address, uint8_t out[NETWORK])
+{
+	const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)address;
+	const struct sockaddr_in *four = (const struct sockaddr_in *)address;
+
+	memset(out, 0, NETWORK);
+	if (address->sa_family == AF_INET) {
+		out[10] = out[11] = 0xff;
+		memcpy(out + 12, &four->sin_addr, sizeof(four->sin_addr));
+	} else if (address->sa_family == AF_INET6) {
+		memcpy(out, &six->sin6_addr,
+		       IN6_IS_ADDR_V4MAPPED(&six->sin6_addr) ? NETWORK : NETWORK / 2);
+	}
+}
+
+/* libmicrohttpd sees the end of it, and closes it, when it runs next. */
+static void shut(struct visitor *visitor)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(visitor->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+
+	visitor->shut = true;
+	if (info)
+		(void)shutdown(info->connect_fd, SHUT_RDWR); /* gone already: all the better */
+}
+
+/* Of all, or with `client` of its own, at most so many stay. */
+static void make_room(struct tally_http *http, const uint8_t *client, size_t kept)
+{
+	struct visitor *oldest = NULL;
+	size_t n = 0;
+
+	for (size_t i = 0; i < CONNECTIONS; i++) {
+		struct visitor *visitor = &http->visitors[i];
+
+		if (!visitor->connection || visitor->shut ||
+		    (client && memcmp(visitor->client, client, NETWORK) != 0))
+			continue;
+		n++;
+		if (!oldest || visitor->since_ns < oldest->since_ns)
+			oldest = visitor;
+	}
+	if (n > kept)
+		shut(oldest);
+}
+
+static void welcome(struct tally_http *http, struct MHD_Connection *connection,
+		    void **socket_context)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+	size_t i = 0;
+
+	while (i < CONNECTIONS && http->visitors[i].connection)
+		i++;
+	if (i == CONNECTIONS)
+		return; /* there are no more connections than that */
+	http->visitors[i] =
+		(struct visitor){ .connection = connection, .since_ns = tally_util_mono_ns() };
+	if (info)
+		client_of(info->client_addr, http->visitors[i].client);
+	*socket_context = &http->visitors[i];
+	make_room(http, http->visitors[i].client, KEPT_OF_CLIENT);
+	make_room(http, NULL, KEPT);
+}
+
+static void on_connection(void *cls, struct MHD_Connection *connection, void **socket_context,
+			  enum MHD_ConnectionNotificationCode what)
+{
+	struct visitor *visitor = *socket_context;
+
+	if (what == MHD_CONNECTION_NOTIFY_STARTED)
+		welcome(cls, connection, socket_context);
+	else if (visitor)
+		visitor->connection = NULL;
+}
+
+static void on_answered(void *cls, struct MHD_Connection *connection, void **req_cls,
+			enum MHD_RequestTerminationCode how)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+	struct visitor *visitor = info ? info->socket_context : NULL;
+
+	if (visitor)
+		visitor->since_ns = tally_util_mono_ns();
+}
+
+/* Time is over for who asks octet by octet, or reads so. */
+static void shut_late(struct tally_http *http)
+{
+	uint64_t now_ns = tally_util_mono_ns();
+
+	for (size_t i = 0; i < CONNECTIONS; i++) {
+		struct visitor *visitor = &http->visitors[i];
+
+		if (visitor->connection && !visitor->shut &&
+		    now_ns - visitor->since_ns >= DEADLINE_NS)
+			shut(visitor);
+	}
+}
+
 static int on_ready(void *ctx, uint32_t events, uint64_t value)
 {
-	tally_http_tick(ctx);
+	struct tally_http *http = ctx;
+
+	(void)MHD_run(http->daemon); /* its errors concern single connections */
 	return 0;
 }
 
 void tally_http_tick(struct tally_http *http)
 {
-	if (http)
-		(void)MHD_run(http->daemon); /* its errors concern single connections */
+	if (!http)
+		return;
+	shut_late(http);
+	(void)MHD_run(http->daemon); /* likewise */
 }
 
 static int start(struct tally_http *http, const struct sockaddr_storage *address)
@@ -145,10 +266,12 @@ static int start(struct tally_http *http, const struct sockaddr_storage *address
 	unsigned int flags = MHD_USE_EPOLL | (address->ss_family == AF_INET6 ? MHD_USE_IPv6 : 0);
 
 	errno = 0;
-	http->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, http,
-					MHD_OPTION_SOCK_ADDR, address, MHD_OPTION_CONNECTION_LIMIT,
-					(unsigned int)CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
-					(unsigned int)TIMEOUT_S, MHD_OPTION_END);
+	http->daemon =
+		MHD_start_daemon(flags, 0, NULL, NULL, on_request, http, MHD_OPTION_SOCK_ADDR,
+				 address, MHD_OPTION_CONNECTION_LIMIT, (unsigned int)CONNECTIONS,
+				 MHD_OPTION_CONNECTION_TIMEOUT, (unsigned int)TIMEOUT_S,
+				 MHD_OPTION_NOTIFY_CONNECTION, on_connection, http,
+				 MHD_OPTION_NOTIFY_COMPLETED, on_answered, http, MHD_OPTION_END);
 	if (http->daemon)
 		return 0;
 	return errno ? -errno : -EIO;

@@ -2,6 +2,9 @@
 /*
  * A small HTTP server for GET, driven by the agent's loop: no thread of its own. The caller writes the
  * bodies. Answers are never stored by caches, and never guessed to be of another type.
+ *
+ * Invariant: who asks is answered, however many others ask slowly or not at all. Connections have an end
+ * (15 s without a whole exchange), and beyond so many, of all or of one client, the oldest makes room.
  */
 #ifndef TALLY_OBSERVE_HTTP_H
 #define TALLY_OBSERVE_HTTP_H

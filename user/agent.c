@@ -146,7 +146,8 @@ static int prepare_reload(struct tally_agent *agent, struct fresh *fresh)
 	remember_file(agent->config_path, &agent->config_file);
 	err = load_config(agent->config_path, &fresh->config);
 	if (err)
-		return err;
+		return err == -ENOKEY ? -EINVAL
+				      : err; /* it is not there now: somebody is to look */
 	remember_file(fresh->config->keys.file, &fresh->catalog_file);
 	err = tally_agent_kernel_enough(fresh->config);
 	if (!err)
@@ -391,8 +392,8 @@ static int start_config(struct tally_agent *agent)
 		return fail(TALLY_EXIT_BUG, "hiding memory", err);
 	remember_file(agent->config_path, &agent->config_file);
 	err = load_config(agent->config_path, &agent->config);
-	if (err)
-		return TALLY_EXIT_CONFIG;
+	if (err) /* a secret may come later: it is worth another start */
+		return err == -ENOKEY ? TALLY_EXIT_UNAVAILABLE : TALLY_EXIT_CONFIG;
 	remember_file(agent->config->keys.file, &agent->catalog_file);
 	return start_loop(agent);
 }

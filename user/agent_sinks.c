@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "agent_parts.h"
+#include "sinks_check.h"
 
 /*
  * First line of a small file that names this machine, or this boot of it. A machine that has none has the
@@ -69,38 +70,13 @@ int tally_agent_sinks_open(struct tally_agent *agent)
 static int new_kafka(const struct tally_agent *agent, const struct tally_config_sink *sink,
 		     struct tally_sink **ret_sink)
 {
-	const struct tally_config_kafka *kafka = &sink->kafka;
 	_cleanup_free_ struct tally_kafka_option *options = NULL;
 	_cleanup_free_ char *error = NULL;
-	struct tally_kafka_config config = {
-		.name = sink->name,
-		.state_dir = agent->config->agent.state_dir,
-		.brokers = kafka->brokers,
-		.topic_records = kafka->topics.records,
-		.topic_control = kafka->topics.control,
-		.topic_progress = kafka->topics.progress,
-		.topic_connections = kafka->topics.connections,
-		.namespace = kafka->namespace,
-		.delivery = kafka->delivery == TALLY_CONFIG_IDEMPOTENT ? TALLY_KAFKA_IDEMPOTENT
-								       : TALLY_KAFKA_TRANSACTIONAL,
-		.format = kafka->format == TALLY_CONFIG_OPENMETER ? TALLY_KAFKA_OPENMETER
-								  : TALLY_KAFKA_CLOUDEVENTS,
-		.create_topics = kafka->create_topics,
-		.partitions = (int)kafka->partitions,
-		.replication = (int)kafka->replication,
-		.transaction_timeout_ms = (__u32)(kafka->transaction_timeout_ns / 1000000),
-		.n_options = kafka->n_properties,
-	};
-	int err;
+	struct tally_kafka_config config;
+	int err = tally_sinks_kafka(agent->config->agent.state_dir, sink, &config, &options);
 
-	options = calloc(kafka->n_properties + 1, sizeof(*options));
-	if (!options)
-		return -ENOMEM;
-	for (size_t i = 0; i < kafka->n_properties; i++) {
-		options[i].name = kafka->properties[i].name;
-		options[i].value = kafka->properties[i].value;
-	}
-	config.options = options;
+	if (err)
+		return err;
 	err = tally_kafka_sink_new(&config, ret_sink, &error);
 	if (err)
 		tally_log_error("sink_refused", "sink=%s error=%s", sink->name,

@@ -263,6 +263,8 @@ static int check(const char *path)
 		r = -EINVAL;
 	if (config && check_pins(config, &diag) < 0)
 		r = -EINVAL;
+	if (r == 0)
+		r = tally_sinks_check_clients(config, &diag);
 	tally_diag_print(&diag, stderr);
 	warnings = diag.warnings;
 	tally_diag_done(&diag);

@@ -316,6 +316,12 @@ static void test_secrets(void **state)
 	assert_non_null(strstr(out, "agent.fleet_secret: the secret has 8 bytes; at least 16"));
 	assert_null(strstr(out, "short pw"));
 	assert_int_equal(unlink(path), 0);
+	/* not there yet: told from what is wrong in the file, unless that is there, too */
+	assert_int_equal(parse(text, 0, out, sizeof(out), &bad), -ENOKEY);
+	assert_non_null(strstr(out, "F:1:23: agent.fleet_secret: ${cred:pw}: No such file"));
+	assert_null(bad);
+	strcat(text, "nonsense: 1\n");
+	assert_int_equal(parse(text, 0, out, sizeof(out), &bad), -EINVAL);
 	assert_int_equal(rmdir(dir), 0);
 	assert_int_equal(unsetenv("CREDENTIALS_DIRECTORY"), 0);
 }
@@ -331,6 +337,14 @@ static void test_check_only(void **state)
 			 0);
 	assert_non_null(
 		strstr(out, "F:1:23: warning: agent.fleet_secret: ${cred:pw} is not checked"));
+	/* what reloads a unit is told of the folder, and must not look into it */
+	tally_config_free(TAKE_PTR(config));
+	assert_int_equal(setenv("CREDENTIALS_DIRECTORY", "/nonexistent", 1), 0);
+	assert_int_equal(parse("agent: {fleet_secret: '${cred:pw}'}\n" SERVICE SINKS,
+			       TALLY_CONFIG_CHECK_ONLY, out, sizeof(out), &config),
+			 0);
+	assert_non_null(strstr(out, "${cred:pw} is not checked"));
+	assert_int_equal(unsetenv("CREDENTIALS_DIRECTORY"), 0);
 }
 
 /* Aliases that double again and again end at the cap of nodes, soon. */

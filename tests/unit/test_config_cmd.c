@@ -173,6 +173,39 @@ static void test_strict(void **state)
 	assert_int_equal(call("check-config --strict warn.yaml", ""), TALLY_EXIT_CONFIG);
 }
 
+/* What a start would refuse of a sink is refused here; what only the unit can read is not judged. */
+static void test_clients(void **state)
+{
+	static const struct {
+		const char *properties, *says; /* NULL: it is good */
+	} cases[] = {
+		{ "security.protocol: ssl, ssl.ca.location: /nonexistent", "ssl.ca.location" },
+		{ "security.protocol: sasl_plaintext, sasl.mechanism: PLAIN, sasl.username: u",
+		  "sasl.password" },
+		{ "security.protocol: sasl_plaintext, sasl.mechanism: PLAIN, sasl.username: u, "
+		  "sasl.password: '${cred:pw}'",
+		  NULL },
+		{ "security.protocol: ssl, ssl.ca.location: /run/credentials/tallyd.service/ca",
+		  NULL },
+		{ "security.protocol: ssl", NULL },
+	};
+	char text[512], line[64];
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(cases); i++) {
+		snprintf(text, sizeof(text),
+			 "agent: {state_dir: %s}\n"
+			 "services: [{name: a, match: {ports: 1}, key: [{header: K}]}]\n"
+			 "sinks:\n- stdout:\n- kafka: {brokers: b, properties: {%s}}\n",
+			 dir, cases[i].properties);
+		put("kafka.yaml", text);
+		assert_int_equal(call("check-config kafka.yaml", ""),
+				 cases[i].says ? TALLY_EXIT_CONFIG : 0);
+		snprintf(line, sizeof(line), "kafka.yaml:5:10: sinks[1].kafka: ");
+		assert_int_equal(strstr(err, line) != NULL, cases[i].says != NULL);
+		assert_true(!cases[i].says || strstr(err, cases[i].says));
+	}
+}
+
 static void test_bad_catalog(void **state)
 {
 	put("keys.yaml", "keys: [{id: key_1, customer: cus_1, sha256: sk_live_secret}]\n");
@@ -327,6 +360,7 @@ int main(void)
 		cmocka_unit_test(test_bad),
 		cmocka_unit_test(test_strict),
 		cmocka_unit_test(test_bad_catalog),
+		cmocka_unit_test(test_clients),
 		cmocka_unit_test(test_schema),
 		cmocka_unit_test(test_keys_id),
 		cmocka_unit_test(test_keys_id_faults),

@@ -466,7 +466,7 @@ int tally_config_parse(const char *text, size_t bytes, unsigned int flags, struc
 {
 	_cleanup_(tally_config_freep) struct tally_config *config = calloc(1, sizeof(*config));
 	_cleanup_(tally_yaml_freep) struct tally_yaml *root = NULL;
-	size_t before = diag->errors;
+	size_t before = diag->errors, unread = diag->unread;
 	int r;
 
 	if (!config)
@@ -478,8 +478,8 @@ int tally_config_parse(const char *text, size_t bytes, unsigned int flags, struc
 	if (r == 0)
 		r = check(config, root, diag);
 	if (r == 0 && diag->errors > before)
-		r = -EINVAL;
-	if (r < 0 && (r != -EINVAL || !(flags & TALLY_CONFIG_FAULTY_TOO)))
+		r = diag->errors - before == diag->unread - unread ? -ENOKEY : -EINVAL;
+	if (r < 0 && ((r != -EINVAL && r != -ENOKEY) || !(flags & TALLY_CONFIG_FAULTY_TOO)))
 		return r;
 	config->path = strdup(diag->file ? diag->file : "");
 	if (!config->path)

@@ -216,13 +216,13 @@ enum tally_config_flag {
 	TALLY_CONFIG_CHECK_ONLY = TALLY_OPTION_NO_UNIT,
 	/* Secrets are not read at all. */
 	TALLY_CONFIG_NO_SECRETS = TALLY_OPTION_KEEP_REFERENCES,
-	/* With -EINVAL, too, *ret_config is given, with holes: for further checks, and for unhooking. */
+	/* With -EINVAL and -ENOKEY, too, *ret_config is given, with holes: for further checks, and for unhooking. */
 	TALLY_CONFIG_FAULTY_TOO = 4,
 };
 
 /*
  * Read, decode, check; flags: enum tally_config_flag. 0: *ret_config is whole (diag may hold warnings). -EINVAL: diag holds errors;
- * -errno of reading, said in diag too.
+ * -ENOKEY: the only ones are files of secrets that cannot be read, perhaps yet; -errno of reading, said in diag too.
  */
 TALLY_MUST int tally_config_load(const char *path, unsigned int flags, struct tally_diag *diag,
 				 struct tally_config **ret_config);

@@ -36,6 +36,7 @@ struct tally_diag {
 	struct tally_diag_item *items;
 	size_t n_items;
 	size_t errors, warnings; /* all of them, also those past the maximum */
+	size_t unread; /* errors that are files of secrets which cannot be read, perhaps yet */
 	bool out_of_memory;
 	char *first; /* tally_diag_first()'s */
 };

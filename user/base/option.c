@@ -220,10 +220,22 @@ static void decode_enum(struct decoder *d, const struct tally_option *option, st
 	      near ? near : "", near ? "\"?" : "");
 }
 
-/* What could not be read, in words that never hold the secret. */
+/* Nothing is wrong with what stands here: its file may come. */
+static void unread(struct decoder *d, struct value value, int error)
+{
+	fault(d, value.place, "%.128s: %s", value.text, strerror(-error));
+	d->diag->unread++;
+}
+
+/*
+ * What could not be read, in words that never hold the secret. Of a unit's commands only those that start it
+ * see its credentials: the one that reloads it knows their folder, and finds nothing there.
+ */
 static void secret_fault(struct decoder *d, struct value value, int error)
 {
-	if (error == -ENXIO && d->flags & TALLY_OPTION_NO_UNIT)
+	bool is_file = error != -EINVAL && error != -ENODATA;
+
+	if (is_file && d->flags & TALLY_OPTION_NO_UNIT && !strncmp(value.text, "${cred:", 7))
 		tally_diag_warning(d->diag, value.place, d->path,
 				   "%.128s is not checked: only a systemd unit has credentials",
 				   value.text);
@@ -236,7 +248,7 @@ static void secret_fault(struct decoder *d, struct value value, int error)
 	else if (error == -ENODATA)
 		fault(d, value.place, "%.128s: empty, or not a text", value.text);
 	else
-		fault(d, value.place, "%.128s: %s", value.text, strerror(-error));
+		unread(d, value, error);
 }
 
 /* A new text: of the file it refers to, or itself. -ENOMEM. */

@@ -463,6 +463,11 @@ static const struct tally_sink_ops kafka_ops = {
 	.free = kafka_free,
 };
 
+int tally_kafka_check(const struct tally_kafka_config *config, char **ret_error)
+{
+	return tally_kafka_broker_check(config, ret_error);
+}
+
 int tally_kafka_sink_new(const struct tally_kafka_config *config, struct tally_sink **ret_sink,
 			 char **ret_error)
 {

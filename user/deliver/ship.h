@@ -156,7 +156,9 @@ struct tally_kafka_config {
 };
 /* A setting of librdkafka by itself. -ENOENT: there is none of that name; -EINVAL: not that value. */
 int tally_kafka_property_check(const char *name, const char *value);
-/* -EINVAL: an option is not accepted; *ret_error is then a text to free. */
+/* Can a client be made of them? -EINVAL: an option is not accepted; *ret_error is then a text to free. */
+int tally_kafka_check(const struct tally_kafka_config *config, char **ret_error);
+/* It checks, too. */
 int tally_kafka_sink_new(const struct tally_kafka_config *config, struct tally_sink **ret_sink,
 			 char **ret_error);
 

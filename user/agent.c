@@ -293,6 +293,7 @@ static void slow_tick(struct tally_agent *agent)
 	if (agent->tags.failed || !(agent->slow_at_ns / TALLY_NS_PER_S % 10))
 		(void)!tally_agent_tags_apply(agent); /* said there */
 	tally_agent_usage_tick(agent);
+	tally_agent_http_open(agent);
 	tally_agent_hops_look(agent);
 	report_status(agent);
 }
@@ -444,13 +445,7 @@ static int start_service(struct tally_agent *agent)
 
 	if (err)
 		return fail(TALLY_EXIT_UNAVAILABLE, config->runtime_dir, err);
-	if (strcmp(config->metrics.listen, "off") != 0)
-		err = tally_http_open(agent->loop, config->metrics.listen, tally_agent_http_answer,
-				      agent, &agent->http);
-	/* Metering goes on without a page of figures. */
-	if (err)
-		tally_log_error("metrics_off", "listen=%s error=%s", config->metrics.listen,
-				strerror(-err));
+	tally_agent_http_open(agent);
 	tally_agent_usage_tick(agent); /* from here on it is our time */
 	err = add_timers(agent);
 	if (err)

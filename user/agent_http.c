@@ -94,3 +94,19 @@ void tally_agent_http_answer(void *ctx, const struct tally_http_request *request
 	}
 	ret_reply->fixed = "There are /metrics, /healthz, /readyz, and / with the status page.\n";
 }
+
+void tally_agent_http_open(struct tally_agent *agent)
+{
+	const char *listen = agent->config->agent.metrics.listen;
+	int err;
+
+	if (agent->http || !strcmp(listen, "off"))
+		return;
+	err = tally_http_open(agent->loop, listen, tally_agent_http_answer, agent, &agent->http);
+	if (err && !agent->http_awaited)
+		tally_log_error("metrics_off", "listen=%s error=%s retry=%s", listen,
+				strerror(-err), "each second");
+	else if (!err && agent->http_awaited)
+		tally_log_notice("metrics_on", "listen=%s", listen);
+	agent->http_awaited = err != 0;
+}

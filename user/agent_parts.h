@@ -237,7 +237,8 @@ struct tally_agent {
 	struct tally_loop_source *ship_source, *ship_timer;
 	struct tally_loop_source *window_timer, *tick_timer, *signals;
 	struct tally_control *control;
-	struct tally_http *http;
+	struct tally_http *http; /* NULL: off, or its address is not there (yet) */
+	bool http_awaited;	 /* the latter was said */
 
 	struct tally_agent_counters counters;
 	struct tally_agent_live live;
@@ -452,6 +453,8 @@ void tally_agent_page_close(struct tally_agent *agent);
 char *tally_agent_metrics(const struct tally_agent *agent);
 
 /* agent_http.c */
+/* Where it does not listen and should: an address may be up later, or free. Nothing else waits for it. */
+void tally_agent_http_open(struct tally_agent *agent);
 /* tally_http_fn */
 void tally_agent_http_answer(void *ctx, const struct tally_http_request *request,
 			     struct tally_http_reply *ret_reply);

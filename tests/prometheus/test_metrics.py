@@ -2,12 +2,13 @@
 """/metrics is what deploy/prometheus/metrics.md says, and says what the records say."""
 
 import re
+import socket
 import subprocess
 from pathlib import Path
 
 from lib import api
 from lib.load import Load, mix
-from lib.sandbox import need_program
+from lib.sandbox import need_program, wait_for
 from lib.tallyd import service
 
 REPO = Path(__file__).parents[2]
@@ -116,3 +117,17 @@ def test_config_refused_and_service_gone(agent, sandbox):
     assert metrics.sum("tallyd_services_attached") == 1
     meter.catalog.write_text("keys: 7\n", encoding="utf-8")
     meter.wait_for_metrics(lambda m: m.sum("tallyd_catalog_last_reload_successful") == 0)
+
+
+def test_an_address_that_comes_later(agent):
+    """Somebody else has it at the start: the agent meters, says so once, and answers when it is free."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        other.listen()
+        a = agent(agent={"metrics": {"listen": f"127.0.0.1:{port}"}})
+        a.port = port
+        wait_for(lambda: "metrics_off" in a.log(), 10, "a word about the address")
+    wait_for(lambda: "metrics_on" in a.log(), 10, "the address")
+    assert a.metrics().sum("tallyd_services_configured") == 1
+    assert a.log().count("metrics_off") == 1 and a.log().count("metrics_on") == 1

@@ -78,6 +78,27 @@ def test_nothing_starts_by_itself(deb):
         subprocess.run(["sh", "-n"], input=text, text=True, check=True)
 
 
+@pytest.mark.parametrize("code", [0, 74])
+def test_removal_unhooks(deb, tmp_path, code):
+    """Wherever the pins are: the program is asked, whatever is below /sys/fs/bpf. Its failure is said, and
+    the package can be removed all the same; an upgrade asks nothing."""
+    (tmp_path / "prerm").write_text(run("dpkg-deb", "-I", deb, "prerm"))
+    for name, last in (("tallyd", f"exit {code}"), ("deb-systemd-invoke", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} \"$@\" >> {tmp_path}/calls\n{last}\n")
+        (tmp_path / name).chmod(0o755)
+
+    def prerm(*words):
+        (tmp_path / "calls").write_text("")
+        done = subprocess.run(["sh", tmp_path / "prerm", *words], capture_output=True, text=True, check=True,
+                              env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+        return (tmp_path / "calls").read_text().splitlines(), done.stderr
+
+    calls, said = prerm("remove")
+    assert calls[-1] == "tallyd stop --detach"
+    assert ("may still count" in said) == bool(code)
+    assert prerm("upgrade", "9") == ([], "")
+
+
 def page(tree, name):
     """A man page as text; troff has nothing to say about it."""
     done = subprocess.run(

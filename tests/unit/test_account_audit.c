@@ -309,6 +309,128 @@ static void test_anchor(void **state)
 	expect(books, TALLY_FIND_NOTE, 0);
 }
 
+/* All control records; records of usage from batch `from` on. */
+static void feed_from(struct books *books, size_t from)
+{
+	for (size_t i = 0; i < BATCHES; i++) {
+		feed(books, i, ROWS);
+		for (size_t k = 0; k < ROWS && i >= from; k++)
+			feed(books, i, k);
+	}
+}
+
+static void start_again(struct books *books)
+{
+	tally_audit_free(books->audit);
+	assert_int_equal(tally_audit_new(&books->audit), 0);
+}
+
+/* Retention took the oldest records, and left their control records: another topic, other segments. */
+static void test_retention_of_records(void **state)
+{
+	struct books *books = *state;
+
+	feed_from(books, 2);
+	expect(books, TALLY_FIND_GAP, 0);
+	assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_NOTE), 1);
+	assert_non_null(strstr(tally_audit_finding(books->audit, 0)->text,
+			       "usage records of 2 batches are not here any more"));
+}
+
+static void test_hole_behind_what_retention_took(void **state)
+{
+	struct books *books = *state;
+
+	for (size_t i = 0; i < BATCHES; i++)
+		feed(books, i, ROWS);
+	for (size_t k = 0; k < ROWS; k++) {
+		feed(books, 1, k);
+		feed(books, 3, k);
+	}
+	expect(books, TALLY_FIND_GAP, 1);
+	assert_non_null(strstr(tally_audit_finding(books->audit, 0)->text, "batch 3 "));
+	assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_NOTE), 1);
+}
+
+/* Who read them says until when some may be gone: of one partition more, of another less. */
+static void test_retention_that_is_told(void **state)
+{
+	/* until when, and how many gaps: batches 1 and 2 have no record, 3 lacks one; each ends after 10 s */
+	static const struct {
+		__u64 until_s, gaps;
+	} cases[] = { { 0, 3 },
+		      { LEDGER_START_S + 9, 3 },
+		      { LEDGER_START_S + 20, 1 },
+		      { LEDGER_START_S + 30, 0 } };
+	struct books *books = *state;
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(cases); i++) {
+		start_again(books);
+		for (size_t k = 0; k < BATCHES; k++)
+			feed(books, k, ROWS);
+		feed(books, 2, 1);
+		feed(books, 2, 2);
+		for (size_t k = 0; k < ROWS; k++)
+			feed(books, 3, k);
+		tally_audit_gone(books->audit, false, cases[i].until_s);
+		expect(books, TALLY_FIND_GAP, cases[i].gaps);
+	}
+}
+
+#define AGENT(id) "\"agent\":{\"id\":\"" id "\""
+
+/* A batch of another agent, of the same hours as batch `like`. */
+static void feed_other(struct books *books, size_t like)
+{
+	for (size_t k = 0; k < ROWS; k++)
+		ledger_feed(books->audit, books->batches[like], k, AGENT("9f2c71d4a0b1"),
+			    AGENT("000000000000"));
+	ledger_feed(books->audit, books->batches[like], LEDGER_CONTROL, AGENT("9f2c71d4a0b1"),
+		    AGENT("000000000000"));
+}
+
+/* Not one record of an agent is left: as old as others' that are here, they must be here, too. */
+static void test_no_record_at_all(void **state)
+{
+	struct books *books = *state;
+
+	feed_from(books, BATCHES);
+	expect(books, TALLY_FIND_GAP, BATCHES);
+	start_again(books);
+	feed_from(books, BATCHES);
+	feed_other(books, 2);
+	assert_int_equal(tally_audit_close(books->audit, 0), 0);
+	assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_GAP), 2);
+	start_again(books);
+	feed_from(books, BATCHES);
+	tally_audit_gone(books->audit, false, UINT64_MAX); /* the topic is empty: a week at most */
+	expect(books, TALLY_FIND_GAP, 0);
+}
+
+/* A period that is closed must be there as a whole: its usage, and its control records. */
+static void test_period(void **state)
+{
+	/* since when, and how many gaps: records are gone of batches 1 and 2, which end after 10 s each */
+	static const __u64 cases[][2] = { { 0, 1 },
+					  { LEDGER_START_S + 19, 1 },
+					  { LEDGER_START_S + 20, 0 } };
+	struct books *books = *state;
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(cases); i++) {
+		start_again(books);
+		feed_from(books, 2);
+		tally_audit_since(books->audit, cases[i][0]);
+		expect(books, TALLY_FIND_GAP, cases[i][1]);
+	}
+	for (size_t i = 0; i < 2; i++) {
+		start_again(books);
+		feed_batch(books, 2);
+		feed_batch(books, 3);
+		tally_audit_since(books->audit, LEDGER_START_S + 19 + i);
+		expect(books, TALLY_FIND_GAP, !i);
+	}
+}
+
 static void test_until(void **state)
 {
 	struct books *books = *state;
@@ -356,6 +478,11 @@ int main(void)
 		TEST(test_declared_loss),
 		TEST(test_declared_loss_is_complete_too_long),
 		TEST(test_anchor),
+		TEST(test_retention_of_records),
+		TEST(test_hole_behind_what_retention_took),
+		TEST(test_retention_that_is_told),
+		TEST(test_no_record_at_all),
+		TEST(test_period),
 		TEST(test_until),
 		TEST(test_what_is_no_record),
 	};

@@ -14,6 +14,7 @@
 #define UNITS_MAX 64
 #define RECORDS_MAX (1ULL << 32) /* of a batch */
 #define SUMS TALLY_PARTS_SUMS
+#define SEGMENT_S (7 * 86400) /* what a segment of Kafka's log spans at most, by default */
 
 typedef unsigned __int128 u128;
 
@@ -55,7 +56,7 @@ struct batch {
 		wrapped; /* lost: it declares a loss; wrapped: not CloudEvents, no chain to check */
 	struct tally_loss loss;
 	char hole; /* 's'topped, 'l'ost or 0 */
-	__u64 hole_start_s, hole_end_s, complete_until_s;
+	__u64 hole_start_s, hole_end_s, start_s, complete_until_s;
 	__s64 held_before, held_after, seen, attributed, unattributed;
 	__u8 prev_chain[TALLY_CHAIN], chain[TALLY_CHAIN], digest[TALLY_SHA256];
 	__u8 connections_digest[TALLY_SHA256];
@@ -76,8 +77,18 @@ struct agent {
 	bool tangled; /* seq does not rise with the number: no search by halves */
 };
 
+/* Where retention left off: it may take records before it takes the control records that tell of them. */
+struct gone {
+	bool told;     /* by who read them */
+	__u64 until_s; /* if told */
+	__u64 oldest_s; /* the first batch of all agents that has a record here; UINT64_MAX: none has */
+};
+
 struct tally_audit {
 	bool without_connections;
+	struct gone gone[2];	/* usage, connections */
+	bool asked;		/* for a period */
+	__u64 since_s, first_s; /* where it begins; the end of the oldest batch */
 	struct agent *agents;
 	size_t n_agents, last;
 	struct tally_finding *findings;
@@ -652,6 +663,7 @@ static int read_control(const json_t *data, struct batch *batch)
 	batch->usage.n = (__u64)integer(data, "records");
 	batch->epoch_first = (__u64)integer(data, "epoch_first");
 	batch->epoch_last = (__u64)integer(data, "epoch_last");
+	batch->start_s = time_of(data, "window_start");
 	batch->complete_until_s = time_of(data, "complete_until");
 	if (json_is_object(hole)) {
 		batch->hole = *text_of(hole, "cause");
@@ -808,6 +820,18 @@ void tally_audit_without_connections(struct tally_audit *audit)
 	audit->without_connections = true;
 }
 
+void tally_audit_gone(struct tally_audit *audit, bool connections, __u64 until_s)
+{
+	audit->gone[connections].told = true;
+	audit->gone[connections].until_s = until_s;
+}
+
+void tally_audit_since(struct tally_audit *audit, __u64 since_s)
+{
+	audit->asked = true;
+	audit->since_s = since_s;
+}
+
 bool tally_audit_told_connections(const struct tally_audit *audit)
 {
 	for (size_t i = 0; i < audit->n_agents; i++) {
@@ -881,14 +905,7 @@ static void judge_batch(struct tally_audit *audit, const struct agent *agent,
 	__s64 in = batch->held_before + batch->seen;
 	__s64 out = batch->attributed + batch->unattributed + batch->held_after;
 
-	if (batch->usage.slots && batch->usage.present < batch->usage.n)
-		find(audit, TALLY_FIND_GAP, agent->id,
-		     "batch %llu (seq %llu to %llu): %llu of %llu records are missing",
-		     (unsigned long long)batch->number, (unsigned long long)batch->seq_first,
-		     (unsigned long long)(batch->seq_first + batch->usage.n - 1),
-		     (unsigned long long)(batch->usage.n - batch->usage.present),
-		     (unsigned long long)batch->usage.n);
-	else
+	if (!batch->usage.slots || batch->usage.present == batch->usage.n)
 		judge_sums(audit, agent, batch);
 	if (in != out)
 		find(audit, TALLY_FIND_IDENTITY, agent->id,
@@ -1000,34 +1017,107 @@ static void judge_held(struct tally_audit *audit, const struct agent *agent,
 	     (long long)before->held_after);
 }
 
-/*
- * Retention of connections may be shorter than that of control records: before the oldest batch of which
- * one record is here, none are missed. If none is here at all, all are.
- */
-static void judge_connections(struct tally_audit *audit, const struct agent *agent)
+static const struct told *told_by(const struct batch *batch, bool connections)
 {
-	bool anchored = true;
-	__u64 before = 0;
+	return connections ? &batch->connections : &batch->usage;
+}
 
-	for (size_t i = 0; i < agent->n_batches && anchored; i++)
-		anchored = !agent->batches[i].connections.present;
-	for (size_t i = 0; i < agent->n_batches && !audit->without_connections; i++) {
-		const struct batch *batch = &agent->batches[i];
-		const struct told *told = &batch->connections;
-
-		anchored |= told->present > 0;
-		before += !anchored && told->n > 0;
-		if (anchored && told->present < told->n)
-			find(audit, TALLY_FIND_GAP, agent->id,
-			     "batch %llu: %llu of %llu connection records are missing",
-			     (unsigned long long)batch->number,
-			     (unsigned long long)(told->n - told->present),
-			     (unsigned long long)told->n);
+/* The first batch of which a record is here; 0: none is. */
+static __u64 first_here(const struct agent *agent, bool connections)
+{
+	for (size_t i = 0; i < agent->n_batches; i++) {
+		if (told_by(&agent->batches[i], connections)->present)
+			return agent->batches[i].number;
 	}
-	if (before)
+	return 0;
+}
+
+/* Did retention take what is missing? `here`: the agent's first batch that has a record. */
+static bool is_gone(const struct tally_audit *audit, const struct batch *batch, bool connections,
+		    __u64 here)
+{
+	const struct gone *gone = &audit->gone[connections];
+
+	if (gone->told)
+		return batch->complete_until_s <= gone->until_s;
+	if (here)
+		return batch->number < here;
+	return gone->oldest_s != UINT64_MAX && batch->complete_until_s < gone->oldest_s;
+}
+
+static void missing(struct tally_audit *audit, const struct agent *agent, const struct batch *batch,
+		    bool connections)
+{
+	const struct told *told = told_by(batch, connections);
+
+	if (connections)
+		find(audit, TALLY_FIND_GAP, agent->id,
+		     "batch %llu: %llu of %llu connection records are missing",
+		     (unsigned long long)batch->number,
+		     (unsigned long long)(told->n - told->present), (unsigned long long)told->n);
+	else
+		find(audit, TALLY_FIND_GAP, agent->id,
+		     "batch %llu (seq %llu to %llu): %llu of %llu records are missing",
+		     (unsigned long long)batch->number, (unsigned long long)batch->seq_first,
+		     (unsigned long long)(batch->seq_first + told->n - 1),
+		     (unsigned long long)(told->n - told->present), (unsigned long long)told->n);
+}
+
+/* What retention took: a note, and a gap where it is of the period asked for. */
+static void say_gone(struct tally_audit *audit, const struct agent *agent, bool connections,
+		     __u64 batches, __u64 until_s)
+{
+	bool asked = audit->asked && until_s > audit->since_s;
+	const char *what = connections ? "connection" : "usage";
+	char until[TALLY_JSON_TIME], since[TALLY_JSON_TIME];
+
+	tally_json_time(until_s, until);
+	tally_json_time(audit->since_s, since);
+	if (asked)
+		find(audit, TALLY_FIND_GAP, agent->id,
+		     "%s records of %llu batches are not here any more, up to %s: the period since %s is not whole",
+		     what, (unsigned long long)batches, until, since);
+	else if (batches)
 		find(audit, TALLY_FIND_NOTE, agent->id,
-		     "connection records begin only after %llu batches that had some",
-		     (unsigned long long)before);
+		     "%s records of %llu batches are not here any more, up to %s", what,
+		     (unsigned long long)batches, until);
+}
+
+static void judge_told(struct tally_audit *audit, const struct agent *agent, bool connections)
+{
+	__u64 here = first_here(agent, connections), batches = 0, until_s = 0;
+
+	for (size_t i = 0; i < agent->n_batches; i++) {
+		const struct batch *batch = &agent->batches[i];
+		const struct told *told = told_by(batch, connections);
+
+		if (told->present == told->n)
+			continue;
+		if (!is_gone(audit, batch, connections, here)) {
+			missing(audit, agent, batch, connections);
+			continue;
+		}
+		batches++;
+		until_s = TALLY_MAX(until_s, batch->complete_until_s);
+	}
+	say_gone(audit, agent, connections, batches, until_s);
+}
+
+/* Of the period asked for, control records may be gone, too. The first batch of all has none before it. */
+static void judge_since(struct tally_audit *audit, const struct agent *agent)
+{
+	static const __u8 none[TALLY_CHAIN];
+	const struct batch *first = agent->batches;
+	char from[TALLY_JSON_TIME], since[TALLY_JSON_TIME];
+
+	if (!audit->asked || !agent->n_batches || first->start_s <= audit->since_s ||
+	    memcmp(first->prev_chain, none, sizeof(none)) == 0)
+		return;
+	tally_json_time(first->start_s, from);
+	tally_json_time(audit->since_s, since);
+	find(audit, TALLY_FIND_GAP, agent->id,
+	     "its oldest control record is batch %llu, from %s on: the period since %s is not whole",
+	     (unsigned long long)first->number, from, since);
 }
 
 static __u64 judge_agent(struct tally_audit *audit, const struct agent *agent)
@@ -1054,7 +1144,10 @@ static __u64 judge_agent(struct tally_audit *audit, const struct agent *agent)
 		epochs = batch;
 		until = TALLY_MAX(until, batch->complete_until_s);
 	}
-	judge_connections(audit, agent);
+	judge_since(audit, agent);
+	judge_told(audit, agent, false);
+	if (!audit->without_connections)
+		judge_told(audit, agent, true);
 	return until;
 }
 
@@ -1076,10 +1169,39 @@ static __u64 count_pending(const struct agent *agent)
 	return n;
 }
 
+static void look_back(struct tally_audit *audit, const struct agent *agent)
+{
+	for (size_t i = 0; i < agent->n_batches; i++) {
+		const struct batch *batch = &agent->batches[i];
+
+		audit->first_s = TALLY_MIN(audit->first_s, batch->complete_until_s);
+		for (int k = 0; k < 2; k++) {
+			if (told_by(batch, k)->present)
+				audit->gone[k].oldest_s =
+					TALLY_MIN(audit->gone[k].oldest_s, batch->complete_until_s);
+		}
+	}
+}
+
+/* If none of them is left, control records tell how far retention got: it left a segment of theirs. */
+static void find_beginnings(struct tally_audit *audit)
+{
+	audit->first_s = UINT64_MAX;
+	for (int k = 0; k < 2; k++)
+		audit->gone[k].oldest_s = UINT64_MAX;
+	for (size_t i = 0; i < audit->n_agents; i++)
+		look_back(audit, &audit->agents[i]);
+	for (int k = 0; k < 2 && audit->first_s != UINT64_MAX; k++) {
+		if (audit->gone[k].until_s == UINT64_MAX)
+			audit->gone[k].until_s = audit->first_s + SEGMENT_S;
+	}
+}
+
 int tally_audit_close(struct tally_audit *audit, __u64 until_s)
 {
 	bool all = true;
 
+	find_beginnings(audit);
 	for (size_t i = 0; i < audit->n_agents; i++)
 		all &= !audit->agents[i].expected;
 	for (size_t i = 0; i < audit->n_agents; i++) {

@@ -8,7 +8,8 @@
  *	            └ connections, each once, add up to the records (parts.h), their digest is told
  *
  * It starts, per agent, at the oldest control record that retention left (the anchor); records
- * before it are not judged. Memory: 8 bytes for each record of complete batches, the text of those
+ * before it are not judged. Control records may outlive the records that they tell of: what is missing
+ * since retention took it is a note, unless it is of the period asked for (tally_audit_since). Memory: 8 bytes for each record of complete batches, the text of those
  * whose batch is not complete yet.
  */
 #ifndef TALLY_ACCOUNT_AUDIT_H
@@ -59,6 +60,14 @@ int tally_audit_feed(struct tally_audit *audit, const void *value, size_t len);
 void tally_audit_without_connections(struct tally_audit *audit);
 /* Does any control record so far tell of records of connections? */
 bool tally_audit_told_connections(const struct tally_audit *audit);
+/*
+ * Usage records (or those of connections) written up to until_s may be gone, and none that were written later;
+ * 0: none at all, UINT64_MAX: nobody knows until when. Where it is not said, those before the first
+ * that is here may be, for each agent, and before the first of all where an agent has none.
+ */
+void tally_audit_gone(struct tally_audit *audit, bool connections, __u64 until_s);
+/* A period begins then that must be here as a whole: what is gone of it is a gap. */
+void tally_audit_since(struct tally_audit *audit, __u64 since_s);
 /* An agent that must have passed `until_s`. */
 int tally_audit_expect(struct tally_audit *audit, const char *agent);
 /* Judges; until_s 0: no deadline. Call once, after the last record. */

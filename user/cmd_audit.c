@@ -6,11 +6,13 @@
 #include "audit_source.h"
 #include "deliver/kafka_reader.h"
 
-#define CONNECTIONS 2 /* the topic that is read only where control records tell of it */
+#define CONTROL 0
+#define PERIOD_S (31 * 86400) /* that is closed with --until, if nobody says since when */
+#define CONNECTIONS 2	      /* the topic that is read only where control records tell of it */
 
 static struct tally_cli_list properties;
 static struct tally_audit_words words = { .properties = &properties };
-static const char *until, *agents, *output;
+static const char *until, *since, *agents, *output;
 static bool from_file, strict, without_connections;
 
 static bool from_brokers(void)
@@ -70,29 +72,49 @@ static int read_file(struct tally_audit *audit, const char *path)
 	return read_lines(audit, in ? in : stdin, path);
 }
 
-/* The control topic comes first: a record whose batch is known need not be kept. */
-static int read_topics(struct tally_audit *audit, const struct tally_audit_source *source)
+static int reading_failed(int err, const char *error)
 {
-	struct tally_kafka_reading reading = {
+	int code = err == -EINVAL ? tally_cli_usage_error("--property: %s", error)
+				  : tally_cli_fail(TALLY_EXIT_UNAVAILABLE, "%s", error);
+
+	if (err != -ENOTRECOVERABLE)
+		return code;
+	(void)tally_cli_flush(); /* said by it, and this code is the better one */
+	_exit(code);
+}
+
+static int read_topic(struct tally_audit *audit, const struct tally_audit_source *source,
+		      size_t index)
+{
+	const struct tally_kafka_reading reading = {
 		.brokers = source->brokers,
-		.n_topics = 1,
+		.topic = source->topics[index],
 		.options = source->options,
 		.n_options = source->n_options,
 	};
 	_cleanup_free_ char *error = NULL;
-	int r = 0;
+	__u64 gone_s = 0;
+	int r = tally_kafka_reader_run(&reading, feed, audit, &gone_s, &error);
 
-	for (size_t i = 0; r == 0 && i < TALLY_ARRAY_SIZE(source->topics); i++) {
+	if (r < 0)
+		return reading_failed(r, error ? error : strerror(-r));
+	if (index != CONTROL)
+		tally_audit_gone(audit, index == CONNECTIONS, gone_s);
+	return 0;
+}
+
+/* The control topic comes first: a record whose batch is known need not be kept. */
+static int read_topics(struct tally_audit *audit, const struct tally_audit_source *source)
+{
+	int code = 0;
+
+	for (size_t i = 0; !code && i < TALLY_ARRAY_SIZE(source->topics); i++) {
 		if (i == CONNECTIONS &&
 		    (without_connections || !tally_audit_told_connections(audit)))
 			break;
-		reading.topics = &source->topics[i];
-		r = tally_kafka_reader_run(&reading, feed, audit, &error);
+		code = read_topic(audit, source, i);
 	}
-	if (r == -EINVAL)
-		return tally_cli_usage_error("--property: %s", error ? error : "not accepted");
-	return r < 0 ? tally_cli_fail(TALLY_EXIT_UNAVAILABLE, "%s", error ? error : strerror(-r))
-		     : 0;
+	return code;
 }
 
 static int read_brokers(struct tally_audit *audit)
@@ -221,6 +243,22 @@ static int read_input(struct tally_audit *audit, int argc, char **argv)
 	return code;
 }
 
+/* Where the period begins that is closed. Of files one may be all there is. */
+static int ask_since(struct tally_audit *audit, __u64 until_s)
+{
+	__u64 since_s = 0;
+
+	if (since && tally_json_parse_time(since, &since_s) < 0)
+		return tally_cli_usage_error("--since: not a time like 2026-09-01T00:00:00Z: %s",
+					     since);
+	if (!since && (!until || !from_brokers()))
+		return 0;
+	if (!since)
+		since_s = until_s > PERIOD_S ? until_s - PERIOD_S : 0;
+	tally_audit_since(audit, since_s);
+	return 0;
+}
+
 static int audit_all(struct tally_audit *audit, int argc, char **argv)
 {
 	__u64 until_s = 0;
@@ -229,7 +267,9 @@ static int audit_all(struct tally_audit *audit, int argc, char **argv)
 	if (until && tally_json_parse_time(until, &until_s) < 0)
 		return tally_cli_usage_error("--until: not a time like 2026-09-01T00:00:00Z: %s",
 					     until);
-	code = read_input(audit, argc, argv);
+	code = ask_since(audit, until_s);
+	if (!code)
+		code = read_input(audit, argc, argv);
 	if (code)
 		return code;
 	if (tally_audit_close(audit, until_s) < 0)
@@ -293,6 +333,11 @@ static const struct tally_cli_option options[] = {
 	  .value = &until,
 	  .arg = "TIME",
 	  .help = "name the agents whose books are not complete up to this UTC time" },
+	{ .name = "since",
+	  .type = TALLY_CLI_TEXT,
+	  .value = &since,
+	  .arg = "TIME",
+	  .help = "what retention took of the time since then is a gap; from a cluster: 31 days before --until" },
 	{ .name = "agents",
 	  .letter = 'a',
 	  .type = TALLY_CLI_TEXT,
@@ -346,7 +391,9 @@ const struct tally_cli_command tally_cmd_audit = {
 	.details =
 		"Exit 0: they balance. 1: they do not. 3: they do, but for losses that they declare "
 		"themselves\n(spool declare-lost, a window lost in a power cut). Closing a billing "
-		"period: --until END --agents FILE.\nWhere records of connections are kept, they must "
+		"period: --until END --agents FILE.\n"
+		"What retention took of a topic, before it took its control records, is a note, unless the period "
+		"that is\nclosed begins before it (--since).\nWhere records of connections are kept, they must "
 		"add up to the usage records of their batch.\n"
 		"A password does not belong on a command line, where all users see it: "
 		"-X 'sasl.password=${file:/path}',\nor --config with the file that has it.\n",

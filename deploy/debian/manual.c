@@ -24,7 +24,7 @@ static const struct {
 	{ TALLY_EXIT_USAGE, "Unknown command or option." },
 	{ TALLY_EXIT_INPUT, "Input cannot be read as what it claims to be." },
 	{ TALLY_EXIT_UNAVAILABLE,
-	  "No agent runs, no broker answers; or another agent, or another version of tallyd, has the state or the pins; or *run* cannot read the file of a secret, perhaps not yet." },
+	  "No agent runs, no broker answers or not for all that *audit* has to read; or another agent, or another version of tallyd, has the state or the pins; or *run* cannot read the file of a secret, perhaps not yet." },
 	{ TALLY_EXIT_BUG, "An invariant of tallyd is broken." },
 	{ TALLY_EXIT_KERNEL, "The kernel lacks a feature; its name is printed." },
 	{ TALLY_EXIT_IO, "The spool or the state directory cannot be written." },

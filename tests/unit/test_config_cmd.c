@@ -348,6 +348,8 @@ static void test_audit_file(void **state)
 	put("junk", "\n{\"cut\": \"off\n{\"cut\": \"off\n");
 	assert_int_equal(call_in_dir("audit -f junk", "junk:2: not a record"), TALLY_EXIT_INPUT);
 	assert_null(strstr(err, "junk:3"));
+	assert_int_equal(call_in_dir("audit -f junk --since then", "--since: not a time like"),
+			 TALLY_EXIT_USAGE);
 	assert_int_equal(call_in_dir("audit -f nowhere", "nowhere: No such file"),
 			 TALLY_EXIT_INPUT);
 }

@@ -11,7 +11,7 @@ enum tally_exit {
 	TALLY_EXIT_LOSSES = 3,	/* audit: the books balance, but for losses that they declare */
 	TALLY_EXIT_USAGE = 64,	/* unknown command or option */
 	TALLY_EXIT_INPUT = 65,	/* input data cannot be read as what it claims to be */
-	TALLY_EXIT_UNAVAILABLE = 69, /* no agent, no broker, no secret (yet) */
+	TALLY_EXIT_UNAVAILABLE = 69, /* no agent, no broker, not all of a topic, no secret (yet) */
 	TALLY_EXIT_BUG = 70,	     /* an invariant of ours is broken */
 	TALLY_EXIT_KERNEL = 71,	     /* the kernel lacks a feature */
 	TALLY_EXIT_IO = 74,	     /* spool or state directory */

@@ -7,12 +7,11 @@
 
 #include "base/util.h"
 #include "deliver/checkpoint.h"
+#include "deliver/kafka_wait.h"
 
-#define SLICE_MS 500
 #define META_MS 10000	/* metadata, topic creation, ends of partitions */
 #define READ_MS 45000	/* reading the checkpoint, at least */
 #define HANG_MS 15000	/* and so much longer than a transaction may hang */
-#define PAUSE_MS 100	/* between tries of what fails at once */
 #define ORDER_MS 120000 /* an order as a whole, beside transactions and reading */
 #define QUEUE_MS 30000	/* waiting for room in the queue */
 #define ABORT_MS 10000
@@ -65,79 +64,25 @@ static void tell(const struct tally_kafka_broker *broker, const char *fmt, ...)
 	broker->hooks.tell(broker->hooks.ctx, text);
 }
 
-static bool stopped(const struct tally_kafka_broker *broker)
-{
-	return __atomic_load_n(broker->hooks.stop, __ATOMIC_ACQUIRE) != 0;
-}
-
 static __u64 now_ms(void)
 {
-	return tally_util_mono_ns() / 1000000;
+	return tally_kafka_wait_now_ms();
 }
 
-static __u64 rest_ms(const struct tally_kafka_broker *broker, __u64 deadline_ms)
+/* No longer than the order lasts. */
+static struct tally_kafka_wait wait_until(const struct tally_kafka_broker *broker,
+					  __u64 deadline_ms)
 {
-	__u64 now = now_ms(), until = TALLY_MIN(deadline_ms, broker->until_ms);
-
-	return stopped(broker) || now >= until ? 0 : until - now;
+	return (struct tally_kafka_wait){ .until_ms = TALLY_MIN(deadline_ms, broker->until_ms),
+					  .stop = broker->hooks.stop };
 }
 
 /* For calls that go on where they were when they are made again. */
 static int left_ms(const struct tally_kafka_broker *broker, __u64 deadline_ms)
 {
-	return (int)TALLY_MIN(rest_ms(broker, deadline_ms), (__u64)SLICE_MS);
-}
+	const struct tally_kafka_wait wait = wait_until(broker, deadline_ms);
 
-/*
- * For calls that throw a later answer away: each slice is twice the one before, and the last takes what
- * is left, so that a slow broker's answer falls into one.
- */
-static int growing_ms(const struct tally_kafka_broker *broker, __u64 deadline_ms, __u64 *slice_ms)
-{
-	__u64 rest = rest_ms(broker, deadline_ms), slice = *slice_ms;
-
-	*slice_ms = slice * 2;
-	return (int)(rest < 2 * slice ? rest : slice);
-}
-
-/* Errors that may go away while one waits; of the others each needs somebody who does something. */
-static bool is_passing(rd_kafka_resp_err_t err)
-{
-	static const rd_kafka_resp_err_t passing[] = {
-		RD_KAFKA_RESP_ERR__TRANSPORT,
-		RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN,
-		RD_KAFKA_RESP_ERR__RESOLVE,
-		RD_KAFKA_RESP_ERR__TIMED_OUT,
-		RD_KAFKA_RESP_ERR__TIMED_OUT_QUEUE,
-		RD_KAFKA_RESP_ERR__WAIT_CACHE,
-		RD_KAFKA_RESP_ERR__WAIT_COORD,
-		RD_KAFKA_RESP_ERR__RETRY,
-		RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
-		RD_KAFKA_RESP_ERR_NETWORK_EXCEPTION,
-		RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE,
-		RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
-		RD_KAFKA_RESP_ERR_BROKER_NOT_AVAILABLE,
-		RD_KAFKA_RESP_ERR_REPLICA_NOT_AVAILABLE,
-		RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS,
-		RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE,
-		RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
-		RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR,
-		RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH,
-		RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH,
-		RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE,
-	};
-
-	for (size_t i = 0; i < TALLY_ARRAY_SIZE(passing); i++) {
-		if (err == passing[i])
-			return true;
-	}
-	return false;
-}
-
-/* Again? What fails at once is not asked again at once. */
-static bool worth_a_try(rd_kafka_resp_err_t err)
-{
-	return err && is_passing(err) && usleep(PAUSE_MS * 1000) == 0;
+	return (int)TALLY_MIN(tally_kafka_wait_rest_ms(&wait), (__u64)TALLY_KAFKA_SLICE_MS);
 }
 
 static void on_log(const rd_kafka_t *rk, int level, const char *fac, const char *buf)
@@ -447,17 +392,13 @@ static int count_partitions(struct tally_kafka_broker *broker, const char *topic
 {
 	const struct rd_kafka_metadata *meta = NULL;
 	rd_kafka_topic_t *handle = rd_kafka_topic_new(broker->producer, topic, NULL);
-	rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR__TIMED_OUT;
-	__u64 deadline = now_ms() + META_MS, slice = SLICE_MS;
-	int left, r = -EIO;
+	const struct tally_kafka_wait wait = wait_until(broker, now_ms() + META_MS);
+	rd_kafka_resp_err_t err;
+	int r = -EIO;
 
 	if (!handle)
 		return -ENOMEM;
-	do {
-		left = growing_ms(broker, deadline, &slice);
-		if (left > 0)
-			err = rd_kafka_metadata(broker->producer, 0, handle, &meta, left);
-	} while (left > 0 && worth_a_try(err));
+	err = tally_kafka_wait_metadata(broker->producer, handle, &wait, &meta);
 	rd_kafka_topic_destroy(handle);
 	if (err) {
 		tell(broker, "no broker of %s answers: %s", broker->config->brokers,
@@ -677,28 +618,17 @@ static void take_message(struct tally_kafka_broker *broker, const rd_kafka_messa
 	broker->saved.extra[HINT_OFFSET] = (__u64)msg->offset;
 }
 
-/*
- * The end of a partition, open transactions of others included. Asked as the offset of a time: librdkafka
- * before 2.3 does not look at the clock in rd_kafka_query_watermark_offsets() once it has asked.
- */
+/* The end of a partition, open transactions of others included. */
 static int high_watermark(struct tally_kafka_broker *broker, rd_kafka_t *client, int partition,
 			  __s64 *ret_high)
 {
-	rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR__TIMED_OUT;
-	__u64 deadline = now_ms() + META_MS, slice = SLICE_MS;
+	const struct tally_kafka_wait wait = wait_until(broker, now_ms() + META_MS);
 	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
 	rd_kafka_topic_partition_t *end =
 		rd_kafka_topic_partition_list_add(list, broker->progress, partition);
-	int left;
+	rd_kafka_resp_err_t err;
 
-	do {
-		left = growing_ms(broker, deadline, &slice);
-		end->offset = RD_KAFKA_OFFSET_END;
-		if (left > 0)
-			err = rd_kafka_offsets_for_times(client, list, left);
-		if (!err)
-			err = end->err;
-	} while (left > 0 && worth_a_try(err));
+	err = tally_kafka_wait_offsets(client, list, RD_KAFKA_OFFSET_END, &wait);
 	if (err)
 		tell(broker, "end of %s[%d]: %s", broker->progress, partition,
 		     rd_kafka_err2str(err));
@@ -734,7 +664,7 @@ static int take(struct tally_kafka_broker *broker, const rd_kafka_message_t *msg
 			return assign(broker, msg->partition, *at);
 		return 0;
 	}
-	if (is_passing(msg->err))
+	if (tally_kafka_wait_is_passing(msg->err))
 		return 0;
 	tell(broker, "the checkpoint in %s cannot be read: %s", broker->progress,
 	     rd_kafka_message_errstr(msg)); /* told once only: waiting for another is in vain */

@@ -43,7 +43,7 @@ prometheus  | check | 150  | $pytest tests/prometheus                  | metrics
 page        | check | 240  | $pytest tests/page                        | the status page in a browser
 vm          | check | 400  | tests/vm/matrix.sh                        | other kernels, counting right
 e2e-long    | long  | 300  | $pytest -m long tests/e2e                 | load, many connections, long bodies
-kafka       | long  | 420  | $pytest -s tests/kafka                    | a real Kafka: transactions, kills, doubt, readers
+kafka       | long  | 540  | $pytest -s tests/kafka                    | a real Kafka: transactions, kills, doubt, readers
 faults      | long  | 600  | tests/faults/run.py --ci --jobs 4         | a real Kafka, 200 faults, books that close
 deploy      | long  | 150  | $pytest tests/deploy                      | topics and rights as documented, on a real Kafka
 diff-long   | long  | 180  | $diff -t 150                              | the same, for longer, on new streams

@@ -7,6 +7,7 @@
 #include "deliver/kafka_reader.h"
 
 #define CONTROL 0
+#define LIVE_S 900 /* as long as the first records of an agent may wait for their control record */
 #define PERIOD_S (31 * 86400) /* that is closed with --until, if nobody says since when */
 #define CONNECTIONS 2	      /* the topic that is read only where control records tell of it */
 
@@ -128,21 +129,32 @@ static int read_brokers(struct tally_audit *audit)
 	return code;
 }
 
-/* One agent id a line; # begins a comment. */
+/* One agent id, blanks around it, or nothing; # begins a comment. */
+static int read_agent(struct tally_audit *audit, char *line)
+{
+	static const char blanks[] = " \t\r\n";
+	char *id = line + strspn(line, blanks), *end;
+
+	id[strcspn(id, "#")] = 0;
+	for (end = id + strlen(id); end > id && strchr(blanks, end[-1]); end--)
+		end[-1] = 0;
+	if (*id && tally_audit_expect(audit, id) < 0)
+		return tally_cli_fail(TALLY_EXIT_INPUT, "%s: '%s' is no agent's id", agents, id);
+	return 0;
+}
+
 static int read_agents(struct tally_audit *audit)
 {
 	_cleanup_fclose_ FILE *in = fopen(agents, "re");
-	char line[256];
+	_cleanup_free_ char *line = NULL;
+	size_t cap = 0;
+	int code = 0;
 
 	if (!in)
 		return cannot_read(agents, -errno);
-	while (fgets(line, sizeof(line), in)) {
-		line[strcspn(line, "# \t\r\n")] = 0;
-		if (*line && tally_audit_expect(audit, line) < 0)
-			return tally_cli_fail(TALLY_EXIT_INPUT, "%s: '%s' is no agent's id", agents,
-					      line);
-	}
-	return 0;
+	while (!code && getline(&line, &cap, in) > 0)
+		code = read_agent(audit, line);
+	return !code && ferror(in) ? cannot_read(agents, -EIO) : code;
 }
 
 static json_t *agent_json(const struct tally_audit_agent *agent)
@@ -298,6 +310,7 @@ static int run(int argc, char **argv)
 		return tally_cli_fail(TALLY_EXIT_BUG, "out of memory");
 	if (without_connections)
 		tally_audit_without_connections(audit);
+	tally_audit_live_since(audit, tally_util_real_ns() / TALLY_NS_PER_S - LIVE_S);
 	code = audit_all(audit, argc, argv);
 	tally_audit_free(audit);
 	return code;
@@ -391,7 +404,9 @@ const struct tally_cli_command tally_cmd_audit = {
 	.details =
 		"Exit 0: they balance. 1: they do not. 3: they do, but for losses that they declare "
 		"themselves\n(spool declare-lost, a window lost in a power cut). Closing a billing "
-		"period: --until END --agents FILE.\n"
+		"period: --until END --agents FILE;\nan agent of that file without any control record is behind, with "
+		"--until and without.\nRecords of an agent without any control record are a gap, unless they are of the "
+		"last 15 minutes.\n"
 		"What retention took of a topic, before it took its control records, is a note, unless the period "
 		"that is\nclosed begins before it (--since).\nWhere records of connections are kept, they must "
 		"add up to the usage records of their batch.\n"

@@ -444,6 +444,36 @@ static void test_until(void **state)
 	assert_string_equal(tally_audit_finding(books->audit, 0)->agent, "000000000000");
 }
 
+/* An agent that must be there and is not is behind, also where nobody asks how far it is. */
+static void test_expected_agent_without_batch(void **state)
+{
+	struct books *books = *state;
+
+	feed_batch(books, 0);
+	assert_int_equal(tally_audit_expect(books->audit, "9f2c71d4a0b1"), 0);
+	assert_int_equal(tally_audit_expect(books->audit, "000000000000"), 0);
+	expect(books, TALLY_FIND_BEHIND, 1);
+	assert_string_equal(tally_audit_finding(books->audit, 0)->agent, "000000000000");
+}
+
+/* No control record at all vouches for them. Of books that are written now it may be the first batch. */
+static void test_records_without_control(void **state)
+{
+	static const __u64 live_since[] = { 0, LEDGER_START_S + 20, LEDGER_START_S + 21 };
+	struct books *books = *state;
+
+	for (size_t i = 0; i <= TALLY_ARRAY_SIZE(live_since); i++) {
+		tally_audit_free(books->audit);
+		assert_int_equal(tally_audit_new(&books->audit), 0);
+		feed(books, 1, 0);
+		feed(books, 1, 2);
+		if (i < TALLY_ARRAY_SIZE(live_since))
+			tally_audit_live_since(books->audit, live_since[i]);
+		expect(books, TALLY_FIND_GAP, i >= 2);
+		assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_NOTE), i < 2);
+	}
+}
+
 static void test_what_is_no_record(void **state)
 {
 	struct books *books = *state;
@@ -484,6 +514,8 @@ int main(void)
 		TEST(test_no_record_at_all),
 		TEST(test_period),
 		TEST(test_until),
+		TEST(test_expected_agent_without_batch),
+		TEST(test_records_without_control),
 		TEST(test_what_is_no_record),
 	};
 

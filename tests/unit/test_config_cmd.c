@@ -354,6 +354,21 @@ static void test_audit_file(void **state)
 			 TALLY_EXIT_INPUT);
 }
 
+/* Whoever must be there is missed, though nobody asks how far he is; blanks before an id hide nobody. */
+static void test_audit_agents(void **state)
+{
+	put("empty", "");
+	put("agents", "# all of them\n\taaaaaaaaaaaa # the first\n  bbbbbbbbbbbb\r\n\n");
+	assert_int_equal(call_in_dir("audit -f empty", "no record was found"), TALLY_EXIT_INPUT);
+	assert_int_equal(call("audit -f empty -a agents", ""), TALLY_EXIT_DIFFERS);
+	assert_non_null(strstr(out, "behind: aaaaaaaaaaaa: "));
+	assert_non_null(strstr(out, "behind: bbbbbbbbbbbb: "));
+	assert_non_null(strstr(out, "the books do not balance\n"));
+	put("agents", "aaaaaaaaaaaa bbbbbbbbbbbb\n");
+	assert_int_equal(call_in_dir("audit -f empty -a agents", "'aaaaaaaaaaaa bbbbbbbbbbbb'"),
+			 TALLY_EXIT_INPUT);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -369,6 +384,7 @@ int main(void)
 		cmocka_unit_test(test_audit_properties),
 		cmocka_unit_test(test_audit_config),
 		cmocka_unit_test(test_audit_file),
+		cmocka_unit_test(test_audit_agents),
 		cmocka_unit_test(test_spool_of_nothing),
 	};
 

@@ -29,6 +29,7 @@ struct loose {
 	__u32 incarnation;
 	__u64 seq, batch;
 	__u64 index; /* of a connection */
+	__u64 end_s; /* of its window */
 	char *text;
 	size_t len;
 };
@@ -89,6 +90,7 @@ struct tally_audit {
 	struct gone gone[2];	/* usage, connections */
 	bool asked;		/* for a period */
 	__u64 since_s, first_s; /* where it begins; the end of the oldest batch */
+	__u64 live_s;
 	struct agent *agents;
 	size_t n_agents, last;
 	struct tally_finding *findings;
@@ -99,7 +101,10 @@ struct tally_audit {
 int tally_audit_new(struct tally_audit **ret_audit)
 {
 	*ret_audit = calloc(1, sizeof(**ret_audit));
-	return *ret_audit ? 0 : -ENOMEM;
+	if (!*ret_audit)
+		return -ENOMEM;
+	(*ret_audit)->live_s = UINT64_MAX;
+	return 0;
 }
 
 static void batch_done(struct batch *batch)
@@ -537,6 +542,7 @@ static int feed_usage(struct tally_audit *audit, const json_t *data, const void 
 {
 	struct loose loose = { .incarnation = (__u32)integer(data, "incarnation"),
 			       .seq = (__u64)integer(data, "seq"),
+			       .end_s = time_of(data, "window_end"),
 			       .len = len };
 	struct agent *agent = NULL;
 	int r;
@@ -577,6 +583,7 @@ static int feed_connection(struct tally_audit *audit, const json_t *data, const 
 			       .incarnation = (__u32)integer(data, "incarnation"),
 			       .batch = (__u64)integer(data, "batch"),
 			       .index = (__u64)integer(data, "index"),
+			       .end_s = time_of(data, "window_end"),
 			       .len = len };
 	struct agent *agent = NULL;
 	struct batch *batch;
@@ -830,6 +837,11 @@ void tally_audit_since(struct tally_audit *audit, __u64 since_s)
 {
 	audit->asked = true;
 	audit->since_s = since_s;
+}
+
+void tally_audit_live_since(struct tally_audit *audit, __u64 since_s)
+{
+	audit->live_s = since_s;
 }
 
 bool tally_audit_told_connections(const struct tally_audit *audit)
@@ -1197,6 +1209,44 @@ static void find_beginnings(struct tally_audit *audit)
 	}
 }
 
+/* Without any control record there is no anchor: only what is new may still get its own. */
+static bool is_uncovered(const struct tally_audit *audit, const struct agent *agent)
+{
+	bool old = false;
+
+	for (size_t i = 0; i < agent->n_loose && !old; i++)
+		old = agent->loose[i].end_s < audit->live_s;
+	return old && !agent->n_batches;
+}
+
+static void judge_pending(struct tally_audit *audit, const struct agent *agent)
+{
+	__u64 n = count_pending(agent);
+
+	if (is_uncovered(audit, agent))
+		find(audit, TALLY_FIND_GAP, agent->id,
+		     "%llu records, and no control record of this agent vouches for them",
+		     (unsigned long long)n);
+	else if (n)
+		find(audit, TALLY_FIND_NOTE, agent->id,
+		     "%llu records are of a batch that is not complete yet", (unsigned long long)n);
+}
+
+/* until: what its books are complete to; until_s: what they are wanted to, 0: nobody asks. */
+static void judge_progress(struct tally_audit *audit, const struct agent *agent, __u64 until,
+			   __u64 until_s)
+{
+	char text[TALLY_JSON_TIME] = "never";
+
+	if (until)
+		tally_json_time(until, text);
+	if (until < until_s)
+		find(audit, TALLY_FIND_BEHIND, agent->id, "complete until %s only", text);
+	else if (agent->expected && !agent->n_batches)
+		find(audit, TALLY_FIND_BEHIND, agent->id,
+		     "it must be there, and there is no control record of it");
+}
+
 int tally_audit_close(struct tally_audit *audit, __u64 until_s)
 {
 	bool all = true;
@@ -1206,17 +1256,10 @@ int tally_audit_close(struct tally_audit *audit, __u64 until_s)
 		all &= !audit->agents[i].expected;
 	for (size_t i = 0; i < audit->n_agents; i++) {
 		const struct agent *agent = &audit->agents[i];
-		char text[TALLY_JSON_TIME] = "never";
 		__u64 until = judge_agent(audit, agent);
 
-		if (until)
-			tally_json_time(until, text);
-		if (until_s && (all || agent->expected) && until < until_s)
-			find(audit, TALLY_FIND_BEHIND, agent->id, "complete until %s only", text);
-		if (count_pending(agent))
-			find(audit, TALLY_FIND_NOTE, agent->id,
-			     "%llu records are of a batch that is not complete yet",
-			     (unsigned long long)count_pending(agent));
+		judge_progress(audit, agent, until, all || agent->expected ? until_s : 0);
+		judge_pending(audit, agent);
 	}
 	return 0;
 }

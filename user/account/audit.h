@@ -8,8 +8,9 @@
  *	            └ connections, each once, add up to the records (parts.h), their digest is told
  *
  * It starts, per agent, at the oldest control record that retention left (the anchor); records
- * before it are not judged. Control records may outlive the records that they tell of: what is missing
- * since retention took it is a note, unless it is of the period asked for (tally_audit_since). Memory: 8 bytes for each record of complete batches, the text of those
+ * before it are not judged, and those of an agent without any control record are a gap. Control records may
+ * outlive the records that they tell of: what is missing since retention took it is a note, unless it is of
+ * the period asked for (tally_audit_since). Memory: 8 bytes for each record of complete batches, the text of those
  * whose batch is not complete yet.
  */
 #ifndef TALLY_ACCOUNT_AUDIT_H
@@ -58,6 +59,9 @@ void tally_audit_free(struct tally_audit *audit);
 int tally_audit_feed(struct tally_audit *audit, const void *value, size_t len);
 /* Records of connections are left out: for who may not read them, or whose copy has none. */
 void tally_audit_without_connections(struct tally_audit *audit);
+/* The books are still written: records of windows that ended since, of an agent without any control record,
+ * are those of its first batch. Else all such records are a gap. */
+void tally_audit_live_since(struct tally_audit *audit, __u64 since_s);
 /* Does any control record so far tell of records of connections? */
 bool tally_audit_told_connections(const struct tally_audit *audit);
 /*
@@ -68,7 +72,7 @@ bool tally_audit_told_connections(const struct tally_audit *audit);
 void tally_audit_gone(struct tally_audit *audit, bool connections, __u64 until_s);
 /* A period begins then that must be here as a whole: what is gone of it is a gap. */
 void tally_audit_since(struct tally_audit *audit, __u64 since_s);
-/* An agent that must have passed `until_s`. */
+/* An agent that must be there, and have passed `until_s`. */
 int tally_audit_expect(struct tally_audit *audit, const char *agent);
 /* Judges; until_s 0: no deadline. Call once, after the last record. */
 int tally_audit_close(struct tally_audit *audit, __u64 until_s);

@@ -43,7 +43,7 @@ static void warn_books(const struct tally_agent *agent, const struct tally_ship_
 	if (s->quarantined_files)
 		warn(out, "critical", "quarantine",
 		     "%" PRIu64 " files of the spool are damaged or of another agent: "
-		     "`tallyd spool verify`.",
+		     "`tallyd spool ls`.",
 		     (uint64_t)s->quarantined_files);
 	if (s->holes_lost)
 		warn(out, "critical", "hole",

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The spool by hand. All but declare-lost only read, and work beside a running agent.
+ * The spool by hand. All but declare-lost only read, and work beside a running agent, which makes and removes
+ * files meanwhile. A spool can be larger than memory: one file is held at a time.
  */
 #include <jansson.h>
+#include <stdarg.h>
 
 #include "account/batch.h"
 #include "account/json.h"
+#include "base/text.h"
 #include "cli.h"
 #include "deliver/spool.h"
 
@@ -13,9 +16,11 @@
 
 static const char *state_dir = "/var/lib/tallyd", *output;
 
-static const char *const folders[] = { "batches", "sealed", "quarantine" };
+#define BATCHES "batches"
 
-/* A file of the spool, read and judged. */
+static const char *const folders[] = { BATCHES, "sealed", TALLY_QUARANTINE };
+
+/* A file of the spool; what stands below `bytes` is known between load() and file_done(). */
 struct file {
 	const char *folder;
 	char name[NAME_MAX_BYTES];
@@ -27,6 +32,8 @@ struct file {
 };
 
 struct files {
+	struct tally_fs fs;
+	bool is_open;
 	struct file *items;
 	size_t n;
 	const char *folder;
@@ -35,13 +42,15 @@ struct files {
 static void file_done(struct file *file)
 {
 	tally_batch_free(file->batch);
+	file->batch = NULL;
 	tally_sealed_done(&file->sealed);
+	tally_sealed_init(&file->sealed);
 }
 
 static void files_done(struct files *files)
 {
-	for (size_t i = 0; i < files->n; i++)
-		file_done(&files->items[i]);
+	if (files->is_open)
+		files->fs.free(files->fs.ctx);
 	free(files->items);
 }
 
@@ -105,23 +114,21 @@ static int open_fs(struct tally_fs *ret_fs)
 	return r < 0 ? tally_cli_fail(TALLY_EXIT_IO, "%s: %s", state_dir, strerror(-r)) : 0;
 }
 
-static int load_all(struct files *files)
+/* The names, in the order they are shown and looked for. */
+static int list_files(struct files *files)
 {
 	int r = 0, code = 0, found = 0;
-	struct tally_fs fs;
 
-	code = open_fs(&fs);
+	code = open_fs(&files->fs);
 	if (code)
 		return code;
+	files->is_open = true;
 	for (size_t i = 0; r == 0 && i < TALLY_ARRAY_SIZE(folders); i++) {
 		files->folder = folders[i];
-		r = fs.list(fs.ctx, folders[i], add_name, files);
+		r = files->fs.list(files->fs.ctx, folders[i], add_name, files);
 		found += r != -ENOENT;
 		r = r == -ENOENT ? 0 : r;
 	}
-	for (size_t i = 0; i < files->n; i++)
-		load(&fs, &files->items[i]);
-	fs.free(fs.ctx);
 	if (!found)
 		return tally_cli_fail(TALLY_EXIT_IO,
 				      "%s: no spool: none of batches/, sealed/, quarantine/",
@@ -141,70 +148,171 @@ static const char *judgement(const struct file *file)
 static json_t *file_json(const struct file *file)
 {
 	const struct tally_sealed *rows = rows_of(file);
+	char name[3 * NAME_MAX_BYTES];
 
 	return json_pack("{s:s,s:s,s:I,s:s,s:s,s:I,s:I,s:I,s:I,s:I}", "folder", file->folder,
-			 "file", file->name, "bytes", (json_int_t)file->bytes, "state",
-			 judgement(file), "agent", file->agent, "epoch_first",
-			 (json_int_t)rows->epoch_first, "epoch_last", (json_int_t)rows->epoch_last,
-			 "window", (json_int_t)rows->number, "records", (json_int_t)rows->n_rows,
-			 "batch", (json_int_t)(file->batch ? file->batch->head.number : 0));
+			 "file", tally_text_clean(file->name, name, sizeof(name)), "bytes",
+			 (json_int_t)file->bytes, "state", judgement(file), "agent", file->agent,
+			 "epoch_first", (json_int_t)rows->epoch_first, "epoch_last",
+			 (json_int_t)rows->epoch_last, "window", (json_int_t)rows->number,
+			 "records", (json_int_t)rows->n_rows, "batch",
+			 (json_int_t)(file->batch ? file->batch->head.number : 0));
 }
 
-static void print_files(const struct files *files)
+static void print_json(struct files *files)
 {
-	json_t *list;
+	json_t *list = json_array();
 
-	if (output && strcmp(output, "json") == 0) {
-		list = json_array();
-		for (size_t i = 0; i < files->n; i++)
-			json_array_append_new(list, file_json(&files->items[i]));
-		json_dumpf(list, stdout, JSON_INDENT(1));
-		puts("");
-		json_decref(list);
-		return;
+	for (size_t i = 0; i < files->n; i++) {
+		load(&files->fs, &files->items[i]);
+		json_array_append_new(list, file_json(&files->items[i]));
+		file_done(&files->items[i]);
 	}
+	json_dumpf(list, stdout, JSON_INDENT(1));
+	puts("");
+	json_decref(list);
+}
+
+static void print_file(const struct file *file)
+{
+	char from[TALLY_JSON_TIME] = "", name[3 * NAME_MAX_BYTES];
+
+	if (rows_of(file)->start_s)
+		tally_json_time(rows_of(file)->start_s, from);
+	printf("%-10s  %-44s %10llu %8zu  %-20s %s\n", file->folder,
+	       tally_text_plain(file->name, name, sizeof(name)), (unsigned long long)file->bytes,
+	       rows_of(file)->n_rows, from, judgement(file));
+}
+
+static void print_table(struct files *files)
+{
 	printf("%-10s  %-44s %10s %8s  %-20s %s\n", "FOLDER", "FILE", "BYTES", "RECORDS", "FROM",
 	       "STATE");
 	for (size_t i = 0; i < files->n; i++) {
-		const struct file *file = &files->items[i];
-		char from[TALLY_JSON_TIME] = "";
-
-		if (rows_of(file)->start_s)
-			tally_json_time(rows_of(file)->start_s, from);
-		printf("%-10s  %-44s %10llu %8zu  %-20s %s\n", file->folder, file->name,
-		       (unsigned long long)file->bytes, rows_of(file)->n_rows, from,
-		       judgement(file));
+		load(&files->fs, &files->items[i]);
+		print_file(&files->items[i]);
+		file_done(&files->items[i]);
 	}
 }
 
 static int run_ls(int argc, char **argv)
 {
 	struct files files = { 0 };
-	int code = load_all(&files);
+	int code = list_files(&files);
 
 	(void)argc;
 	(void)argv;
-	if (!code)
-		print_files(&files);
+	if (!code && output && strcmp(output, "json") == 0)
+		print_json(&files);
+	else if (!code)
+		print_table(&files);
 	files_done(&files);
 	return code ? code : tally_cli_flush();
+}
+
+/* verify ---------------------------------------------------------------------------------------- */
+
+/* The batch before, which the next one is chained to; number 0: none. */
+struct link {
+	char agent[TALLY_AGENT_ID + 1];
+	__u32 incarnation;
+	__u64 number;
+	__u8 chain[TALLY_CHAIN];
+};
+
+static void complain(const struct file *file, const char *fmt, ...) TALLY_PRINTF(2, 3);
+static void complain(const struct file *file, const char *fmt, ...)
+{
+	char name[3 * NAME_MAX_BYTES];
+	va_list ap;
+
+	printf("%s/%s: ", file->folder, tally_text_plain(file->name, name, sizeof(name)));
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	putchar('\n');
+}
+
+/* In quarantine a name has another before it, and a dash. */
+static int is_batch(void *arg, const char *name, __u64 size)
+{
+	const char *begin = arg, *dash = strchr(name, '-');
+
+	(void)size;
+	return strncmp(name, begin, strlen(begin)) == 0 ||
+	       (dash && strncmp(dash + 1, begin, strlen(begin)) == 0);
+}
+
+/* Is it here by now, or in quarantine, which says so itself? */
+static bool is_known(const struct tally_fs *fs, __u64 number)
+{
+	char begin[32];
+
+	(void)snprintf(begin, sizeof(begin), "b%llu-s", (unsigned long long)number);
+	return fs->list(fs->ctx, BATCHES, is_batch, begin) == 1 ||
+	       fs->list(fs->ctx, TALLY_QUARANTINE, is_batch, begin) == 1;
+}
+
+/* Batches are removed from the front, as sinks have them: nothing before the oldest is missed. 1: bad. */
+static int verify_link(const struct tally_fs *fs, const struct link *before,
+		       const struct file *file)
+{
+	const struct tally_batch_head *head = &file->batch->head;
+	__u64 next = before->number + 1;
+
+	if (!before->number || before->incarnation != head->incarnation ||
+	    strcmp(before->agent, head->agent) != 0)
+		return 0;
+	while (next < head->number && is_known(fs, next))
+		next++;
+	if (head->number <= before->number)
+		complain(file, "batch %llu is there twice", (unsigned long long)head->number);
+	else if (next < head->number)
+		complain(file, "batch %llu, which goes before it, is missing",
+			 (unsigned long long)next);
+	else if (head->number == before->number + 1 &&
+		 memcmp(before->chain, head->prev_chain, TALLY_CHAIN) != 0)
+		complain(file, "not chained to batch %llu", (unsigned long long)before->number);
+	else
+		return 0;
+	return 1;
+}
+
+/* 1: bad. One that is gone was merged, or sent and removed, as was every batch before it. */
+static int verify_file(const struct tally_fs *fs, struct file *file, struct link *before)
+{
+	bool in_batches = strcmp(file->folder, BATCHES) == 0;
+	int bad;
+
+	if (file->error == -ENOENT && in_batches)
+		before->number = 0;
+	if (file->error == -ENOENT || strcmp(file->folder, TALLY_QUARANTINE) == 0)
+		return 0;
+	if (file->error)
+		complain(file, "%s", judgement(file));
+	if (file->error || !in_batches || !file->batch)
+		return file->error != 0;
+	bad = verify_link(fs, before, file);
+	*before = (struct link){ .incarnation = file->batch->head.incarnation,
+				 .number = file->batch->head.number };
+	memcpy(before->agent, file->batch->head.agent, sizeof(before->agent));
+	memcpy(before->chain, file->batch->chain, sizeof(before->chain));
+	return bad;
 }
 
 /* Everything outside of quarantine must be whole. */
 static int run_verify(int argc, char **argv)
 {
+	struct link before = { 0 };
 	struct files files = { 0 };
-	int code = load_all(&files), bad = 0;
+	int code = list_files(&files), bad = 0;
 
 	(void)argc;
 	(void)argv;
-	for (size_t i = 0; i < files.n; i++) {
-		const struct file *file = &files.items[i];
-
-		if (!file->error || strcmp(file->folder, "quarantine") == 0)
-			continue;
-		printf("%s/%s: %s\n", file->folder, file->name, judgement(file));
-		bad++;
+	for (size_t i = 0; !code && i < files.n; i++) {
+		load(&files.fs, &files.items[i]);
+		bad += verify_file(&files.fs, &files.items[i], &before);
+		file_done(&files.items[i]);
 	}
 	if (!code)
 		printf("%zu files, %d damaged\n", files.n, bad);
@@ -214,20 +322,27 @@ static int run_verify(int argc, char **argv)
 	return tally_cli_flush() ? TALLY_EXIT_IO : bad ? TALLY_EXIT_DIFFERS : TALLY_EXIT_OK;
 }
 
+/* show, export ---------------------------------------------------------------------------------- */
+
+static const struct file *find_file(const struct files *files, const char *name)
+{
+	for (size_t i = 0; i < files->n; i++) {
+		if (strcmp(files->items[i].name, name) == 0)
+			return &files->items[i];
+	}
+	return NULL;
+}
+
 /* A file by its name, whichever folder it is in. */
 static int load_one(const char *name, struct file *ret_file)
 {
 	struct files files = { 0 };
-	int code = load_all(&files);
-	bool found = false;
+	int code = list_files(&files);
+	const struct file *found = code ? NULL : find_file(&files, name);
 
-	for (size_t i = 0; !code && i < files.n; i++) {
-		if (found || strcmp(files.items[i].name, name) != 0)
-			continue;
-		*ret_file = files.items[i];
-		files.items[i].batch = NULL;
-		tally_sealed_init(&files.items[i].sealed);
-		found = true;
+	if (found) {
+		*ret_file = *found;
+		load(&files.fs, ret_file);
 	}
 	files_done(&files);
 	if (!code && !found)
@@ -243,14 +358,18 @@ static void print_row(const struct tally_sealed *sealed, const struct tally_seal
 {
 	const struct tally_sealed_owner *owner = &sealed->owners[row->owner];
 	const struct tally_sealed_shape *shape = &sealed->shapes[row->shape];
-	char from[TALLY_JSON_TIME];
+	const char *texts[] = { sealed->strings[owner->customer], sealed->strings[owner->api_key],
+				sealed->strings[shape->service], sealed->strings[shape->method],
+				sealed->strings[shape->route] };
+	char from[TALLY_JSON_TIME], plain[TALLY_ARRAY_SIZE(texts)][TALLY_TEXT_LINE];
 
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(texts); i++)
+		(void)tally_text_plain(texts[i], plain[i], sizeof(plain[i]));
 	tally_json_time(row->start_s, from);
 	printf("%s %4llus  %-16s %-26s %-12s %-8s %-28s %3u %10llu %14llu %14llu\n", from,
-	       (unsigned long long)(row->end_s - row->start_s), sealed->strings[owner->customer],
-	       sealed->strings[owner->api_key], sealed->strings[shape->service],
-	       sealed->strings[shape->method], sealed->strings[shape->route], shape->status,
-	       (unsigned long long)row->sums.requests, (unsigned long long)row->sums.request_bytes,
+	       (unsigned long long)(row->end_s - row->start_s), plain[0], plain[1], plain[2],
+	       plain[3], plain[4], shape->status, (unsigned long long)row->sums.requests,
+	       (unsigned long long)row->sums.request_bytes,
 	       (unsigned long long)row->sums.response_bytes);
 }
 
@@ -459,7 +578,8 @@ static const struct tally_cli_command show_command = {
 static const struct tally_cli_command verify_command = {
 	.name = "verify",
 	.args = "",
-	.summary = "Read everything, digests and chains included. Exit 1 when a file is damaged.",
+	.summary =
+		"Read all but quarantine, digests and chains included. Exit 1 if anything is damaged or missing.",
 	.options = options,
 	.run = run_verify,
 };

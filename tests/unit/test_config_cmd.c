@@ -6,84 +6,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <fcntl.h>
 #include <jansson.h>
-#include <signal.h>
-#include <sys/wait.h>
 
-#include "cli.h"
-
-static char dir[] = "/tmp/test_config_cmd.XXXXXX";
-static char out[65536], err[65536];
-
-static void path_of(const char *name, char *path, size_t bytes)
-{
-	snprintf(path, bytes, "%s/%s", dir, name);
-}
-
-static void put(const char *name, const char *text)
-{
-	char path[128];
-
-	path_of(name, path, sizeof(path));
-	assert_int_equal(tally_util_write_file(path, text, strlen(text), 0600), 0);
-}
-
-static void get(const char *name, char *text, size_t bytes)
-{
-	_cleanup_free_ char *data = NULL;
-	char path[128];
-	size_t n = 0;
-
-	path_of(name, path, sizeof(path));
-	assert_int_equal(tally_util_read_file(path, bytes - 1, &data, &n), 0);
-	memcpy(text, data, n + 1);
-}
-
-static void redirect(const char *name, int flags, int fd)
-{
-	char path[128];
-	int from;
-
-	path_of(name, path, sizeof(path));
-	from = open(path, flags, 0600);
-	if (from < 0 || dup2(from, fd) < 0)
-		_exit(99);
-}
-
-/* In a child, because options are kept in static variables. words are parted by blanks. */
-static int call(const char *words, const char *input)
-{
-	static const struct tally_cli_command *const commands[] = {
-		&tally_cmd_check, &tally_cmd_keys, &tally_cmd_audit, &tally_cmd_spool, NULL
-	};
-	char copy[1024], *argv[16] = { dir }, *rest = copy, *part;
-	int argc = 1, status;
-	pid_t pid;
-
-	snprintf(copy, sizeof(copy), "%s", words);
-	while ((part = strsep(&rest, " ")))
-		argv[argc++] = part;
-	put("in", input);
-	fflush(stdout);
-	fflush(stderr);
-	pid = fork();
-	if (pid == 0) {
-		redirect("in", O_RDONLY, 0);
-		redirect("out", O_WRONLY | O_CREAT | O_TRUNC, 1);
-		redirect("err", O_WRONLY | O_CREAT | O_TRUNC, 2);
-		if (chdir(dir) < 0)
-			_exit(99);
-		status = tally_cli_main(commands, argc, argv);
-		fflush(stdout);
-		_exit(status);
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	get("out", out, sizeof(out));
-	get("err", err, sizeof(err));
-	return WEXITSTATUS(status);
-}
+#include "libcommand.h"
 
 #define KEY_SHA "8649cdebee753898fd50e01408a9e438aa5090249bc3e51b65f33dce973b0873"
 #define KEY_KFP "kfp_73ng7bsoe3xptklhqmtj"
@@ -92,10 +17,9 @@ static int set_up(void **state)
 {
 	char text[2048];
 
-	if (!mkdtemp(dir))
-		return -1;
-	put("secret", "0123456789abcdef0123456789abcdef\n");
-	put("keys.yaml", "keys: [{id: key_1, customer: cus_1, sha256: " KEY_SHA "}]\n");
+	command_open();
+	command_put("secret", "0123456789abcdef0123456789abcdef\n");
+	command_put("keys.yaml", "keys: [{id: key_1, customer: cus_1, sha256: " KEY_SHA "}]\n");
 	snprintf(text, sizeof(text),
 		 "agent: {fleet_secret: '${file:%s/secret}', state_dir: %s}\n"
 		 "services:\n"
@@ -103,48 +27,42 @@ static int set_up(void **state)
 		 "   routes: [{match: /a}, {match: /b}]}\n"
 		 "keys: {file: %s/keys.yaml}\n"
 		 "sinks: [{stdout: }]\n",
-		 dir, dir, dir);
-	put("good.yaml", text);
-	put("warn.yaml",
-	    "services: [{name: a, match: {ports: 1}, key: [{header: K}], tainted: owner}]\n"
-	    "sinks: [{stdout: }]\n");
-	put("bad.yaml",
-	    "services: [{name: a, match: {ports: 1}, routes: [{match: a}], tined: x}]\n");
-	snprintf(text, sizeof(text), "agent: {state_dir: %s}\nsinks: [{stdout: }]\n", dir);
-	put("own.yaml", text);
-	put("fleet-secret", "0123456789abcdef0123456789abcdef");
+		 command_dir, command_dir, command_dir);
+	command_put("good.yaml", text);
+	command_put("warn.yaml",
+		    "services: [{name: a, match: {ports: 1}, key: [{header: K}], tainted: owner}]\n"
+		    "sinks: [{stdout: }]\n");
+	command_put("bad.yaml",
+		    "services: [{name: a, match: {ports: 1}, routes: [{match: a}], tined: x}]\n");
+	snprintf(text, sizeof(text), "agent: {state_dir: %s}\nsinks: [{stdout: }]\n", command_dir);
+	command_put("own.yaml", text);
+	command_put("fleet-secret", "0123456789abcdef0123456789abcdef");
 	return 0;
 }
 
 static int tear_down(void **state)
 {
-	DIR *d = opendir(dir);
-	struct dirent *entry;
-
-	while (d && (entry = readdir(d)))
-		if (unlinkat(dirfd(d), entry->d_name, 0) < 0 && entry->d_name[0] != '.')
-			return -1;
-	closedir(d);
-	return rmdir(dir);
+	return command_close();
 }
 
 static void test_good(void **state)
 {
-	assert_int_equal(call("check-config good.yaml", ""), 0);
-	assert_string_equal(err, "");
-	assert_non_null(strstr(out, "service geo: ports 80,81; 2 routes\n  key 1: header X-Key\n"));
-	assert_non_null(strstr(out, "keys.yaml: 1 keys\n"));
-	assert_non_null(strstr(out, "MiB  in all\ngood.yaml: good\n"));
-	assert_int_equal(call("check-config -q good.yaml", ""), 0);
-	assert_string_equal(out, "");
+	assert_int_equal(command_call("check-config good.yaml", ""), 0);
+	assert_string_equal(command_err, "");
+	assert_non_null(
+		strstr(command_out, "service geo: ports 80,81; 2 routes\n  key 1: header X-Key\n"));
+	assert_non_null(strstr(command_out, "keys.yaml: 1 keys\n"));
+	assert_non_null(strstr(command_out, "MiB  in all\ngood.yaml: good\n"));
+	assert_int_equal(command_call("check-config -q good.yaml", ""), 0);
+	assert_string_equal(command_out, "");
 }
 
 static void test_json(void **state)
 {
 	json_t *json;
 
-	assert_int_equal(call("check-config good.yaml -o json", ""), 0);
-	json = json_loads(out, 0, NULL);
+	assert_int_equal(command_call("check-config good.yaml -o json", ""), 0);
+	json = json_loads(command_out, 0, NULL);
 	assert_non_null(json);
 	assert_int_equal(json_integer_value(json_object_get(json, "catalog_keys")), 1);
 	assert_int_equal(json_integer_value(json_object_get(json, "window_s")), 10);
@@ -155,22 +73,24 @@ static void test_json(void **state)
 /* All of them, in the order of the lines. */
 static void test_bad(void **state)
 {
-	assert_int_equal(call("check-config bad.yaml", ""), TALLY_EXIT_CONFIG);
-	assert_string_equal(out, "");
-	assert_non_null(strstr(err, "bad.yaml:1:1: sinks: missing\n"));
+	assert_int_equal(command_call("check-config bad.yaml", ""), TALLY_EXIT_CONFIG);
+	assert_string_equal(command_out, "");
+	assert_non_null(strstr(command_err, "bad.yaml:1:1: sinks: missing\n"));
+	assert_non_null(
+		strstr(command_err,
+		       "bad.yaml:1:50: services[0].routes[0].match: a template begins with /"));
 	assert_non_null(strstr(
-		err, "bad.yaml:1:50: services[0].routes[0].match: a template begins with /"));
-	assert_non_null(strstr(
-		err, "bad.yaml:1:63: services[0].tined: unknown key; did you mean \"tainted\"?\n"));
-	assert_int_equal(call("check-config none.yaml", ""), TALLY_EXIT_CONFIG);
-	assert_string_equal(err, "none.yaml: cannot be read: No such file or directory\n");
+		command_err,
+		"bad.yaml:1:63: services[0].tined: unknown key; did you mean \"tainted\"?\n"));
+	assert_int_equal(command_call("check-config none.yaml", ""), TALLY_EXIT_CONFIG);
+	assert_string_equal(command_err, "none.yaml: cannot be read: No such file or directory\n");
 }
 
 static void test_strict(void **state)
 {
-	assert_int_equal(call("check-config warn.yaml", ""), 0);
-	assert_non_null(strstr(err, "warning: agent.fleet_secret"));
-	assert_int_equal(call("check-config --strict warn.yaml", ""), TALLY_EXIT_CONFIG);
+	assert_int_equal(command_call("check-config warn.yaml", ""), 0);
+	assert_non_null(strstr(command_err, "warning: agent.fleet_secret"));
+	assert_int_equal(command_call("check-config --strict warn.yaml", ""), TALLY_EXIT_CONFIG);
 }
 
 /* What a start would refuse of a sink is refused here; what only the unit can read is not judged. */
@@ -196,23 +116,23 @@ static void test_clients(void **state)
 			 "agent: {state_dir: %s}\n"
 			 "services: [{name: a, match: {ports: 1}, key: [{header: K}]}]\n"
 			 "sinks:\n- stdout:\n- kafka: {brokers: b, properties: {%s}}\n",
-			 dir, cases[i].properties);
-		put("kafka.yaml", text);
-		assert_int_equal(call("check-config kafka.yaml", ""),
+			 command_dir, cases[i].properties);
+		command_put("kafka.yaml", text);
+		assert_int_equal(command_call("check-config kafka.yaml", ""),
 				 cases[i].says ? TALLY_EXIT_CONFIG : 0);
 		snprintf(line, sizeof(line), "kafka.yaml:5:10: sinks[1].kafka: ");
-		assert_int_equal(strstr(err, line) != NULL, cases[i].says != NULL);
-		assert_true(!cases[i].says || strstr(err, cases[i].says));
+		assert_int_equal(strstr(command_err, line) != NULL, cases[i].says != NULL);
+		assert_true(!cases[i].says || strstr(command_err, cases[i].says));
 	}
 }
 
 static void test_bad_catalog(void **state)
 {
-	put("keys.yaml", "keys: [{id: key_1, customer: cus_1, sha256: sk_live_secret}]\n");
-	assert_int_equal(call("check-config good.yaml", ""), TALLY_EXIT_CONFIG);
-	assert_non_null(strstr(err, "/keys.yaml:1:8: keys[0]: sha256 must be 64"));
-	assert_null(strstr(err, "sk_live"));
-	put("keys.yaml", "keys: [{id: key_1, customer: cus_1, sha256: " KEY_SHA "}]\n");
+	command_put("keys.yaml", "keys: [{id: key_1, customer: cus_1, sha256: sk_live_secret}]\n");
+	assert_int_equal(command_call("check-config good.yaml", ""), TALLY_EXIT_CONFIG);
+	assert_non_null(strstr(command_err, "/keys.yaml:1:8: keys[0]: sha256 must be 64"));
+	assert_null(strstr(command_err, "sk_live"));
+	command_put("keys.yaml", "keys: [{id: key_1, customer: cus_1, sha256: " KEY_SHA "}]\n");
 }
 
 static void test_schema(void **state)
@@ -223,41 +143,43 @@ static void test_schema(void **state)
 	for (size_t i = 0; i < TALLY_ARRAY_SIZE(calls); i++) {
 		json_t *json;
 
-		assert_int_equal(call(calls[i], ""), 0);
-		json = json_loads(out, 0, NULL);
+		assert_int_equal(command_call(calls[i], ""), 0);
+		json = json_loads(command_out, 0, NULL);
 		assert_non_null(json);
 		json_decref(json);
 	}
-	assert_int_equal(call("check-config --reference", ""), 0);
-	assert_int_equal(strncmp(out, "## Configuration of tallyd\n", 27), 0);
+	assert_int_equal(command_call("check-config --reference", ""), 0);
+	assert_int_equal(strncmp(command_out, "## Configuration of tallyd\n", 27), 0);
 }
 
 /* Whatever way the key comes, with its newline or without; with the fleet's secret or the agent's. */
 static void test_keys_id(void **state)
 {
-	assert_int_equal(call("keys id --config good.yaml", "demo-key-acme"), 0);
-	assert_string_equal(out, KEY_KFP "\ncatalog: id key_1, customer cus_1\n");
-	assert_int_equal(call("keys id --config good.yaml", "demo-key-acme\n"), 0);
-	assert_string_equal(out, KEY_KFP "\ncatalog: id key_1, customer cus_1\n");
-	assert_int_equal(call("keys id -c good.yaml --sha256 " KEY_SHA, ""), 0);
-	assert_string_equal(out, KEY_KFP "\ncatalog: id key_1, customer cus_1\n");
-	assert_int_equal(call("keys id -c own.yaml -o json", "demo-key-acme"), 0);
-	assert_string_equal(out, "{\"kfp\":\"" KEY_KFP "\",\"id\":null,\"customer\":null}\n");
+	assert_int_equal(command_call("keys id --config good.yaml", "demo-key-acme"), 0);
+	assert_string_equal(command_out, KEY_KFP "\ncatalog: id key_1, customer cus_1\n");
+	assert_int_equal(command_call("keys id --config good.yaml", "demo-key-acme\n"), 0);
+	assert_string_equal(command_out, KEY_KFP "\ncatalog: id key_1, customer cus_1\n");
+	assert_int_equal(command_call("keys id -c good.yaml --sha256 " KEY_SHA, ""), 0);
+	assert_string_equal(command_out, KEY_KFP "\ncatalog: id key_1, customer cus_1\n");
+	assert_int_equal(command_call("keys id -c own.yaml -o json", "demo-key-acme"), 0);
+	assert_string_equal(command_out,
+			    "{\"kfp\":\"" KEY_KFP "\",\"id\":null,\"customer\":null}\n");
 }
 
 static void test_keys_id_faults(void **state)
 {
-	assert_int_equal(call("keys id -c good.yaml", ""), TALLY_EXIT_INPUT);
-	assert_int_equal(call("keys id -c good.yaml --sha256 00", ""), TALLY_EXIT_USAGE);
-	assert_int_equal(call("keys id -c good.yaml the-key", ""), TALLY_EXIT_USAGE);
-	assert_int_equal(call("keys id -c none.yaml", "k"), TALLY_EXIT_CONFIG);
-	assert_int_equal(call("keys", ""), TALLY_EXIT_USAGE);
-	put("no-secret.yaml", "agent: {state_dir: /nowhere}\nsinks: [{stdout: }]\n");
-	assert_int_equal(call("keys id -c no-secret.yaml", "k"), TALLY_EXIT_CONFIG);
-	assert_non_null(strstr(err, " /nowhere/fleet-secret: No such file or directory\n"));
-	put("unit.yaml", "agent: {fleet_secret: '${cred:fleet}'}\nsinks: [{stdout: }]\n");
-	assert_int_equal(call("keys id -c unit.yaml", "k"), TALLY_EXIT_CONFIG);
-	assert_non_null(strstr(err, "agent.fleet_secret: ${cred:fleet} can be read only by"));
+	assert_int_equal(command_call("keys id -c good.yaml", ""), TALLY_EXIT_INPUT);
+	assert_int_equal(command_call("keys id -c good.yaml --sha256 00", ""), TALLY_EXIT_USAGE);
+	assert_int_equal(command_call("keys id -c good.yaml the-key", ""), TALLY_EXIT_USAGE);
+	assert_int_equal(command_call("keys id -c none.yaml", "k"), TALLY_EXIT_CONFIG);
+	assert_int_equal(command_call("keys", ""), TALLY_EXIT_USAGE);
+	command_put("no-secret.yaml", "agent: {state_dir: /nowhere}\nsinks: [{stdout: }]\n");
+	assert_int_equal(command_call("keys id -c no-secret.yaml", "k"), TALLY_EXIT_CONFIG);
+	assert_non_null(strstr(command_err, " /nowhere/fleet-secret: No such file or directory\n"));
+	command_put("unit.yaml", "agent: {fleet_secret: '${cred:fleet}'}\nsinks: [{stdout: }]\n");
+	assert_int_equal(command_call("keys id -c unit.yaml", "k"), TALLY_EXIT_CONFIG);
+	assert_non_null(
+		strstr(command_err, "agent.fleet_secret: ${cred:fleet} can be read only by"));
 }
 
 /* The text with the test's folder for each @. */
@@ -267,8 +189,8 @@ static void in_dir(const char *text, char *ret_text, size_t bytes)
 
 	for (; *text && n < bytes; text++)
 		n += (size_t)snprintf(ret_text + n, bytes - n, "%.*s",
-				      *text == '@' ? (int)strlen(dir) : 1,
-				      *text == '@' ? dir : text);
+				      *text == '@' ? (int)strlen(command_dir) : 1,
+				      *text == '@' ? command_dir : text);
 	assert_true(n < bytes);
 }
 
@@ -278,23 +200,23 @@ static int call_in_dir(const char *line, const char *said)
 	int code;
 
 	in_dir(line, words, sizeof(words));
-	code = call(words, "");
-	if (!strstr(err, said))
-		fail_msg("%s: %s", words, err);
+	code = command_call(words, "");
+	if (!strstr(command_err, said))
+		fail_msg("%s: %s", words, command_err);
 	return code;
 }
 
 /* librdkafka's refusal shows what reached it: nothing is asked of a broker. */
 static void test_audit_properties(void **state)
 {
-	put("word", "nonsense\n");
+	command_put("word", "nonsense\n");
 	assert_int_equal(call_in_dir("audit -b 127.0.0.1:1 -X no.such=1 -X client.id=a", "no.such"),
 			 TALLY_EXIT_USAGE);
 	assert_int_equal(call_in_dir("audit -b 127.0.0.1:1 -X client.id=a -X no.such=1", "no.such"),
 			 TALLY_EXIT_USAGE);
 	assert_int_equal(call_in_dir("audit -b 127.0.0.1:1 -X hunter2", "wants NAME=VALUE"),
 			 TALLY_EXIT_USAGE);
-	assert_null(strstr(err, "hunter2"));
+	assert_null(strstr(command_err, "hunter2"));
 	assert_int_equal(
 		call_in_dir("audit -b 127.0.0.1:1 -X security.protocol=${file:@/word}", "nonsense"),
 		TALLY_EXIT_USAGE);
@@ -314,14 +236,15 @@ static void test_audit_config(void **state)
 {
 	char text[1024];
 
-	put("word", "nonsense\n");
+	command_put("word", "nonsense\n");
 	in_dir("agent: {fleet_secret: '${cred:fleet}'}\n"
 	       "sinks: [{kafka: {brokers: '127.0.0.1:1', properties: "
 	       "{security.protocol: '${file:@/word}', sasl.password: '${cred:pw}'}}}]\n",
 	       text, sizeof(text));
-	put("kafka.yaml", text);
-	put("two.yaml", "sinks: [{name: a, kafka: {brokers: '127.0.0.1:1', topics: {records: a}}},"
-			" {name: b, kafka: {brokers: '127.0.0.1:1', properties: {no.such: 1}}}]\n");
+	command_put("kafka.yaml", text);
+	command_put("two.yaml",
+		    "sinks: [{name: a, kafka: {brokers: '127.0.0.1:1', topics: {records: a}}},"
+		    " {name: b, kafka: {brokers: '127.0.0.1:1', properties: {no.such: 1}}}]\n");
 	assert_int_equal(call_in_dir("audit -c kafka.yaml", "${cred:pw} cannot be read here"),
 			 TALLY_EXIT_CONFIG);
 	assert_int_equal(call_in_dir("audit -c kafka.yaml -X sasl.password=x", "nonsense"),
@@ -338,16 +261,16 @@ static void test_spool_of_nothing(void **state)
 {
 	assert_int_equal(call_in_dir("spool verify -d @", "no spool"), TALLY_EXIT_IO);
 	assert_int_equal(call_in_dir("spool ls -d @", "no spool"), TALLY_EXIT_IO);
-	assert_string_equal(out, "");
+	assert_string_equal(command_out, "");
 	assert_int_equal(call_in_dir("spool verify -d @/none", "none: No such file"),
 			 TALLY_EXIT_IO);
 }
 
 static void test_audit_file(void **state)
 {
-	put("junk", "\n{\"cut\": \"off\n{\"cut\": \"off\n");
+	command_put("junk", "\n{\"cut\": \"off\n{\"cut\": \"off\n");
 	assert_int_equal(call_in_dir("audit -f junk", "junk:2: not a record"), TALLY_EXIT_INPUT);
-	assert_null(strstr(err, "junk:3"));
+	assert_null(strstr(command_err, "junk:3"));
 	assert_int_equal(call_in_dir("audit -f junk --since then", "--since: not a time like"),
 			 TALLY_EXIT_USAGE);
 	assert_int_equal(call_in_dir("audit -f nowhere", "nowhere: No such file"),
@@ -357,14 +280,14 @@ static void test_audit_file(void **state)
 /* Whoever must be there is missed, though nobody asks how far he is; blanks before an id hide nobody. */
 static void test_audit_agents(void **state)
 {
-	put("empty", "");
-	put("agents", "# all of them\n\taaaaaaaaaaaa # the first\n  bbbbbbbbbbbb\r\n\n");
+	command_put("empty", "");
+	command_put("agents", "# all of them\n\taaaaaaaaaaaa # the first\n  bbbbbbbbbbbb\r\n\n");
 	assert_int_equal(call_in_dir("audit -f empty", "no record was found"), TALLY_EXIT_INPUT);
-	assert_int_equal(call("audit -f empty -a agents", ""), TALLY_EXIT_DIFFERS);
-	assert_non_null(strstr(out, "behind: aaaaaaaaaaaa: "));
-	assert_non_null(strstr(out, "behind: bbbbbbbbbbbb: "));
-	assert_non_null(strstr(out, "the books do not balance\n"));
-	put("agents", "aaaaaaaaaaaa bbbbbbbbbbbb\n");
+	assert_int_equal(command_call("audit -f empty -a agents", ""), TALLY_EXIT_DIFFERS);
+	assert_non_null(strstr(command_out, "behind: aaaaaaaaaaaa: "));
+	assert_non_null(strstr(command_out, "behind: bbbbbbbbbbbb: "));
+	assert_non_null(strstr(command_out, "the books do not balance\n"));
+	command_put("agents", "aaaaaaaaaaaa bbbbbbbbbbbb\n");
 	assert_int_equal(call_in_dir("audit -f empty -a agents", "'aaaaaaaaaaaa bbbbbbbbbbbb'"),
 			 TALLY_EXIT_INPUT);
 }

@@ -7,26 +7,10 @@
 #include <string.h>
 
 #include "account/seal.h"
+#include "base/text.h"
 
 #define DAY_S 86400ULL
 #define LAST_S 253402300799ULL /* 9999-12-31T23:59:59Z */
-
-/* Length of the well-formed UTF-8 sequence at p (RFC 3629), or 0. */
-static size_t utf8_len(const __u8 *p, size_t left)
-{
-	size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
-
-	if (n == 0 || n > left || p[0] > 0xf4)
-		return 0;
-	for (size_t i = 1; i < n; i++) {
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-	}
-	if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
-	    (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
-		return 0;
-	return n;
-}
 
 static void put_escaped(struct tally_buf *buf, __u8 c)
 {
@@ -48,7 +32,7 @@ void tally_json_quoted(struct tally_buf *buf, const char *text, size_t len)
 
 	tally_buf_u8(buf, '"');
 	for (size_t i = 0; i < len; i += n) {
-		n = utf8_len(p + i, len - i);
+		n = p[i] < 0x80 ? 1 : tally_text_utf8(p + i, len - i);
 		if (n && p[i] >= 0x20 && p[i] != '"' && p[i] != '\\' && p[i] != 0x7f)
 			continue;
 		tally_buf_put(buf, p + plain, i - plain);

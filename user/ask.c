@@ -2,6 +2,7 @@
 #include "ask.h"
 
 #include "base/config.h"
+#include "base/text.h"
 #include "observe/control.h"
 
 #define TIMEOUT_MS 10000
@@ -30,6 +31,24 @@ static int runtime_dir(char *out, size_t size)
 	return TALLY_EXIT_OK;
 }
 
+/* Paths, names of keys and pods are anybody's: nothing in a table may control the terminal. */
+static void make_plain(json_t *value)
+{
+	char plain[TALLY_TEXT_LINE];
+	const char *name;
+	json_t *item;
+	size_t i;
+
+	if (json_is_string(value)) {
+		(void)tally_text_plain(json_string_value(value), plain, sizeof(plain));
+		(void)json_string_set(value, plain); /* fails only without memory */
+	}
+	json_array_foreach(value, i, item)
+		make_plain(item);
+	json_object_foreach(value, name, item)
+		make_plain(item);
+}
+
 int tally_ask(const char *request, json_t **ret_answer)
 {
 	_cleanup_free_ char *text = NULL;
@@ -46,6 +65,8 @@ int tally_ask(const char *request, json_t **ret_answer)
 	answer = json_loads(text, 0, NULL);
 	if (!answer)
 		return tally_cli_fail(TALLY_EXIT_BUG, "the agent's answer is not JSON");
+	if (strcmp(tally_ask_format, "json"))
+		make_plain(answer);
 	*ret_answer = answer;
 	return TALLY_EXIT_OK;
 }

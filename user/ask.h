@@ -27,7 +27,7 @@
 extern const char *tally_ask_config;
 extern const char *tally_ask_format;
 
-/* Ask the agent. 0, or the exit code after a word to stderr. */
+/* Ask the agent. For a table, texts of the answer are plain (base/text.h). 0, or the exit code after a word to stderr. */
 TALLY_MUST int tally_ask(const char *request, json_t **ret_answer);
 
 /* For commands with one answer: ask, and print as JSON, or by table(). The exit code. */

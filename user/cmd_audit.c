@@ -4,9 +4,11 @@
 #include "account/audit.h"
 #include "account/json.h"
 #include "audit_source.h"
+#include "base/text.h"
 #include "deliver/kafka_reader.h"
 
 #define CONTROL 0
+#define HOST 20	   /* columns */
 #define LIVE_S 900 /* as long as the first records of an agent may wait for their control record */
 #define PERIOD_S (31 * 86400) /* that is closed with --until, if nobody says since when */
 #define CONNECTIONS 2	      /* the topic that is read only where control records tell of it */
@@ -159,16 +161,28 @@ static int read_agents(struct tally_audit *audit)
 
 static json_t *agent_json(const struct tally_audit_agent *agent)
 {
-	char complete[TALLY_JSON_TIME];
+	char complete[TALLY_JSON_TIME], id[TALLY_TEXT_LINE], host[TALLY_TEXT_LINE];
 
 	tally_json_time(agent->complete_until_s, complete);
-	return json_pack("{s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s?}", "agent", agent->id, "host",
-			 agent->host, "incarnations", (json_int_t)agent->incarnations, "batches",
-			 (json_int_t)agent->batches, "records", (json_int_t)agent->records,
-			 "connection_records", (json_int_t)agent->connections, "duplicates",
+	return json_pack("{s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s?}", "agent",
+			 tally_text_clean(agent->id, id, sizeof(id)), "host",
+			 tally_text_clean(agent->host, host, sizeof(host)), "incarnations",
+			 (json_int_t)agent->incarnations, "batches", (json_int_t)agent->batches,
+			 "records", (json_int_t)agent->records, "connection_records",
+			 (json_int_t)agent->connections, "duplicates",
 			 (json_int_t)agent->duplicates, "requests", (json_int_t)agent->requests,
 			 "pending", (json_int_t)agent->pending, "complete_until",
 			 agent->complete_until_s ? complete : NULL);
+}
+
+/* Its text may quote what is no record, and so anything. */
+static json_t *finding_json(const struct tally_finding *one)
+{
+	char agent[TALLY_TEXT_LINE], text[TALLY_TEXT_LINE];
+
+	return json_pack("{s:s,s:s,s:s}", "kind", tally_audit_kind(one->kind), "agent",
+			 tally_text_clean(one->agent, agent, sizeof(agent)), "text",
+			 tally_text_clean(one->text, text, sizeof(text)));
 }
 
 static void print_json(const struct tally_audit *audit, int code)
@@ -184,9 +198,7 @@ static void print_json(const struct tally_audit *audit, int code)
 	for (size_t i = 0; i < tally_audit_findings(audit); i++) {
 		const struct tally_finding *one = tally_audit_finding(audit, i);
 
-		json_array_append_new(found, json_pack("{s:s,s:s,s:s}", "kind",
-						       tally_audit_kind(one->kind), "agent",
-						       one->agent, "text", one->text));
+		json_array_append_new(found, finding_json(one));
 	}
 	for (int i = 0; i < TALLY_FIND_COUNT; i++)
 		json_object_set_new(counts, tally_audit_kind((enum tally_finding_kind)i),
@@ -208,27 +220,44 @@ static const char *verdict(int code)
 					 : "the books do not balance";
 }
 
+static void print_agent(const struct tally_audit_agent *agent)
+{
+	char complete[TALLY_JSON_TIME] = "never", cells[2][4 * HOST + 1];
+
+	if (agent->complete_until_s)
+		tally_json_time(agent->complete_until_s, complete);
+	printf("%s  %s %8llu %10llu %12llu %6llu  %s\n",
+	       tally_text_cell(agent->id, 12, cells[0], sizeof(cells[0])),
+	       tally_text_cell(agent->host, HOST, cells[1], sizeof(cells[1])),
+	       (unsigned long long)agent->batches, (unsigned long long)agent->records,
+	       (unsigned long long)agent->requests, (unsigned long long)agent->duplicates,
+	       complete);
+}
+
+static void print_finding(const struct tally_finding *one)
+{
+	char agent[TALLY_TEXT_LINE], text[TALLY_TEXT_LINE];
+
+	printf("%s: %s: %s\n", tally_audit_kind(one->kind),
+	       tally_text_plain(one->agent, agent, sizeof(agent)),
+	       tally_text_plain(one->text, text, sizeof(text)));
+}
+
 static void print_table(const struct tally_audit *audit, int code)
 {
 	printf("%-12s  %-20s %8s %10s %12s %6s  %s\n", "AGENT", "HOST", "BATCHES", "RECORDS",
 	       "REQUESTS", "TWICE", "COMPLETE UNTIL");
 	for (size_t i = 0; i < tally_audit_agents(audit); i++) {
 		struct tally_audit_agent agent;
-		char complete[TALLY_JSON_TIME] = "never";
 
 		tally_audit_agent(audit, i, &agent);
-		if (agent.complete_until_s)
-			tally_json_time(agent.complete_until_s, complete);
-		printf("%-12s  %-20.20s %8llu %10llu %12llu %6llu  %s\n", agent.id, agent.host,
-		       (unsigned long long)agent.batches, (unsigned long long)agent.records,
-		       (unsigned long long)agent.requests, (unsigned long long)agent.duplicates,
-		       complete);
+		print_agent(&agent);
 	}
 	for (size_t i = 0; i < tally_audit_findings(audit); i++) {
 		const struct tally_finding *one = tally_audit_finding(audit, i);
 
 		if (one->kind != TALLY_FIND_DUPLICATE || strict)
-			printf("%s: %s: %s\n", tally_audit_kind(one->kind), one->agent, one->text);
+			print_finding(one);
 	}
 	printf("%s\n", verdict(code));
 }

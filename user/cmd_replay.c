@@ -2,6 +2,7 @@
 #include <inttypes.h>
 
 #include "account/json.h"
+#include "base/text.h"
 #include "cli.h"
 #include "replay_books.h"
 #include "setup.h"
@@ -84,11 +85,14 @@ static const char *const attributions[] = { TALLY_ATTRIBUTIONS(TEXT) };
 static const char *const details[] = { TALLY_DETAILS(TEXT) };
 static const char *const unparsed[] = { TALLY_UNPARSED(TEXT) };
 
-static void cell(const struct tally_sealed *all, uint32_t text, int width)
+#define CELL_MAX 30 /* columns */
+
+static void cell(const struct tally_sealed *all, uint32_t text, size_t width)
 {
 	const char *word = text == TALLY_NO_TEXT ? "-" : all->strings[text];
+	char out[4 * CELL_MAX + 1];
 
-	printf("%-*.*s ", width, width, word);
+	printf("%s ", tally_text_cell(word, width, out, sizeof(out)));
 }
 
 static void print_credits(const struct tally_sealed *all, const struct tally_sealed_row *row)
@@ -122,7 +126,7 @@ static void print_row(const struct tally_sealed *all, const struct tally_sealed_
 		printf("%-33.33s ", who);
 	}
 	cell(all, shape->method, 7);
-	cell(all, shape->route, 30);
+	cell(all, shape->route, CELL_MAX);
 	printf("%4u %9" PRIu64 " %12" PRIu64 " %13" PRIu64, shape->status,
 	       (uint64_t)row->sums.requests, (uint64_t)row->sums.request_bytes,
 	       (uint64_t)row->sums.response_bytes);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "ask.h"
+#include "base/text.h"
 
 #define CGROUPS_SHOWN 4
+#define CELL (4 * 22 + 1)
 
 static void print_ports(json_t *ports, char *out, size_t size)
 {
@@ -51,7 +53,7 @@ static void print_where(json_t *row)
 static void table(json_t *answer)
 {
 	json_t *row, *rows = json_object_get(answer, "rows");
-	char ports[64], responses[16], in[16], out[16];
+	char ports[64], cells[2][CELL], responses[16], in[16], out[16];
 	size_t i;
 
 	printf("%-22s %-12s %-17s %7s %6s %5s %5s\n", "SERVICE", "STATE", "PORTS", "CONNS", "RESP",
@@ -60,8 +62,10 @@ static void table(json_t *answer)
 		bool attached = json_is_true(json_object_get(row, "attached"));
 
 		print_ports(json_object_get(row, "ports"), ports, sizeof(ports));
-		printf("%-22.22s %-12s %-17.17s %7lld %6s %5s %5s\n",
-		       tally_ask_text(row, "service"), attached ? "metered" : "NOT METERED", ports,
+		printf("%s %-12s %s %7lld %6s %5s %5s\n",
+		       tally_text_cell(tally_ask_text(row, "service"), 22, cells[0], CELL),
+		       attached ? "metered" : "NOT METERED",
+		       tally_text_cell(ports, 17, cells[1], CELL),
 		       tally_ask_int(row, "connections"),
 		       tally_ask_short(tally_ask_real(row, "responses"), responses),
 		       tally_ask_short(tally_ask_real(row, "bytes_in"), in),

@@ -7,6 +7,11 @@
 #include <sys/ioctl.h>
 
 #include "ask.h"
+#include "base/text.h"
+
+#define ROUTE_MAX 120 /* columns */
+#define CELL (4 * ROUTE_MAX + 1)
+#define INTERVAL_MAX 86400
 
 static bool once;
 static uint64_t interval_s = 2;
@@ -17,18 +22,6 @@ static void on_signal(int signal)
 	ended = 1;
 }
 
-/* Too long a text keeps its begin and its end: what tells routes and keys apart stands there. */
-static const char *fit(const char *text, int width, char *out, size_t size)
-{
-	int len = (int)strlen(text), head = (width - 1) / 3;
-
-	if (len <= width || (size_t)width >= size)
-		(void)snprintf(out, size, "%s", text);
-	else
-		(void)snprintf(out, size, "%.*s~%s", head, text, text + len - (width - 1 - head));
-	return out;
-}
-
 /* The route has what the others leave: 17 of 80 columns. */
 static int route_width(void)
 {
@@ -36,22 +29,22 @@ static int route_width(void)
 
 	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || size.ws_col <= 80)
 		return 17;
-	return TALLY_MIN(size.ws_col - 63, 120);
+	return TALLY_MIN(size.ws_col - 63, ROUTE_MAX);
 }
 
 static void print_row(json_t *row, double period, int width)
 {
 	json_t *classes = json_object_get(row, "status_classes");
 	const char *key = json_string_value(json_object_get(row, "api_key_id"));
-	char rate[16], good[16], bad[16], bytes[16], route[1200], texts[4][160];
+	char rate[16], good[16], bad[16], bytes[16], route[1200], texts[4][CELL];
 
 	(void)snprintf(route, sizeof(route), "%s %s", tally_ask_text(row, "method"),
 		       tally_ask_text(row, "route"));
-	printf("%-15s %-12s %-10s %-*s %5s %5s %4s %5s\n",
-	       fit(key ? key : tally_ask_text(row, "attribution"), 15, texts[0], 160),
-	       fit(tally_ask_text(row, "customer_id"), 12, texts[1], 160),
-	       fit(tally_ask_text(row, "service"), 10, texts[2], 160), width,
-	       fit(route, width, texts[3], 160),
+	printf("%s %s %s %s %5s %5s %4s %5s\n",
+	       tally_text_cell(key ? key : tally_ask_text(row, "attribution"), 15, texts[0], CELL),
+	       tally_text_cell(tally_ask_text(row, "customer_id"), 12, texts[1], CELL),
+	       tally_text_cell(tally_ask_text(row, "service"), 10, texts[2], CELL),
+	       tally_text_cell(route, width, texts[3], CELL),
 	       tally_ask_short(tally_ask_real(row, "requests_per_s"), rate),
 	       tally_ask_short(tally_ask_real(classes, "2xx"), good),
 	       tally_ask_short(tally_ask_real(classes, "4xx") + tally_ask_real(classes, "5xx"),
@@ -96,6 +89,14 @@ static size_t terminal_rows(void)
 	return size.ws_row - 4;
 }
 
+/* What knows no escapes gets one page below the other. */
+static bool is_dumb(void)
+{
+	const char *term = getenv("TERM");
+
+	return !term || !*term || !strcmp(term, "dumb");
+}
+
 /* The whole page in one go, from the top left; what is left of the old one is erased. */
 static int show(void)
 {
@@ -104,7 +105,7 @@ static int show(void)
 
 	if (code)
 		return code;
-	printf("\033[H\033[J");
+	printf("%s", is_dumb() ? "" : "\033[H\033[J");
 	print_page(answer, terminal_rows());
 	json_decref(answer);
 	return tally_cli_flush();
@@ -117,18 +118,20 @@ static int watch(void)
 
 	if (sigaction(SIGINT, &action, NULL) || sigaction(SIGTERM, &action, NULL))
 		return tally_cli_fail(TALLY_EXIT_BUG, "signals: %s", strerror(errno));
-	printf("\033[?25l");
+	printf("%s", is_dumb() ? "" : "\033[?25l");
 	while (!ended && !code) {
 		code = show();
 		if (!ended && !code)
 			(void)sleep((unsigned int)interval_s); /* a signal ends it */
 	}
-	printf("\033[?25h\n");
+	printf("%s\n", is_dumb() ? "" : "\033[?25h");
 	return code ? code : tally_cli_flush();
 }
 
 static int run(int argc, char **argv)
 {
+	if (!interval_s || interval_s > INTERVAL_MAX)
+		return tally_cli_usage_error("--interval must be 1 to %d seconds", INTERVAL_MAX);
 	if (once || !strcmp(tally_ask_format, "json") || !isatty(STDOUT_FILENO))
 		return tally_ask_print("top", table);
 	return watch();
@@ -136,8 +139,8 @@ static int run(int argc, char **argv)
 
 static const struct tally_cli_option options[] = {
 	{ "once", 0, TALLY_CLI_FLAG, &once, NULL, "print one page and end", NULL },
-	{ "interval", 0, TALLY_CLI_COUNT, &interval_s, "SECONDS", "between pages (default: 2)",
-	  NULL },
+	{ "interval", 0, TALLY_CLI_COUNT, &interval_s, "SECONDS",
+	  "between pages, at least 1 (default: 2)", NULL },
 	TALLY_ASK_OPTIONS,
 	{},
 };

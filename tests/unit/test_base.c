@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/option.h"
+#include "base/text.h"
 
 /* util ------------------------------------------------------------------------------------------ */
 
@@ -314,6 +315,57 @@ static void test_loop_failure(void **state)
 	assert_int_equal(tally_loop_run(loop), -EPROTO);
 }
 
+/* text ------------------------------------------------------------------------------------------ */
+
+#define R "\357\277\275" /* U+FFFD */
+
+/* C0, DEL, C1, octets that are no UTF-8: too long, a surrogate, above U+10FFFF, alone, cut off. */
+static const struct {
+	const char *text, *clean, *plain;
+} others[] = {
+	{ "", "", "" },
+	{ "/v1/\303\251\342\202\254\360\237\230\200 ~",
+	  "/v1/\303\251\342\202\254\360\237\230\200 ~",
+	  "/v1/\303\251\342\202\254\360\237\230\200 ~" },
+	{ "\033[2J\n\r\t\001\037\177", "\033[2J\n\r\t\001\037\177", R "[2J" R R R R R R },
+	{ "\302\200\302\233\302\237\302\240", "\302\200\302\233\302\237\302\240",
+	  R R R "\302\240" },
+	{ "\233a\300\257b", R "a" R R "b", R "a" R R "b" },
+	{ "\355\240\200", R R R, R R R },
+	{ "\364\220\200\200", R R R R, R R R R },
+	{ "a\342\202", "a" R R, "a" R R },
+};
+
+static void test_texts_of_others(void **state)
+{
+	char out[64], few[8];
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(others); i++) {
+		assert_string_equal(tally_text_clean(others[i].text, out, sizeof(out)),
+				    others[i].clean);
+		assert_string_equal(tally_text_plain(others[i].text, out, sizeof(out)),
+				    others[i].plain);
+	}
+	assert_string_equal(tally_text_plain("123456\303\251", few, sizeof(few)), "123456");
+	assert_string_equal(tally_text_plain("12345\303\251", few, sizeof(few)), "12345\303\251");
+	assert_string_equal(tally_text_plain("12345\001", few, sizeof(few)), "12345");
+}
+
+static void test_cells(void **state)
+{
+	char out[64];
+
+	assert_string_equal(tally_text_cell("", 3, out, sizeof(out)), "   ");
+	assert_string_equal(tally_text_cell("\303\251", 3, out, sizeof(out)), "\303\251  ");
+	assert_string_equal(tally_text_cell("\n", 2, out, sizeof(out)), R " ");
+	assert_string_equal(tally_text_cell("abcdef", 6, out, sizeof(out)), "abcdef");
+	assert_string_equal(tally_text_cell("abcdefg", 6, out, sizeof(out)), "a~defg");
+	assert_string_equal(
+		tally_text_cell("\303\251\303\251\303\251\303\251\303\251", 4, out, sizeof(out)),
+		"\303\251~\303\251\303\251");
+	assert_string_equal(tally_text_cell("ab", 1, out, sizeof(out)), "~");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -322,7 +374,8 @@ int main(void)
 		cmocka_unit_test(test_log_text),     cmocka_unit_test(test_log_json),
 		cmocka_unit_test(test_log_rate),     cmocka_unit_test(test_loop_timer),
 		cmocka_unit_test(test_loop_signal),  cmocka_unit_test(test_loop_remove),
-		cmocka_unit_test(test_loop_failure),
+		cmocka_unit_test(test_loop_failure), cmocka_unit_test(test_texts_of_others),
+		cmocka_unit_test(test_cells),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

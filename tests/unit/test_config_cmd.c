@@ -277,6 +277,26 @@ static void test_audit_file(void **state)
 			 TALLY_EXIT_INPUT);
 }
 
+/* What is no record may be anything: it is shown, and controls no terminal. */
+static void test_audit_of_anything(void **state)
+{
+	json_t *json, *found;
+
+	command_put("junk", "\033[2J\377junk\n");
+	command_put("agents", "aaaaaaaaaa\377\033\n");
+	assert_int_equal(command_call("audit -f junk -a agents", ""), TALLY_EXIT_DIFFERS);
+	assert_null(strchr(command_out, '\033'));
+	assert_non_null(strstr(command_out, "not a record: \357\277\275[2J\357\277\275junk\n"));
+	assert_int_equal(command_call("audit -f junk -a agents -o json", ""), TALLY_EXIT_DIFFERS);
+	json = json_loads(command_out, 0, NULL);
+	found = json_object_get(json, "findings");
+	assert_int_equal(json_array_size(found), 2);
+	assert_int_equal(json_array_size(json_object_get(json, "agents")), 1);
+	assert_string_equal(json_string_value(json_object_get(json_array_get(found, 0), "text")),
+			    "not a record: \033[2J\357\277\275junk");
+	json_decref(json);
+}
+
 /* Whoever must be there is missed, though nobody asks how far he is; blanks before an id hide nobody. */
 static void test_audit_agents(void **state)
 {
@@ -308,6 +328,7 @@ int main(void)
 		cmocka_unit_test(test_audit_config),
 		cmocka_unit_test(test_audit_file),
 		cmocka_unit_test(test_audit_agents),
+		cmocka_unit_test(test_audit_of_anything),
 		cmocka_unit_test(test_spool_of_nothing),
 	};
 

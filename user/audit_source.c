@@ -38,14 +38,14 @@ static int read_property(const char *text, struct tally_option_pair *pair)
 	return pair->value ? 0 : tally_cli_fail(TALLY_EXIT_BUG, "out of memory");
 }
 
-/* The secrets of other sections need not be readable where books are audited. */
+/* Secrets stay references: those of other sections need not be readable where books are audited. */
 static int load_config(const char *path, struct tally_config **ret_config)
 {
 	struct tally_diag diag;
 	int err;
 
 	tally_diag_init(&diag, path);
-	err = tally_config_load(path, TALLY_CONFIG_CHECK_ONLY, &diag, ret_config);
+	err = tally_config_load(path, TALLY_CONFIG_NO_SECRETS, &diag, ret_config);
 	if (err)
 		tally_diag_print(&diag, stderr);
 	tally_diag_done(&diag);
@@ -91,23 +91,50 @@ static void add_option(struct tally_audit_source *source, const struct tally_opt
 		(struct tally_kafka_option){ pair->name, pair->value };
 }
 
+/* -ENXIO: only the unit can read it. */
+static int unreadable(const char *path, const struct tally_option_pair *pair, int err)
+{
+	return tally_cli_fail(TALLY_EXIT_CONFIG,
+			      "%s: %s: %.128s cannot be read here%s%s; give it as "
+			      "--property %s='${file:/path}'",
+			      path, pair->name, pair->value, err == -ENXIO ? "" : ": ",
+			      err == -ENXIO	? ""
+			      : err == -ENODATA ? "empty, or not a text"
+			      : err == -EINVAL	? "a secret is the whole value"
+						: strerror(-err),
+			      pair->name);
+}
+
+/* The text is the configuration's, which is this audit's own. */
+static int expand(const char *path, struct tally_option_pair *pair)
+{
+	char *secret = NULL;
+	int err = 0;
+
+	if (tally_secret_is_reference(pair->value))
+		err = tally_secret_read(pair->value, &secret);
+	if (err)
+		return unreadable(path, pair, err);
+	if (secret) {
+		free(pair->value);
+		pair->value = secret;
+	}
+	return 0;
+}
+
 static int take_properties(struct tally_audit_source *source,
 			   const struct tally_config_kafka *kafka)
 {
-	for (size_t i = 0; i < kafka->n_properties; i++) {
-		const struct tally_option_pair *pair = &kafka->properties[i];
+	int code = 0;
 
-		if (on_command_line(source, pair->name))
+	for (size_t i = 0; i < kafka->n_properties && !code; i++) {
+		if (on_command_line(source, kafka->properties[i].name))
 			continue;
-		if (tally_secret_is_reference(pair->value))
-			return tally_cli_fail(TALLY_EXIT_CONFIG,
-					      "%s: %s: %.128s cannot be read here; give it as "
-					      "--property %s='${file:/path}'",
-					      source->config->path, pair->name, pair->value,
-					      pair->name);
-		add_option(source, pair);
+		code = expand(source->config->path, &kafka->properties[i]);
+		if (!code)
+			add_option(source, &kafka->properties[i]);
 	}
-	return 0;
+	return code;
 }
 
 static int take_sink(struct tally_audit_source *source, const struct tally_audit_words *words)

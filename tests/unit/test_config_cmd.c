@@ -256,6 +256,32 @@ static void test_audit_config(void **state)
 	assert_int_equal(call_in_dir("audit -c bad.yaml", "did you mean"), TALLY_EXIT_CONFIG);
 }
 
+/* Of the secrets in a configuration, an audit reads those of its sink, and no other. */
+static void test_audit_secrets(void **state)
+{
+	char text[1024];
+
+	command_put("word", "nonsense\n");
+	in_dir("agent: {fleet_secret: '${file:/nonexistent}'}\n"
+	       "sinks:\n"
+	       "- {name: a, kafka: {brokers: '127.0.0.1:1', topics: {records: a}, properties: "
+	       "{security.protocol: '${file:@/word}'}}}\n"
+	       "- {name: b, kafka: {brokers: '127.0.0.1:1', properties: "
+	       "{sasl.password: '${file:/nonexistent-too}'}}}\n",
+	       text, sizeof(text));
+	command_put("secrets.yaml", text);
+	assert_int_equal(call_in_dir("audit -c secrets.yaml --sink a", "nonsense"),
+			 TALLY_EXIT_USAGE);
+	assert_int_equal(call_in_dir("audit -c secrets.yaml --sink b",
+				     "sasl.password: ${file:/nonexistent-too} cannot be read here: "
+				     "No such file or directory; give it as --property"),
+			 TALLY_EXIT_CONFIG);
+	assert_int_equal(
+		call_in_dir("audit -c secrets.yaml --sink b -X sasl.password=x -X no.such=1",
+			    "no.such"),
+		TALLY_EXIT_USAGE);
+}
+
 /* A folder that is no spool is not one without faults. */
 static void test_spool_of_nothing(void **state)
 {
@@ -326,6 +352,7 @@ int main(void)
 		cmocka_unit_test(test_keys_id_faults),
 		cmocka_unit_test(test_audit_properties),
 		cmocka_unit_test(test_audit_config),
+		cmocka_unit_test(test_audit_secrets),
 		cmocka_unit_test(test_audit_file),
 		cmocka_unit_test(test_audit_agents),
 		cmocka_unit_test(test_audit_of_anything),

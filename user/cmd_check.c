@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <limits.h>
 #include <sys/utsname.h>
 
 #include "base/config.h"
 #include "base/manual.h"
+#include "base/text.h"
 #include "cli.h"
 #include "collect/probe.h"
 #include "identify/catalog.h"
@@ -98,23 +100,50 @@ static void estimate(const struct tally_config *config, struct estimate out[4])
 
 /* The summary --------------------------------------------------------------------------------- */
 
-static void match_text(const struct tally_config_match *match, char *text, size_t bytes)
+static void put_ports(const struct tally_config_match *match, FILE *out)
 {
-	size_t n = 0;
+	const struct tally_option_ports *ports = &match->ports;
 
-	n += (size_t)snprintf(text, bytes, "port%s %s", match->ports.n == 1 ? "" : "s",
-			      match->ports.all ? "all" : "");
-	for (size_t i = 0; i < match->ports.n && n < bytes; i++)
-		n += (size_t)snprintf(text + n, bytes - n, "%s%u", i ? "," : "",
-				      match->ports.list[i]);
-	if (n >= bytes)
-		return;
+	if (!ports->all && !ports->n)
+		fputs("ports by annotation", out);
+	else
+		fprintf(out, "port%s %s", ports->n == 1 ? "" : "s", ports->all ? "all" : "");
+	for (size_t i = 0; i < ports->n; i++)
+		fprintf(out, "%s%u", i ? "," : "", ports->list[i]);
+}
+
+static void put_pods(const struct tally_config_pods *pods, FILE *out)
+{
+	fputs(" of pods", out);
+	if (pods->namespace)
+		fprintf(out, " in %s", pods->namespace);
+	for (size_t i = 0; i < pods->n_labels; i++)
+		fprintf(out, "%s %s=%s", i ? "," : " with", pods->labels[i].name,
+			pods->labels[i].value);
+}
+
+/* A new text, or NULL: however many ports there are, none is cut. */
+static char *match_text(const struct tally_config_match *match)
+{
+	char *text = NULL;
+	size_t bytes = 0;
+	FILE *out = open_memstream(&text, &bytes);
+
+	if (!out)
+		return NULL;
+	put_ports(match, out);
 	if (match->cgroup)
-		snprintf(text + n, bytes - n, " of cgroup %s", match->cgroup);
+		fprintf(out, " of cgroup %s", match->cgroup);
 	else if (match->unit)
-		snprintf(text + n, bytes - n, " of unit %s", match->unit);
+		fprintf(out, " of unit %s", match->unit);
 	else if (match->executable)
-		snprintf(text + n, bytes - n, " of %s", match->executable);
+		fprintf(out, " of %s", match->executable);
+	else if (match->pods.place.line)
+		put_pods(&match->pods, out);
+	if (fclose(out) == 0)
+		return text;
+	free(text);
+	return NULL;
 }
 
 static void key_text(const struct tally_config_key *key, char *text, size_t bytes)
@@ -130,6 +159,7 @@ static void key_text(const struct tally_config_key *key, char *text, size_t byte
 
 static json_t *service_summary(const struct tally_config_service *service)
 {
+	_cleanup_free_ char *match = match_text(&service->match);
 	json_t *keys = json_array();
 	char text[512];
 
@@ -137,15 +167,14 @@ static json_t *service_summary(const struct tally_config_service *service)
 		key_text(&service->key[i], text, sizeof(text));
 		json_array_append_new(keys, json_string(text));
 	}
-	match_text(&service->match, text, sizeof(text));
-	return json_pack("{s:s,s:s,s:I,s:o}", "name", service->name, "match", text, "routes",
+	return json_pack("{s:s,s:s*,s:I,s:o}", "name", service->name, "match", match, "routes",
 			 (json_int_t)service->n_routes, "key", keys);
 }
 
 static json_t *summary(const struct tally_config *config, const struct tally_catalog *catalog)
 {
 	json_t *services = json_array(), *sinks = json_array(), *memory = json_array();
-	char id[TALLY_RULESET_ID] = "";
+	char id[TALLY_RULESET_ID] = "", path[3 * PATH_MAX];
 	struct estimate estimates[4];
 
 	if (tally_rules_id(config, id) < 0)
@@ -158,7 +187,8 @@ static json_t *summary(const struct tally_config *config, const struct tally_cat
 	for (size_t i = 0; i < TALLY_ARRAY_SIZE(estimates); i++)
 		json_array_append_new(memory, json_pack("{s:s,s:I}", "what", estimates[i].what,
 							"bytes", (json_int_t)estimates[i].bytes));
-	return json_pack("{s:s,s:s,s:I,s:o,s:o,s:I,s:o}", "file", config->path, "ruleset", id,
+	return json_pack("{s:s,s:s,s:I,s:o,s:o,s:I,s:o}", "file",
+			 tally_text_clean(config->path, path, sizeof(path)), "ruleset", id,
 			 "window_s", (json_int_t)(config->agent.window_ns / TALLY_NS_PER_S),
 			 "services", services, "sinks", sinks, "catalog_keys",
 			 (json_int_t)tally_catalog_count(catalog), "memory", memory);
@@ -166,10 +196,11 @@ static json_t *summary(const struct tally_config *config, const struct tally_cat
 
 static void print_service(const struct tally_config_service *service)
 {
+	_cleanup_free_ char *match = match_text(&service->match);
 	char text[512];
 
-	match_text(&service->match, text, sizeof(text));
-	printf("service %s: %s; %zu routes\n", service->name, text, service->n_routes);
+	printf("service %s: %s; %zu routes\n", service->name, match ? match : "?",
+	       service->n_routes);
 	for (size_t i = 0; i < service->n_key; i++) {
 		key_text(&service->key[i], text, sizeof(text));
 		printf("  key %zu: %s\n", i + 1, text);
@@ -227,6 +258,8 @@ static int report(const struct tally_config *config, const struct tally_catalog 
 	if (output && strcmp(output, "json") == 0) {
 		json_t *json = summary(config, catalog);
 
+		if (!json)
+			return tally_cli_fail(TALLY_EXIT_BUG, "out of memory");
 		(void)json_dumpf(json, stdout, JSON_INDENT(2)); /* seen by the flush */
 		putchar('\n');
 		json_decref(json);
@@ -270,8 +303,11 @@ static int check(const char *path)
 	tally_diag_done(&diag);
 	if (r == 0)
 		r = check_catalog(config, &catalog);
-	if (r < 0 || (be_strict && warnings))
+	if (r < 0)
 		return TALLY_EXIT_CONFIG;
+	if (be_strict && warnings)
+		return tally_cli_fail(TALLY_EXIT_CONFIG, "%s: --strict: %zu warning%s", path,
+				      warnings, warnings == 1 ? " is an error" : "s are errors");
 	return report(config, catalog);
 }
 

@@ -70,6 +70,47 @@ static void test_json(void **state)
 	json_decref(json);
 }
 
+/* By what a service is matched, whole. */
+static void test_matches(void **state)
+{
+	char text[4096];
+	size_t n = 0;
+
+	command_put(
+		"pods.yaml",
+		"services:\n"
+		"- {name: a, match: {pods: {namespace: geo, labels: {app: x, tier: y}}}, key: [{header: K}]}\n"
+		"- {name: b, match: {ports: 80, pods: {labels: {app: z}}}, key: [{header: K}]}\n"
+		"kubernetes: {}\nsinks: [{stdout: }]\n");
+	assert_int_equal(command_call("check-config pods.yaml", ""), 0);
+	assert_non_null(strstr(
+		command_out, "service a: ports by annotation of pods in geo with app=x, tier=y; "));
+	assert_non_null(strstr(command_out, "service b: port 80 of pods with app=z; "));
+	n += (size_t)snprintf(
+		text, sizeof(text),
+		"sinks: [{stdout: }]\nservices: [{name: a, key: [{header: K}], match: {cgroup: /a, ports: [");
+	for (int i = 0; i < 128; i++)
+		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%d", i ? "," : "", 10000 + i);
+	(void)snprintf(text + n, sizeof(text) - n, "]}}]\n");
+	command_put("ports.yaml", text);
+	assert_int_equal(command_call("check-config ports.yaml", ""), 0);
+	assert_non_null(strstr(command_out, ",10126,10127 of cgroup /a; "));
+	assert_int_equal(command_call("check-config -o json ports.yaml", ""), 0);
+	assert_non_null(strstr(command_out, ",10126,10127 of cgroup /a\""));
+}
+
+/* A file's name may be no UTF-8. */
+static void test_json_of_any_name(void **state)
+{
+	json_t *json;
+
+	command_put("x\377.yaml", "services: []\nsinks: [{stdout: }]\n");
+	assert_int_equal(command_call("check-config -o json x\377.yaml", ""), 0);
+	json = json_loads(command_out, 0, NULL);
+	assert_string_equal(json_string_value(json_object_get(json, "file")), "x\357\277\275.yaml");
+	json_decref(json);
+}
+
 /* All of them, in the order of the lines. */
 static void test_bad(void **state)
 {
@@ -90,7 +131,10 @@ static void test_strict(void **state)
 {
 	assert_int_equal(command_call("check-config warn.yaml", ""), 0);
 	assert_non_null(strstr(command_err, "warning: agent.fleet_secret"));
+	assert_null(strstr(command_err, "--strict"));
 	assert_int_equal(command_call("check-config --strict warn.yaml", ""), TALLY_EXIT_CONFIG);
+	assert_non_null(
+		strstr(command_err, "\ntallyd: warn.yaml: --strict: 1 warning is an error\n"));
 }
 
 /* What a start would refuse of a sink is refused here; what only the unit can read is not judged. */
@@ -343,6 +387,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_good),
 		cmocka_unit_test(test_json),
+		cmocka_unit_test(test_matches),
+		cmocka_unit_test(test_json_of_any_name),
 		cmocka_unit_test(test_bad),
 		cmocka_unit_test(test_strict),
 		cmocka_unit_test(test_bad_catalog),

@@ -7,7 +7,7 @@
  *
  * A power cut keeps, for each folder, a random prefix of its waiting changes, and of contents that
  * were not synced a random part, sometimes with its end turned to zeros. A rename between folders
- * is one change. Killing the agent loses nothing.
+ * is one change. Killing the agent loses nothing. It may be small: files take whole blocks of it.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -20,6 +20,8 @@
 #define CHANGES 1024
 #define FDS 16
 #define DIRS 8
+#define BLOCK 4096
+#define LARGE (1ULL << 18) /* and never full */
 
 struct content {
 	char *data;
@@ -58,6 +60,7 @@ struct sim_disk {
 	struct content *open[FDS];
 	int fuse;
 	__u64 per_mille;
+	__u64 bytes; /* 0: it is never full */
 	bool dead;
 };
 
@@ -155,10 +158,19 @@ static void apply(struct names *names, const struct change *change)
 	}
 }
 
+static void make_durable(struct sim_disk *disk, size_t at)
+{
+	apply(&disk->durable, &disk->changes[at]);
+	let_go(disk->changes[at].content);
+	memmove(&disk->changes[at], &disk->changes[at + 1],
+		(disk->n_changes - at - 1) * sizeof(disk->changes[0]));
+	disk->n_changes--;
+}
+
 static void change(struct sim_disk *disk, const struct change *one)
 {
-	if (disk->n_changes == CHANGES)
-		abort();
+	if (disk->n_changes == CHANGES) /* a disk does not wait for ever */
+		make_durable(disk, 0);
 	disk->changes[disk->n_changes] = *one;
 	if (one->content)
 		hold(one->content);
@@ -191,6 +203,36 @@ static int sim_mkdir(void *ctx, const char *dir)
 	return 0;
 }
 
+static __u64 blocks_of(size_t len)
+{
+	return (len + BLOCK - 1) / BLOCK * BLOCK;
+}
+
+static __u64 free_bytes(const struct sim_disk *disk)
+{
+	__u64 used = 0;
+
+	if (!disk->bytes)
+		return LARGE;
+	for (size_t i = 0; i < disk->now.n; i++)
+		used += blocks_of(disk->now.items[i].content->len);
+	return disk->bytes > used ? disk->bytes - used : 0;
+}
+
+static bool has_room(const struct sim_disk *disk, const struct content *content, size_t len)
+{
+	return blocks_of(len) <= blocks_of(content->len) + free_bytes(disk);
+}
+
+static void resize(struct content *content, size_t len)
+{
+	content->data = realloc(content->data, len + 1);
+	if (len > content->len)
+		memset(content->data + content->len, 0, len - content->len);
+	content->len = len;
+	content->synced = false;
+}
+
 static int sim_create(void *ctx, const char *dir, const char *text, int *ret_fd)
 {
 	struct sim_disk *disk = ctx;
@@ -217,14 +259,17 @@ static int sim_write(void *ctx, int fd, const void *data, size_t len)
 {
 	struct sim_disk *disk = ctx;
 	struct content *content = disk->open[fd];
+	size_t at = content->len;
 	int r = luck(disk);
 
+	if (r == 0 && !has_room(disk, content, at + len))
+		r = -ENOSPC;
 	if (r < 0) /* torn */
 		len = disk->dead || !len ? 0 : sim_roll(disk->dice, len);
-	content->data = realloc(content->data, content->len + len + 1);
-	memcpy(content->data + content->len, data, len);
-	content->len += len;
-	content->synced = false;
+	if (!has_room(disk, content, at + len))
+		len = 0;
+	resize(content, at + len);
+	memcpy(content->data + at, data, len);
 	return r;
 }
 
@@ -276,15 +321,6 @@ static int sim_rename(void *ctx, const char *from_dir, const char *from, const c
 static bool touches(const struct change *one, int dir)
 {
 	return one->dir == dir || (one->kind == MOVE && one->to_dir == dir);
-}
-
-static void make_durable(struct sim_disk *disk, size_t at)
-{
-	apply(&disk->durable, &disk->changes[at]);
-	let_go(disk->changes[at].content);
-	memmove(&disk->changes[at], &disk->changes[at + 1],
-		(disk->n_changes - at - 1) * sizeof(disk->changes[0]));
-	disk->n_changes--;
 }
 
 static int sim_sync_dir(void *ctx, const char *dir)
@@ -365,6 +401,41 @@ static int sim_random(void *ctx, void *data, size_t len)
 	return 0;
 }
 
+static int sim_room(void *ctx, __u64 *ret_total, __u64 *ret_free)
+{
+	struct sim_disk *disk = ctx;
+	int r = luck(disk);
+
+	if (r < 0)
+		return r;
+	*ret_total = disk->bytes ? disk->bytes : LARGE;
+	*ret_free = free_bytes(disk);
+	return 0;
+}
+
+static int sim_allocate(void *ctx, const char *text, __u64 bytes)
+{
+	struct sim_disk *disk = ctx;
+	struct change one = { .kind = LINK };
+	struct name *name = find(&disk->now, 0, text);
+	struct content *content = name ? hold(name->content) : content_new();
+	int r = luck(disk);
+
+	if (r == 0 && bytes > content->len && !has_room(disk, content, bytes))
+		r = -ENOSPC;
+	if (r == 0 && bytes > content->len)
+		resize(content, bytes);
+	if (r == 0 && !name) {
+		one.content = content;
+		(void)snprintf(one.text, sizeof(one.text), "%s", text);
+		change(disk, &one);
+	}
+	if (r == 0)
+		content->synced = true;
+	let_go(content);
+	return r;
+}
+
 void sim_disk_fs(struct sim_disk *disk, struct tally_fs *ret_fs)
 {
 	*ret_fs = (struct tally_fs){
@@ -381,6 +452,8 @@ void sim_disk_fs(struct sim_disk *disk, struct tally_fs *ret_fs)
 		.list = sim_list,
 		.lock = sim_lock,
 		.random = sim_random,
+		.room = sim_room,
+		.allocate = sim_allocate,
 	};
 }
 
@@ -411,6 +484,11 @@ void sim_disk_free(struct sim_disk *disk)
 	for (int i = 0; i < FDS; i++)
 		let_go(disk->open[i]);
 	free(disk);
+}
+
+void sim_disk_size(struct sim_disk *disk, __u64 bytes)
+{
+	disk->bytes = bytes;
 }
 
 void sim_disk_fuse(struct sim_disk *disk, int operations)
@@ -529,6 +607,7 @@ struct sim_disk *sim_disk_copy(const struct sim_disk *disk)
 
 	memcpy(copy->dirs, disk->dirs, sizeof(copy->dirs));
 	copy->n_dirs = disk->n_dirs;
+	copy->bytes = disk->bytes;
 	for (size_t i = 0; i < disk->now.n; i++) {
 		const struct name *name = &disk->now.items[i];
 		struct content *content = content_new();

@@ -16,7 +16,8 @@ import sys
 import tempfile
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SOURCES = ["user/account/*.c", "user/deliver/fs.c", "user/deliver/state.c", "user/deliver/spool.c",
+SOURCES = ["user/account/*.c", "user/deliver/fs.c", "user/deliver/state.c", "user/deliver/reserve.c",
+           "user/deliver/spool.c",
            "user/deliver/ship.c", "user/base/util.c", "user/base/log.c"]
 
 DAMAGED = ("--seed", "70009", "--every", "10")       # histories with damaged files only
@@ -32,7 +33,7 @@ MUTANTS = [
     ("seal: the file is not synced", "user/deliver/fs.c",
      "r = fs->sync(fs->ctx, fd);", "r = 0;"),
     ("seal: the folder is not synced", "user/deliver/fs.c",
-     "	return fs->sync_dir(fs->ctx, dir);\n}\n\nint tally_fs_quarantine",
+     "	return fs->sync_dir(fs->ctx, file->dir);\n}\n\nint tally_fs_quarantine",
      "	return 0;\n}\n\nint tally_fs_quarantine"),
     ("seal: an epoch found again is sealed again", "user/deliver/spool.c",
      "number <= last->number;", "number < last->number;"),
@@ -48,7 +49,7 @@ MUTANTS = [
     ("batch: an epoch whose pins still stand is batched", "user/deliver/spool.c",
      "	if (!spool->released && is_last(", "	if (false && is_last(", DAMAGED),
     ("batch: numbers are not remembered", "user/deliver/spool.c",
-     "	learn_batch(&spool->state, batch);\n	r = tally_state_save(spool->fs, &spool->state);",
+     "	learn_batch(&spool->state, batch);\n	r = save_state(spool);",
      "	learn_batch(&spool->state, batch);\n	r = 0;"),
     ("ship: a doubt is taken for a failure to be retried at once", "user/deliver/ship.c",
      "		if (link->state != CLOSING)\n			fail_link(",
@@ -77,6 +78,11 @@ MUTANTS = [
      "	if (r == 0 && at->position.epoch)\n", "	if (false)\n"),
     ("restore: numbers go on as if nothing were there", "user/deliver/ship.c",
      "	if (overtaken(&ship->spool, at)) {", "	if (false) {"),
+    ("reserve: sealing does not leave the room that a batch needs", "user/deliver/spool.c",
+     "		r = keep_room(spool, file.len);\n		if (r == 0)\n", "		if (r == 0)\n"),
+    ("reserve: it is not given up", "user/deliver/spool.c",
+     "	if (tally_reserve_is_full(r) && tally_reserve_release(&spool->reserve) && !*doubt)\n",
+     "	if (false)\n"),
     ("recover: covered files stay", "user/deliver/spool.c",
      "		r = drop_covered(spool);", "		r = 0;"),
     ("recover: half a list is used", "user/deliver/spool.c",

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Seeded histories of the freeze-seal-ship core: traffic, windows, crashes between any two file
- * operations, power cuts, failing disks, doubtful clusters, clock steps, damaged files. After each
+ * operations, power cuts, failing and small disks, doubtful clusters, clock steps, damaged files. After each
  * history everything heals, the spool drains, and the books must balance:
  *
  *	what consumers hold (deduplicated) + quarantine = what the kernel counted - power cuts
@@ -21,7 +21,8 @@
 #include "base/util.h"
 #include "tests/sim/world.h"
 
-#define START_S 1788263000ULL /* some minutes before a full hour */
+#define SMALL_DISK (20 * 4096ULL) /* some windows fill it */
+#define START_S 1788263000ULL	  /* some minutes before a full hour */
 
 struct sim_epoch {
 	__u64 number, start_s, end_s;
@@ -429,21 +430,26 @@ static void heal(struct sim *sim)
 	sim_disk_fuse(sim->disk, -1);
 	sim->utc_s += 10;
 	for (int i = 0; i < 20 && sim->kernel.n_pins; i++)
-		seal_pins(sim);
+		seal_pins(sim); /* or the disk is full */
 	sim_disk_fuse(sim->disk, -1);
 	if (sim_disk_dead(sim->disk))
 		restart(sim, false);
 	freeze(sim, TALLY_CAUSE_INTERVAL);
-	while (sim->kernel.n_pins) {
+	for (int i = 0; i < 3000 && sim->kernel.n_pins; i++) {
 		seal_pins(sim);
 		if (sim_disk_dead(sim->disk))
 			restart(sim, false);
 		sim_disk_fuse(sim->disk, -1);
 		sim_disk_errors(sim->disk, 0);
+		if (sim->kernel.n_pins) /* the disk is full */
+			step(sim);
 	}
+	if (sim->kernel.n_pins)
+		fault(sim, "it does not seal");
 	for (int i = 0; i < 3000 && !tally_ship_idle(sim->ship); i++)
 		step(sim);
-	step(sim);
+	for (int i = 0; i < 100; i++) /* trimming, too, is tried again after a while */
+		step(sim);
 	if (!tally_ship_idle(sim->ship))
 		fault(sim, "it does not drain");
 }
@@ -520,6 +526,7 @@ static void set_up(struct sim *sim, __u64 seed)
 	sim->utc_s = START_S + sim_roll(&sim->dice, 1000);
 	sim->time = (struct tally_time){ sim, utc_ns, mono_ns };
 	sim->disk = sim_disk_new(&sim->dice);
+	sim_disk_size(sim->disk, seed % 5 == 2 ? SMALL_DISK : 0);
 	sim->n_sinks = 1 + sim_roll(&sim->dice, SIM_SINKS);
 	for (size_t i = 0; i < sim->n_sinks; i++) {
 		sim->clusters[i] =

@@ -33,6 +33,7 @@ struct sim_disk;
 struct sim_disk *sim_disk_new(struct sim_dice *dice);
 void sim_disk_free(struct sim_disk *disk);
 void sim_disk_fs(struct sim_disk *disk, struct tally_fs *ret_fs);
+void sim_disk_size(struct sim_disk *disk, __u64 bytes);	   /* 0: it is never full */
 void sim_disk_fuse(struct sim_disk *disk, int operations); /* dies after so many; -1: never */
 void sim_disk_errors(struct sim_disk *disk, __u64 per_mille);
 bool sim_disk_dead(const struct sim_disk *disk);

@@ -8,7 +8,9 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 
 #include "account/audit.h"
@@ -640,9 +642,9 @@ static struct failing_fs {
 	bool fails;
 } failing;
 
-static int failing_sync(void *ctx, int fd)
+static int failing_sync_dir(void *ctx, const char *dir)
 {
-	return failing.fails ? -EIO : failing.real.sync(ctx, fd);
+	return failing.fails ? -EIO : failing.real.sync_dir(ctx, dir);
 }
 
 static int failing_list(void *ctx, const char *dir,
@@ -662,7 +664,7 @@ static void test_doubtful_folders_do_not_keep_the_loop_awake(void **state)
 	assert_int_equal(tally_fs_open(p->folder, &failing.real), 0);
 	failing.fs = failing.real;
 	failing.fs.list = failing_list;
-	failing.fs.sync = failing_sync;
+	failing.fs.sync_dir = failing_sync_dir;
 	puppet = start_puppet(p, &failing.fs);
 	puppet->silent = true;
 	assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0); /* asked to open */
@@ -681,6 +683,237 @@ static void test_doubtful_folders_do_not_keep_the_loop_awake(void **state)
 	assert_true(puppet_status(p).connected);
 	tally_ship_free(TAKE_PTR(p->ship));
 	failing.real.free(failing.real.ctx);
+}
+
+/* A disk with one fault at a time. */
+static struct faulty_fs {
+	struct tally_fs real, fs;
+	bool full;		/* no new batch finds room */
+	int fails;		/* so often quarantine/ cannot be synced */
+	const char *unreadable; /* names of batches that begin so */
+	__u64 reads;
+} faulty;
+
+static int faulty_create(void *ctx, const char *dir, const char *name, int *ret_fd)
+{
+	return faulty.full && !strcmp(dir, "batches") ? -ENOSPC
+						      : faulty.real.create(ctx, dir, name, ret_fd);
+}
+
+static int faulty_sync_dir(void *ctx, const char *dir)
+{
+	if (strcmp(dir, "quarantine") != 0 || !faulty.fails)
+		return faulty.real.sync_dir(ctx, dir);
+	faulty.fails--;
+	return -EIO;
+}
+
+static int faulty_read(void *ctx, const char *dir, const char *name, struct tally_buf *buf)
+{
+	faulty.reads++;
+	if (faulty.unreadable && !strncmp(name, faulty.unreadable, strlen(faulty.unreadable)))
+		return -EIO;
+	return faulty.real.read(ctx, dir, name, buf);
+}
+
+static struct puppet *start_faulty(struct place *p)
+{
+	memset(&faulty, 0, sizeof(faulty));
+	assert_int_equal(tally_fs_open(p->folder, &faulty.real), 0);
+	faulty.fs = faulty.real;
+	faulty.fs.create = faulty_create;
+	faulty.fs.sync_dir = faulty_sync_dir;
+	faulty.fs.read = faulty_read;
+	return start_puppet(p, &faulty.fs);
+}
+
+static void stop_faulty(struct place *p)
+{
+	tally_ship_free(TAKE_PTR(p->ship));
+	faulty.real.free(faulty.real.ctx);
+}
+
+static struct puppet *add_puppet(struct place *p, const char *name)
+{
+	struct puppet *puppet = new_puppet(name, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+
+	assert_int_equal(tally_ship_add(p->ship, &puppet->sink), 0);
+	return puppet;
+}
+
+static void pass(struct place *p, int seconds)
+{
+	int wait_ms;
+
+	for (int i = 0; i < seconds * 4; i++) {
+		assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+		puppet_ns += TALLY_NS_PER_S / 4;
+	}
+}
+
+/* A batch that cannot be made for one sink is no reason to send nothing to another, which would free room. */
+static void test_full_disk_does_not_starve_the_others(void **state)
+{
+	struct place *p = *state;
+	struct puppet *a = start_faulty(p), *b = add_puppet(p, "other");
+
+	b->silent = true;
+	assert_int_equal(seal(p, 1, 2), 0);
+	pass(p, 5);
+	assert_int_equal(a->at.batch, 1);
+	assert_int_equal(seal(p, 2, 2), 0);
+	faulty.full = true;
+	b->silent = false;
+	answer(b, TALLY_SINK_OPENED);
+	pass(p, 60);
+	assert_int_equal(b->at.batch, 1);
+	faulty.full = false;
+	pass(p, 60);
+	assert_int_equal(a->at.batch, 2);
+	assert_int_equal(b->at.batch, 2);
+	stop_faulty(p);
+}
+
+static void test_unreadable_batch_does_not_starve_the_others(void **state)
+{
+	struct place *p = *state;
+	struct puppet *a = start_faulty(p), *b = add_puppet(p, "other");
+
+	a->refuses = true;
+	assert_int_equal(seal(p, 1, 2), 0);
+	pass(p, 5);
+	assert_int_equal(b->at.batch, 1);
+	faulty.unreadable = "b1-"; /* only the first sink needs it still */
+	a->refuses = false;
+	for (__u64 n = 2; n < 5; n++) {
+		assert_int_equal(seal(p, n, 2), 0);
+		pass(p, 60);
+		assert_int_equal(b->at.batch, n);
+	}
+	assert_int_equal(a->at.batch, 0);
+	faulty.unreadable = NULL;
+	pass(p, 60);
+	assert_int_equal(a->at.batch, 4);
+	stop_faulty(p);
+}
+
+/* A file that was moved, though the disk said it was not, is no longer waited for. */
+static void test_half_done_quarantine_goes_on(void **state)
+{
+	struct place *p = *state;
+	struct puppet *a = start_faulty(p);
+
+	a->refuses = true;
+	assert_int_equal(seal(p, 1, 2), 0);
+	pass(p, 5);
+	in_folder(p, "printf XX | dd of=$(ls batches/*) bs=1 seek=60 conv=notrunc 2>/dev/null");
+	faulty.fails = 1;
+	a->refuses = false;
+	assert_int_equal(seal(p, 2, 2), 0);
+	pass(p, 60);
+	assert_int_equal(faulty.fails, 0);
+	assert_int_equal(a->at.batch, 2);
+	stop_faulty(p);
+}
+
+/* Nor is one that somebody took away. */
+static void test_missing_batch_goes_on(void **state)
+{
+	struct place *p = *state;
+	struct puppet *a = start_faulty(p);
+
+	a->refuses = true;
+	assert_int_equal(seal(p, 1, 2), 0);
+	pass(p, 5);
+	in_folder(p, "rm batches/*");
+	a->refuses = false;
+	assert_int_equal(seal(p, 2, 2), 0);
+	pass(p, 60);
+	assert_int_equal(a->at.batch, 2);
+	stop_faulty(p);
+}
+
+/* A write that found no room leaves nothing in doubt: what waits is not read again for it. */
+static void test_full_disk_is_not_read_again(void **state)
+{
+	enum { WAITING = 50 };
+	struct place *p = *state;
+	struct puppet *a = start_faulty(p);
+
+	a->silent = true;
+	for (__u64 n = 1; n <= WAITING; n++) {
+		assert_int_equal(seal(p, n * 2, 2), 0); /* each behind a hole: none are merged */
+		pass(p, 1);
+	}
+	faulty.full = true;
+	a->silent = false;
+	answer(a, TALLY_SINK_OPENED);
+	pass(p, 1);
+	faulty.reads = 0;
+	pass(p, 120);
+	assert_true(faulty.reads < WAITING); /* one for each try of a batch */
+	stop_faulty(p);
+}
+
+/* One 256 KiB large; no if it cannot be made. */
+static bool small_disk(const struct place *p)
+{
+	return unshare(CLONE_NEWNS) == 0 &&
+	       mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+	       mount("tmpfs", p->folder, "tmpfs", 0, "size=256k") == 0;
+}
+
+static int seal_hour(struct place *p, __u64 number)
+{
+	struct tally_frozen_row rows[40];
+	struct tally_totals totals;
+	struct tally_frozen frozen;
+	int r;
+
+	for (__u16 i = 0; i < 40; i++)
+		rows[i] = ledger_row(1, 1, 200 + i, number);
+	frozen = ledger_epoch(number, rows, 40, &totals);
+	frozen.start_ns = (LEDGER_START_S + number * 3600) * TALLY_NS_PER_S;
+	frozen.end_ns = frozen.start_ns + 10 * TALLY_NS_PER_S;
+	r = tally_ship_seal(p->ship, &frozen, &ledger_resolver);
+	if (r == 0)
+		tally_ship_released(p->ship);
+	return r;
+}
+
+/* The disk that the spool filled is freed by shipping, and sealing goes on: twice, as the reserve comes back. */
+static void test_disk_that_the_spool_filled_drains(void **state)
+{
+	struct tally_ship_status status;
+	struct place *p = *state;
+	struct puppet *a;
+	__u64 n = 0;
+
+	tally_ship_free(TAKE_PTR(p->ship));
+	if (!small_disk(p)) {
+		start(p);
+		skip();
+	}
+	a = start_puppet(p, NULL);
+	for (int i = 0; i < 2; i++) {
+		a->silent = true;
+		while (seal_hour(p, n + 1) == 0) {
+			assert_true(++n < 1000);
+			pass(p, 1);
+		}
+		tally_ship_status(p->ship, &status);
+		assert_true(status.sealed_files > 10);
+		a->silent = false;
+		answer(a, i ? TALLY_SINK_SENT : TALLY_SINK_OPENED);
+		pass(p, 600);
+		assert_true(tally_ship_idle(p->ship));
+		tally_ship_status(p->ship, &status);
+		assert_int_equal(status.epoch_last, n);
+		assert_int_equal(status.spool_bytes, 0);
+		in_folder(p, "test -s reserve");
+	}
+	tally_ship_free(TAKE_PTR(p->ship));
+	assert_int_equal(umount2(p->folder, MNT_DETACH), 0);
 }
 
 /* All of it or nothing: a sink that cannot come does not cost the one that was there. */
@@ -762,6 +995,12 @@ int main(void)
 		TEST(test_closed_sink_does_not_keep_the_loop_awake),
 		TEST(test_doubtful_folders_do_not_keep_the_loop_awake),
 		TEST(test_sinks_are_replaced_as_a_whole),
+		TEST(test_full_disk_does_not_starve_the_others),
+		TEST(test_unreadable_batch_does_not_starve_the_others),
+		TEST(test_half_done_quarantine_goes_on),
+		TEST(test_missing_batch_goes_on),
+		TEST(test_full_disk_is_not_read_again),
+		TEST(test_disk_that_the_spool_filled_drains),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include "base/util.h"
 
@@ -198,6 +199,45 @@ static int real_random(void *ctx, void *data, size_t len)
 	return tally_util_random(data, len);
 }
 
+static int real_room(void *ctx, __u64 *ret_total, __u64 *ret_free)
+{
+	const struct real *real = ctx;
+	struct statvfs st;
+
+	if (fstatvfs(real->root, &st) < 0)
+		return -errno;
+	*ret_total = (__u64)st.f_blocks * st.f_frsize;
+	*ret_free = (__u64)st.f_bavail * st.f_frsize;
+	return 0;
+}
+
+/* Half of it is no use to anyone. */
+static void take_back(const struct real *real, const char *name, int fd, off_t size)
+{
+	if (!size)
+		(void)unlinkat(real->root, name, 0); /* the first error counts */
+	else
+		(void)!ftruncate(fd, size); /* likewise */
+}
+
+static int real_allocate(void *ctx, const char *name, __u64 bytes)
+{
+	const struct real *real = ctx;
+	_cleanup_close_ int fd =
+		openat(real->root, name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	struct stat st;
+	int r;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	r = -posix_fallocate(fd, 0, (off_t)bytes);
+	if (r == 0 && fsync(fd) < 0)
+		r = -errno;
+	if (r < 0)
+		take_back(real, name, fd, st.st_size);
+	return r;
+}
+
 static void real_free(void *ctx)
 {
 	struct real *real = ctx;
@@ -236,6 +276,8 @@ int tally_fs_open(const char *root, struct tally_fs *ret_fs)
 		.lock = real_lock,
 		.free = real_free,
 		.random = real_random,
+		.room = real_room,
+		.allocate = real_allocate,
 	};
 	return 0;
 }
@@ -247,40 +289,40 @@ bool tally_fs_is_tmp(const char *name)
 	return len > 4 && strcmp(name + len - 4, ".tmp") == 0;
 }
 
-static int write_tmp(const struct tally_fs *fs, const char *dir, const char *tmp, const void *data,
-		     size_t len)
+static int fill(const struct tally_fs *fs, int fd, const struct tally_fs_file *file)
 {
-	int fd = -1, r, c;
+	int r, c;
 
-	r = fs->create(fs->ctx, dir, tmp, &fd);
-	if (r < 0)
-		return r;
-	r = fs->write(fs->ctx, fd, data, len);
+	r = fs->write(fs->ctx, fd, file->data, file->len);
 	if (r == 0)
 		r = fs->sync(fs->ctx, fd);
 	c = fs->close(fs->ctx, fd);
 	return r < 0 ? r : c;
 }
 
-int tally_fs_put(const struct tally_fs *fs, const char *dir, const char *name, const void *data,
-		 size_t len)
+int tally_fs_put(const struct tally_fs *fs, const struct tally_fs_file *file, bool *ret_doubt)
 {
 	char tmp[40];
 	__u64 salt = 0;
-	int r;
+	int fd = -1, r;
 
+	*ret_doubt = false;
 	r = fs->random(fs->ctx, &salt, sizeof(salt));
 	if (r < 0)
 		return r;
 	(void)snprintf(tmp, sizeof(tmp), "%016llx.tmp", (unsigned long long)salt); /* fits */
-	r = write_tmp(fs, dir, tmp, data, len);
+	r = fs->create(fs->ctx, file->dir, tmp, &fd);
+	if (r < 0)
+		return r;
+	r = fill(fs, fd, file);
+	*ret_doubt = r == 0;
 	if (r == 0)
-		r = fs->rename(fs->ctx, dir, tmp, dir, name);
-	if (r < 0) {
-		(void)fs->unlink(fs->ctx, dir, tmp); /* recovery removes what stays */
+		r = fs->rename(fs->ctx, file->dir, tmp, file->dir, file->name);
+	if (r < 0) { /* what stays recovery removes */
+		*ret_doubt |= fs->unlink(fs->ctx, file->dir, tmp) < 0;
 		return r;
 	}
-	return fs->sync_dir(fs->ctx, dir);
+	return fs->sync_dir(fs->ctx, file->dir);
 }
 
 int tally_fs_quarantine(const struct tally_fs *fs, const char *dir, const char *name,

@@ -38,13 +38,24 @@ struct tally_fs {
 	int (*lock)(void *ctx, const char *name);
 	void (*free)(void *ctx);
 	int (*random)(void *ctx, void *buf, size_t len);
+	/* Of the whole file system, and what of it is free to us. */
+	int (*room)(void *ctx, __u64 *ret_total, __u64 *ret_free);
+	/* A file of the root with so many bytes in blocks of its own, made or grown; on failure as it was. */
+	int (*allocate)(void *ctx, const char *name, __u64 bytes);
 };
 
 int tally_fs_open(const char *root, struct tally_fs *ret_fs);
 
-/* The durable write. The target is replaced when it exists. */
-int tally_fs_put(const struct tally_fs *fs, const char *dir, const char *name, const void *data,
-		 size_t len) __attribute__((warn_unused_result));
+struct tally_fs_file {
+	const char *dir, *name;
+	const void *data;
+	size_t len;
+};
+
+/* The durable write. The target is replaced when it exists. On failure *ret_doubt: perhaps it was, or a
+ * temporary file stays. */
+int tally_fs_put(const struct tally_fs *fs, const struct tally_fs_file *file, bool *ret_doubt)
+	__attribute__((warn_unused_result));
 
 /* The name of a durable write that did not come to its end, or not yet. */
 bool tally_fs_is_tmp(const char *name);

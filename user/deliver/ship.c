@@ -24,6 +24,11 @@
  */
 enum link_state { CLOSED, OPENING, READY, SENDING, CONFIRMING, CLOSING };
 
+/* What failed is tried again later, and nothing else waits for that. */
+struct retry {
+	__u64 at_ns, ms;
+};
+
 struct link {
 	struct tally_sink *sink;
 	enum link_state state;
@@ -32,6 +37,7 @@ struct link {
 	bool known;		       /* `at` is the sink's own word in this connection */
 	struct tally_batch *batch;     /* being sent */
 	struct tally_sink_event held;  /* came while the folders were in doubt */
+	struct retry load;
 	__u64 next_try_ns, asked_ns;
 	__u32 backoff_ms;
 	__u64 failures, doubts, last_ack_s;
@@ -48,8 +54,8 @@ struct tally_ship {
 	int epoll;
 	__u32 batch_wait_ms, backoff_max_ms;
 	__u64 max_bytes;
-	__u64 retry_ns, retry_ms; /* of the spool itself */
-	__u64 sealed_since_ns;	  /* when the oldest sealed file of now came */
+	struct retry settle, build, trim, compact;
+	__u64 sealed_since_ns; /* when the oldest sealed file of now came */
 	__u64 records_sealed, records_acked, connections_sealed, connections_shed;
 	__u64 errors, imbalance;
 	__u64 holes[TALLY_HOLE_LOST + 1];
@@ -369,6 +375,8 @@ static void fail_link(struct tally_ship *ship, struct link *link, int error, boo
 	link->doubts += doubt;
 	tally_log_warning("sink_failed", "sink=%s doubt=%s error=%s", link->sink->name,
 			  doubt ? "yes" : "no", strerror(-error));
+	if (tally_reserve_is_full(error))
+		tally_spool_make_room(&ship->spool);
 	close_link(ship, link);
 }
 
@@ -517,59 +525,47 @@ static bool open_link(struct tally_ship *ship, struct link *link)
 	return true;
 }
 
-static bool retry_later(struct tally_ship *ship, int r)
+static bool is_due(const struct tally_ship *ship, const struct retry *retry)
+{
+	return mono_ns(ship) >= retry->at_ns;
+}
+
+static void retry_later(struct tally_ship *ship, struct retry *retry, int r)
 {
 	ship->errors++;
-	ship->retry_ms = TALLY_MIN(TALLY_MAX(ship->retry_ms * 2, BACKOFF_MIN_MS),
-				   (__u64)ship->backoff_max_ms);
-	ship->retry_ns = mono_ns(ship) + ship->retry_ms * NS_PER_MS;
+	retry->ms =
+		TALLY_MIN(TALLY_MAX(retry->ms * 2, BACKOFF_MIN_MS), (__u64)ship->backoff_max_ms);
+	retry->at_ns = mono_ns(ship) + retry->ms * NS_PER_MS;
 	tally_log_warning("spool_failed", "error=%s retry_ms=%llu", strerror(-r),
-			  (unsigned long long)ship->retry_ms);
-	return false;
+			  (unsigned long long)retry->ms);
+}
+
+/* Did it succeed? */
+static bool settle_retry(struct tally_ship *ship, struct retry *retry, int r)
+{
+	if (r < 0)
+		retry_later(ship, retry, r);
+	else
+		*retry = (struct retry){ 0 };
+	return r >= 0;
 }
 
 /* Nothing is decided while the folders are in doubt. */
 static bool spool_settled(struct tally_ship *ship)
 {
-	int r;
-
 	if (!ship->spool.reload)
 		return true;
-	if (mono_ns(ship) < ship->retry_ns)
-		return false;
-	r = tally_spool_settle(&ship->spool);
-	if (r < 0)
-		return retry_later(ship, r);
-	ship->retry_ms = 0;
-	return true;
+	return is_due(ship, &ship->settle) &&
+	       settle_retry(ship, &ship->settle, tally_spool_settle(&ship->spool));
 }
 
-static bool may_build(const struct tally_ship *ship)
+/* The batch that the sink needs next: the rest of the one it has in part, or a later one. NULL: it is to be
+ * built. */
+static const struct tally_spool_entry *next_batch(const struct tally_ship *ship,
+						  const struct link *link)
 {
-	__u64 now = mono_ns(ship);
-
-	return ship->spool.sealed.n && now >= ship->retry_ns &&
-	       (ship->spool.batches.n ||
-		now >= ship->sealed_since_ns + ship->batch_wait_ms * NS_PER_MS);
-}
-
-/* The batch that the sink needs next: the rest of the one it has in part, a later one, a new one. */
-static bool next_batch(struct tally_ship *ship, const struct link *link,
-		       const struct tally_spool_entry **ret_entry)
-{
-	__u64 number = link->at.batch + (link->at.batch == 0 || link->at.whole);
-	const struct tally_spool_entry *entry = tally_spool_find(&ship->spool, number);
-	int r;
-
-	if (!entry && may_build(ship)) {
-		r = tally_spool_build(&ship->spool, utc_s(ship));
-		if (r < 0)
-			return retry_later(ship, r);
-		ship->retry_ms = 0;
-		entry = tally_spool_find(&ship->spool, number);
-	}
-	*ret_entry = entry;
-	return entry != NULL;
+	return tally_spool_find(&ship->spool,
+				link->at.batch + (link->at.batch == 0 || link->at.whole));
 }
 
 static __u64 resume_at(const struct link *link)
@@ -586,19 +582,19 @@ static __u64 resume_at(const struct link *link)
 
 static bool send_link(struct tally_ship *ship, struct link *link)
 {
-	const struct tally_spool_entry *entry = NULL;
+	const struct tally_spool_entry *entry = next_batch(ship, link);
 	struct tally_send send;
 	int r;
 
-	if (!next_batch(ship, link, &entry))
+	if (!entry)
 		return false;
 	if (!link->batch || link->batch->head.number != entry->number) {
 		drop_batch(link);
 		r = tally_spool_load(&ship->spool, entry, &link->batch);
 		if (r == -EBADMSG)
 			return true; /* quarantined: go on with the next one */
-		if (r < 0)
-			return retry_later(ship, r);
+		if (!settle_retry(ship, &link->load, r))
+			return false;
 	}
 	send = (struct tally_send){ .batch = link->batch, .from = resume_at(link) };
 	ask(ship, link, SENDING);
@@ -618,7 +614,7 @@ static bool step_link(struct tally_ship *ship, struct link *link)
 		return true;
 	if (link->state == CLOSED)
 		return open_link(ship, link);
-	if (link->state == READY && mono_ns(ship) >= ship->retry_ns)
+	if (link->state == READY && is_due(ship, &link->load))
 		return send_link(ship, link);
 	return false;
 }
@@ -638,7 +634,6 @@ static void trim(struct tally_ship *ship)
 {
 	__u64 least = ~0ULL;
 	bool any = false;
-	int r;
 
 	for (size_t i = 0; i < ship->n_links; i++) {
 		const struct link *link = &ship->links[i];
@@ -649,36 +644,60 @@ static void trim(struct tally_ship *ship)
 		any = true;
 		least = TALLY_MIN(least, link->acked.batch ? have : 0);
 	}
-	if (!any || !least || !ship->spool.batches.n ||
-	    ship->spool.batches.items[0].number > least || mono_ns(ship) < ship->retry_ns)
-		return;
-	r = tally_spool_trim(&ship->spool, least);
-	if (r < 0)
-		(void)retry_later(ship, r);
+	if (any && least && ship->spool.batches.n && ship->spool.batches.items[0].number <= least &&
+	    is_due(ship, &ship->trim))
+		(void)settle_retry(ship, &ship->trim, tally_spool_trim(&ship->spool, least));
+}
+
+static bool may_build(const struct tally_ship *ship)
+{
+	bool wanted = false;
+
+	for (size_t i = 0; i < ship->n_links; i++)
+		wanted |= ship->links[i].state == READY && !next_batch(ship, &ship->links[i]);
+	return wanted && ship->spool.sealed.n && is_due(ship, &ship->build) &&
+	       (ship->spool.batches.n ||
+		mono_ns(ship) >= ship->sealed_since_ns + ship->batch_wait_ms * NS_PER_MS);
+}
+
+/* After those were served for whom there is one, and what they have was trimmed. */
+static bool build_batch(struct tally_ship *ship)
+{
+	int r;
+
+	if (!may_build(ship) || !spool_settled(ship))
+		return false;
+	trim(ship);
+	r = tally_spool_build(&ship->spool, utc_s(ship));
+	return settle_retry(ship, &ship->build, r) && r > 0;
 }
 
 static void maintain(struct tally_ship *ship)
 {
-	int r;
-
-	trim(ship);
-	if (mono_ns(ship) < ship->retry_ns)
+	if (!spool_settled(ship))
 		return;
-	r = tally_spool_compact(&ship->spool);
-	if (r < 0)
-		(void)retry_later(ship, r);
+	trim(ship);
+	if (spool_settled(ship) && is_due(ship, &ship->compact))
+		(void)settle_retry(ship, &ship->compact, tally_spool_compact(&ship->spool));
+}
+
+static __u64 due_after(const struct retry *retry, __u64 now)
+{
+	return retry->at_ns > now ? retry->at_ns : ~0ULL;
 }
 
 static int wait_ms(const struct tally_ship *ship)
 {
-	__u64 now = mono_ns(ship), until = ~0ULL;
+	__u64 now = mono_ns(ship), until = due_after(&ship->settle, now);
 
-	if (ship->retry_ns > now)
-		until = ship->retry_ns;
+	until = TALLY_MIN(until, due_after(&ship->build, now));
+	until = TALLY_MIN(until, due_after(&ship->trim, now));
+	until = TALLY_MIN(until, due_after(&ship->compact, now));
 	for (size_t i = 0; i < ship->n_links; i++) {
 		const struct link *link = &ship->links[i];
 
 		until = TALLY_MIN(until, patience_ends_ns(link));
+		until = TALLY_MIN(until, due_after(&link->load, now));
 		if (link->state == CLOSED)
 			until = TALLY_MIN(until, link->next_try_ns);
 		else if (link->state != READY && link->sink->wake_fd < 0)
@@ -699,6 +718,7 @@ int tally_ship_step(struct tally_ship *ship, int *ret_wait_ms)
 		busy = false;
 		for (size_t i = 0; i < ship->n_links; i++)
 			busy |= step_link(ship, &ship->links[i]);
+		busy |= build_batch(ship);
 	}
 	maintain(ship);
 	*ret_wait_ms = busy ? 0 : wait_ms(ship);

@@ -118,20 +118,21 @@ static bool is_damaged(int r)
 	return r == -EBADMSG || r == -EXDEV || r == -EFBIG || r == -ELOOP;
 }
 
-/* P5 */
-static int read_file(const struct tally_spool *spool, const char *dir, const char *name,
+/* P5; and what is listed and not there, P4 */
+static int read_file(struct tally_spool *spool, const char *dir, const char *name,
 		     struct tally_buf *buf)
 {
 	int r = spool->fs->read(spool->fs->ctx, dir, name, buf);
 
+	spool->reload |= r == -ENOENT;
 	if (r < 0 && !is_damaged(r))
 		tally_log_error("spool_unreadable", "folder=%s file=%s error=%s", dir, name,
 				strerror(-r));
 	return r;
 }
 
-static int read_sealed(const struct tally_spool *spool, const char *name,
-		       struct tally_sealed *ret_sealed, __u64 *ret_bytes)
+static int read_sealed(struct tally_spool *spool, const char *name, struct tally_sealed *ret_sealed,
+		       __u64 *ret_bytes)
 {
 	_cleanup_(tally_buf_done) struct tally_buf buf = { 0 };
 	struct tally_reader reader;
@@ -155,8 +156,8 @@ static int read_sealed(const struct tally_spool *spool, const char *name,
 	return 0;
 }
 
-static int read_batch(const struct tally_spool *spool, const char *name,
-		      struct tally_batch **ret_batch, __u64 *ret_bytes)
+static int read_batch(struct tally_spool *spool, const char *name, struct tally_batch **ret_batch,
+		      __u64 *ret_bytes)
 {
 	_cleanup_(tally_buf_done) struct tally_buf buf = { 0 };
 	struct tally_reader reader;
@@ -177,8 +178,10 @@ static int quarantine(struct tally_spool *spool, const char *dir, const char *na
 {
 	int r = tally_fs_quarantine(spool->fs, dir, name, "");
 
-	if (r < 0)
+	if (r < 0) {
+		spool->reload = true; /* it may be there already */
 		return r;
+	}
 	spool->quarantined++;
 	tally_log_error("spool_quarantined", "folder=%s file=%s reason=%s", dir, name,
 			why == -EXDEV	 ? "foreign"
@@ -412,6 +415,15 @@ static int count_name(void *arg, const char *name, __u64 size)
 	return 0;
 }
 
+static int save_state(struct tally_spool *spool)
+{
+	int r = tally_state_save(spool->fs, &spool->state);
+
+	if (tally_reserve_is_full(r) && tally_reserve_release(&spool->reserve))
+		r = tally_state_save(spool->fs, &spool->state);
+	return r;
+}
+
 static bool same_state(const struct tally_state *a, const struct tally_state *b)
 {
 	return a->next_batch == b->next_batch && a->next_seq == b->next_seq &&
@@ -430,7 +442,7 @@ static int load_state(struct tally_spool *spool, struct tally_state *ret_stored)
 		spool->state_origin = origin;
 	/* Twice: see state.c on generations that stand alone. */
 	for (int i = 0; r == 0 && i < 2 && origin != TALLY_STATE_KEPT; i++)
-		r = tally_state_save(spool->fs, &spool->state);
+		r = save_state(spool);
 	*ret_stored = spool->state;
 	return r;
 }
@@ -476,7 +488,7 @@ static int recover(struct tally_spool *spool)
 		r = scan_all(spool);
 	/* Before anything is removed: the state must know what the files knew. */
 	if (r == 0 && !same_state(&stored, &spool->state))
-		r = tally_state_save(spool->fs, &spool->state);
+		r = save_state(spool);
 	if (r == 0)
 		r = drop_covered(spool);
 	spool->quarantined = 0;
@@ -492,6 +504,16 @@ static int recover(struct tally_spool *spool)
 	return 0;
 }
 
+/* Of the files that are to become batches, one by one if need be. */
+static __u64 largest(const struct tally_spool *spool)
+{
+	__u64 most = 0;
+
+	for (size_t i = 0; i < spool->sealed.n; i++)
+		most = TALLY_MAX(most, spool->sealed.items[i].bytes);
+	return most;
+}
+
 int tally_spool_open(struct tally_spool *spool, const struct tally_fs *fs,
 		     const struct tally_spool_origin *origin)
 {
@@ -502,9 +524,13 @@ int tally_spool_open(struct tally_spool *spool, const struct tally_fs *fs,
 	for (size_t i = 0; r == 0 && i < TALLY_ARRAY_SIZE(folders); i++)
 		r = fs->mkdir(fs->ctx, folders[i]);
 	if (r == 0)
+		r = tally_reserve_open(&spool->reserve, fs);
+	if (r == 0)
 		r = recover(spool);
 	if (r < 0)
 		tally_spool_done(spool);
+	else
+		tally_reserve_refill(&spool->reserve, largest(spool));
 	return r;
 }
 
@@ -575,21 +601,49 @@ static void place(const struct tally_position *last, struct tally_sealed *sealed
 	}
 }
 
-/* Writes a file of the spool. A failure leaves the folders in doubt. */
+/* Before a sealed file: the room that its batch will need. Sum of what becomes one. */
+static int keep_room(struct tally_spool *spool, __u64 bytes)
+{
+	return tally_reserve_hold(&spool->reserve, TALLY_MAX(largest(spool), bytes), bytes);
+}
+
+/* While others wait for their sinks, whose checkpoints need room, a batch does not take the last. */
+static int put_shipping(struct tally_spool *spool, const struct tally_fs_file *file, bool *doubt)
+{
+	int r;
+
+	if (spool->batches.n && !tally_reserve_spares(&spool->reserve, file->len))
+		return -ENOSPC;
+	r = tally_fs_put(spool->fs, file, doubt);
+	if (tally_reserve_is_full(r) && tally_reserve_release(&spool->reserve) && !*doubt)
+		r = tally_fs_put(spool->fs, file, doubt);
+	return r;
+}
+
+/* Writes a file of the spool. */
 static int put(struct tally_spool *spool, enum tally_frame_kind kind,
 	       const struct tally_buf *payload, struct tally_spool_entry *entry)
 {
-	_cleanup_(tally_buf_done) struct tally_buf file = { 0 };
-	const char *dir = kind == TALLY_FRAME_SEALED ? SEALED : BATCHES;
+	_cleanup_(tally_buf_done) struct tally_buf framed = { 0 };
+	struct tally_fs_file file = { .name = entry->name };
+	bool doubt = false;
 	int r;
 
-	r = tally_frame_put(&file, kind, spool->state.agent, payload->data, payload->len);
+	r = tally_frame_put(&framed, kind, spool->state.agent, payload->data, payload->len);
 	if (r < 0)
 		return r;
-	entry->bytes = file.len;
-	r = tally_fs_put(spool->fs, dir, entry->name, file.data, file.len);
-	if (r < 0)
-		spool->reload = true;
+	entry->bytes = file.len = framed.len;
+	file.data = framed.data;
+	if (kind == TALLY_FRAME_BATCH) {
+		file.dir = BATCHES;
+		r = put_shipping(spool, &file, &doubt);
+	} else {
+		file.dir = SEALED;
+		r = keep_room(spool, file.len);
+		if (r == 0)
+			r = tally_fs_put(spool->fs, &file, &doubt);
+	}
+	spool->reload |= r < 0 && doubt;
 	return r;
 }
 
@@ -714,9 +768,14 @@ static int compact_group(struct tally_spool *spool, size_t at, size_t n)
 {
 	struct tally_spool_entry entry;
 	struct tally_sealed sealed;
+	__u64 bytes = 0;
 	int r;
 
-	r = merge_group(spool, at, n, &sealed);
+	for (size_t i = at; i < at + n; i++)
+		bytes += spool->sealed.items[i].bytes;
+	r = keep_room(spool, bytes); /* before so much is read in vain */
+	if (r == 0)
+		r = merge_group(spool, at, n, &sealed);
 	if (r < 0)
 		return r == -EAGAIN ? 1 : r;
 	r = put_sealed(spool, &sealed, &entry);
@@ -777,14 +836,15 @@ static int put_batch(struct tally_spool *spool, const struct tally_batch *batch)
 	r = tally_batch_encode(batch, &payload);
 	if (r == 0)
 		r = put(spool, TALLY_FRAME_BATCH, &payload, &entry);
-	if (r == 0)
-		r = list_add(&spool->batches, &entry);
+	if (r < 0)
+		return r;
+	r = list_add(&spool->batches, &entry);
 	if (r < 0) {
 		spool->reload = true;
 		return r;
 	}
 	learn_batch(&spool->state, batch);
-	r = tally_state_save(spool->fs, &spool->state);
+	r = save_state(spool);
 	if (r < 0)
 		spool->reload = true;
 	return r;
@@ -799,20 +859,14 @@ static bool is_last(const struct tally_spool *spool, const struct tally_spool_en
 	       memcmp(entry->ledger, last->ledger, sizeof(last->ledger)) == 0;
 }
 
-int tally_spool_build(struct tally_spool *spool, __u64 now_s)
+/* Of the first n sealed files. */
+static int build(struct tally_spool *spool, size_t n, __u64 now_s)
 {
 	struct tally_batch *batch = NULL;
 	struct tally_batch_head head;
 	struct tally_sealed sealed;
-	size_t n;
 	int r;
 
-	r = tally_spool_settle(spool);
-	if (r < 0 || !spool->sealed.n)
-		return r;
-	n = group(spool, 0);
-	if (!spool->released && is_last(spool, &spool->sealed.items[n - 1]) && --n == 0)
-		return 0;
 	r = merge_group(spool, 0, n, &sealed);
 	if (r < 0)
 		return r == -EAGAIN ? 1 : r;
@@ -833,6 +887,24 @@ int tally_spool_build(struct tally_spool *spool, __u64 now_s)
 	return sync_removal(spool) < 0 ? -EIO : 1;
 }
 
+int tally_spool_build(struct tally_spool *spool, __u64 now_s)
+{
+	size_t n;
+	int r;
+
+	r = tally_spool_settle(spool);
+	if (r < 0 || !spool->sealed.n)
+		return r;
+	/* without a reserve there may be room for one, and not for all */
+	n = spool->reserve.held ? group(spool, 0) : 1;
+	if (!spool->released && is_last(spool, &spool->sealed.items[n - 1]) && --n == 0)
+		return 0;
+	r = build(spool, n, now_s);
+	if (n > 1 && tally_reserve_is_full(r) && !spool->reload)
+		r = build(spool, 1, now_s);
+	return r;
+}
+
 /* Whoever declared it then had another incarnation, perhaps. */
 static bool is_same_loss(const struct tally_loss *a, const struct tally_loss *b)
 {
@@ -842,7 +914,7 @@ static bool is_same_loss(const struct tally_loss *a, const struct tally_loss *b)
 }
 
 /* Does a batch that waits say it already? Then somebody died after it. 1, 0, -errno. */
-static int find_declared(const struct tally_spool *spool, const struct tally_loss *loss)
+static int find_declared(struct tally_spool *spool, const struct tally_loss *loss)
 {
 	bool found = false;
 	int r = 0;
@@ -936,6 +1008,7 @@ int tally_spool_load(struct tally_spool *spool, const struct tally_spool_entry *
 
 int tally_spool_trim(struct tally_spool *spool, __u64 number)
 {
+	size_t before = spool->batches.n;
 	int r = tally_spool_settle(spool);
 
 	while (r == 0 && spool->batches.n && spool->batches.items[0].number <= number) {
@@ -945,7 +1018,14 @@ int tally_spool_trim(struct tally_spool *spool, __u64 number)
 		if (r == 0)
 			list_cut(&spool->batches, 0, 1);
 	}
+	if (spool->batches.n < before)
+		tally_reserve_refill(&spool->reserve, largest(spool));
 	return r;
+}
+
+void tally_spool_make_room(struct tally_spool *spool)
+{
+	(void)tally_reserve_release(&spool->reserve); /* or there is none */
 }
 
 /* Batches the sink holds go; others under the numbers it uses step aside. */
@@ -1042,7 +1122,7 @@ int tally_spool_overtaken(struct tally_spool *spool, const struct tally_checkpoi
 		state->next_batch = at->batch + 1;
 		memcpy(state->chain, at->chain, sizeof(state->chain));
 	}
-	r = tally_state_save(spool->fs, state);
+	r = save_state(spool);
 	if (r < 0)
 		spool->reload = true;
 	return r;

@@ -7,15 +7,16 @@
  *	batches/b<number>-s<seq>-r<records>-e<first>-<last>
  *	sinks/<name>			each sink's own checkpoint
  *	quarantine/			damaged or foreign files: never shipped, never deleted
+ *	reserve				room to ship from a full disk (reserve.h)
  *
  *	epoch ──put──> sealed ──merge──> sealed ──build──> batch ──(acknowledged)──> gone
  *
  * Invariants: P1 every step writes its result durably before it removes its inputs; P2 after a
  * crash a file whose epochs another covers is removed, and a sealed file that was batched too; P3 a
  * file that does not prove itself (digest, agent, range) goes to quarantine; P4 after any failed
- * write whose outcome is not known, the folders are read again before anything else is done; P5 a file
- * that cannot be read now is neither damaged nor passed over: nothing is sealed, batched or sent without
- * knowing what it holds, and the log names it.
+ * step whose outcome is not known, the folders are read again before anything else is done, but not after
+ * a write that got no further than its temporary file; P5 a file that cannot be read now is neither damaged
+ * nor passed over: nothing is sealed, batched or sent without knowing what it holds, and the log names it.
  */
 #ifndef TALLY_DELIVER_SPOOL_H
 #define TALLY_DELIVER_SPOOL_H
@@ -23,6 +24,7 @@
 #include "account/batch.h"
 #include "account/frozen.h"
 #include "deliver/fs.h"
+#include "deliver/reserve.h"
 #include "deliver/sink.h"
 #include "deliver/state.h"
 
@@ -63,6 +65,7 @@ struct tally_spool_origin {
 struct tally_spool {
 	const struct tally_fs *fs;
 	struct tally_spool_origin origin;
+	struct tally_reserve reserve;
 	struct tally_state state;
 	enum tally_state_origin state_origin;
 	struct tally_spool_list sealed, batches; /* by epoch; by number */
@@ -105,6 +108,9 @@ int tally_spool_trim(struct tally_spool *spool, __u64 number);
  * hold is removed; what else has numbers goes to quarantine, as they may be in use there. */
 int tally_spool_overtaken(struct tally_spool *spool, const struct tally_checkpoint *at)
 	__attribute__((warn_unused_result));
+
+/* A sink found no room: it gets the reserve. */
+void tally_spool_make_room(struct tally_spool *spool);
 
 __u64 tally_spool_records(const struct tally_spool *spool);
 __u64 tally_spool_bytes(const struct tally_spool *spool);

@@ -149,17 +149,21 @@ int tally_state_load(const struct tally_fs *fs, const char *machine_id,
 int tally_state_save(const struct tally_fs *fs, struct tally_state *state)
 {
 	_cleanup_(tally_buf_done) struct tally_buf payload = { 0 };
-	_cleanup_(tally_buf_done) struct tally_buf file = { 0 };
+	_cleanup_(tally_buf_done) struct tally_buf framed = { 0 };
 	struct tally_state next = *state;
+	struct tally_fs_file file;
+	bool doubt;
 	int r;
 
 	next.generation++;
 	encode(&next, &payload);
 	if (payload.error)
 		return payload.error;
-	r = tally_frame_put(&file, TALLY_FRAME_STATE, next.agent, payload.data, payload.len);
-	if (r == 0)
-		r = tally_fs_put(fs, "", names[next.generation & 1], file.data, file.len);
+	r = tally_frame_put(&framed, TALLY_FRAME_STATE, next.agent, payload.data, payload.len);
+	if (r < 0)
+		return r;
+	file = (struct tally_fs_file){ "", names[next.generation & 1], framed.data, framed.len };
+	r = tally_fs_put(fs, &file, &doubt); /* the same once more settles any doubt */
 	if (r == 0)
 		state->generation = next.generation;
 	return r;

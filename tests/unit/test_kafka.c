@@ -13,6 +13,8 @@
 #include <librdkafka/rdkafka_mock.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
+#include <sys/mount.h>
 
 #include "base/log.h"
 #include "base/util.h"
@@ -334,7 +336,7 @@ static void put_old_checkpoint(const struct place *p)
 /* Checkpoints stood under the agent alone once: a sink that was there then goes on from it. */
 static void test_checkpoint_of_the_agent_is_taken_over(void **state)
 {
-	const struct tally_checkpoint_file before = { 0 };
+	const struct tally_checkpoint_file before = { .at = { .batch = 6, .whole = true } };
 	struct place *p = *state;
 	struct tally_kafka_config kafka = config_of(p);
 	struct tally_ship_status status;
@@ -350,6 +352,24 @@ static void test_checkpoint_of_the_agent_is_taken_over(void **state)
 	assert_true(drive(p, 30));
 	assert_true(status_of(p, 0).acked.batch > 7);
 	assert_int_equal(messages_in(p, "usage.records.v1"), 1);
+}
+
+/* It may be another sink's, which was further: then what this one has is what its own file says, at least. */
+static void test_checkpoint_of_the_agent_far_ahead_is_another_sinks(void **state)
+{
+	const struct tally_checkpoint_file before = { .at = { .batch = 5, .whole = true } };
+	struct place *p = *state;
+	struct tally_kafka_config kafka = config_of(p);
+	struct tally_ship_status status;
+
+	make_topics(p);
+	start_ship(p);
+	put_old_checkpoint(p);
+	tally_ship_status(p->ship, &status);
+	assert_int_equal(tally_checkpoint_save(p->folder, "kafka", status.agent, &before), 0);
+	add(p, &kafka);
+	assert_true(drive_to(p, 0, 5, 30));
+	assert_int_equal(status_of(p, 0).acked.batch, 5);
 }
 
 /* A sink that is new here had no part in it. */
@@ -450,6 +470,50 @@ static void test_fewer_partitions_than_pinned(void **state)
 	assert_int_equal(messages_in(p, "usage.records.v1"), 1);
 }
 
+/* Takes what room is left on a disk. */
+static void fill_disk(const char *path)
+{
+	const char block[4096] = "x";
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+	assert_true(fd >= 0);
+	while (write(fd, block, sizeof(block)) > 0)
+		;
+	close(fd);
+}
+
+/* Others fill the disk when a batch is durable, or on its way: nothing that Kafka needs is missing. */
+static void test_batch_leaves_a_full_disk(void **state)
+{
+	struct tally_ship_status status;
+	struct place *p = *state;
+	struct tally_kafka_config kafka = config_of(p);
+	char filler[160];
+	int wait_ms;
+
+	snprintf(filler, sizeof(filler), "%s/filler", p->folder);
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount("tmpfs", p->folder, "tmpfs", 0, "size=256k"))
+		skip();
+	make_topics(p);
+	start(p, &kafka);
+	for (__u64 n = 1; n <= 3; n++) {
+		assert_true(drive(p, 30));
+		seal(p, n);
+		for (__u64 i = 0; i < n; i++)
+			assert_int_equal(tally_ship_step(p->ship, &wait_ms), 0);
+		fill_disk(filler);
+		assert_true(drive(p, 30));
+		assert_int_equal(status_of(p, 0).acked.batch, n);
+		assert_int_equal(unlink(filler), 0);
+	}
+	tally_ship_status(p->ship, &status);
+	assert_int_equal(status.batch_files, 0);
+	assert_int_equal(messages_in(p, "usage.records.v1"), 3);
+	tally_ship_free(TAKE_PTR(p->ship));
+	assert_int_equal(umount2(p->folder, MNT_DETACH), 0);
+}
+
 /* What the log has no room for is counted in it. */
 static void test_lost_lines_are_told(void **state)
 {
@@ -488,11 +552,13 @@ int main(void)
 		TEST(test_leaving_has_a_deadline),
 		TEST(test_two_sinks_on_one_cluster_get_everything),
 		TEST(test_checkpoint_of_the_agent_is_taken_over),
+		TEST(test_checkpoint_of_the_agent_far_ahead_is_another_sinks),
 		TEST(test_checkpoint_of_the_agent_is_not_for_a_new_sink),
 		TEST(test_denied_reading_fails_soon),
 		TEST(test_denied_offsets_fail_soon),
 		TEST(test_slow_cluster_gets_everything),
 		TEST(test_fewer_partitions_than_pinned),
+		TEST(test_batch_leaves_a_full_disk),
 		TEST(test_lost_lines_are_told),
 	};
 

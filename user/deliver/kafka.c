@@ -197,6 +197,9 @@ static void do_send(struct worker *worker, struct tally_kafka_broker *broker)
 	case TALLY_KAFKA_BROKER_FAILED:
 		reply(worker, TALLY_SINK_FAILED, -EIO, NULL);
 		break;
+	case TALLY_KAFKA_BROKER_NO_ROOM:
+		reply(worker, TALLY_SINK_FAILED, -ENOSPC, NULL);
+		break;
 	case TALLY_KAFKA_BROKER_DOUBT:
 		reply(worker, TALLY_SINK_DOUBT, -EIO, NULL);
 		break;

@@ -8,6 +8,7 @@
 #include "base/util.h"
 #include "deliver/checkpoint.h"
 #include "deliver/kafka_wait.h"
+#include "deliver/reserve.h"
 
 #define META_MS 10000	/* metadata, topic creation, ends of partitions */
 #define READ_MS 45000	/* reading the checkpoint, at least */
@@ -40,13 +41,13 @@ struct tally_kafka_broker {
 	const char *records, *control, *progress, *connections; /* topics */
 	__u32 txn_ms;
 	rd_kafka_t *producer, *reader;
-	struct tally_checkpoint_file saved;
-	struct tally_checkpoint seen; /* last own checkpoint read */
-	struct tally_checkpoint old;  /* and the last under the agent alone, as once all were */
-	__u64 until_ms;		      /* the end of this order */
-	bool pins_checked;	      /* against the topics, in this connection */
-	__u64 failed;		      /* messages of this piece that were not delivered */
-	__s64 progress_offset;	      /* of the last checkpoint sent; -1: not known */
+	struct tally_checkpoint_file saved, stored; /* stored: as the file has it */
+	struct tally_checkpoint seen;		    /* last own checkpoint read */
+	struct tally_checkpoint old; /* and the last under the agent alone, as once all were */
+	__u64 until_ms;		     /* the end of this order */
+	bool pins_checked;	     /* against the topics, in this connection */
+	__u64 failed;		     /* messages of this piece that were not delivered */
+	__s64 progress_offset;	     /* of the last checkpoint sent; -1: not known */
 	__s32 progress_partition;
 };
 
@@ -749,9 +750,16 @@ static int read_checkpoint(struct tally_kafka_broker *broker, int n)
 
 static int save(struct tally_kafka_broker *broker)
 {
+	int r;
+
 	broker->saved.at = broker->seen;
-	return tally_checkpoint_save(broker->config->state_dir, broker->config->name, broker->agent,
-				     &broker->saved);
+	r = tally_checkpoint_save(broker->config->state_dir, broker->config->name, broker->agent,
+				  &broker->saved);
+	if (r < 0)
+		tell(broker, "sinks/%s cannot be written: %s", broker->config->name, strerror(-r));
+	else
+		broker->stored = broker->saved;
+	return r;
 }
 
 static void begin_order(struct tally_kafka_broker *broker)
@@ -770,8 +778,25 @@ static int load_saved(struct tally_kafka_broker *broker, bool *ret_known)
 		broker->saved = (struct tally_checkpoint_file){ 0 };
 	else if (r < 0)
 		return r;
+	broker->stored = broker->saved;
 	*ret_known = r != -ENOENT;
 	return 0;
+}
+
+/*
+ * One transaction further, which we may have ended before we could note it? Sinks of the same topic wrote under
+ * the agent alone, too: what is further is another's, and this one would never get what lies between.
+ */
+static bool is_a_step(const struct tally_checkpoint *from, const struct tally_checkpoint *to)
+{
+	__u64 before = from->seq + from->connections, after = to->seq + to->connections;
+	bool next = to->batch == from->batch + 1 && (from->whole || !from->batch);
+
+	if (to->batch != from->batch && !next)
+		return false;
+	if (next) /* numbers go on, or begin anew */
+		before = to->incarnation == from->incarnation ? from->seq : 0;
+	return after >= before && after - before <= TALLY_TXN_RECORDS;
 }
 
 int tally_kafka_broker_open(struct tally_kafka_broker *broker,
@@ -794,16 +819,16 @@ int tally_kafka_broker_open(struct tally_kafka_broker *broker,
 		r = init_transactions(broker);
 	if (r == 0)
 		r = read_checkpoint(broker, progress);
-	if (r == 0 && known && !broker->seen.batch)
+	if (r == 0 && known && !broker->seen.batch && is_a_step(&broker->saved.at, &broker->old))
 		broker->seen = broker->old;
 	/* The topic of checkpoints was lost: what was read back once is still true. */
 	if (r == 0 && is_later(&broker->saved.at, &broker->seen))
 		broker->seen = broker->saved.at;
-	if (r == 0)
-		r = save(broker);
-	if (r == 0)
-		*ret_checkpoint = broker->seen;
-	return r;
+	if (r < 0)
+		return r;
+	(void)save(broker); /* told there; what the cluster has is the truth */
+	*ret_checkpoint = broker->seen;
+	return 0;
 }
 
 static bool is_pinned(const struct tally_kafka_broker *broker, const struct tally_batch *batch)
@@ -818,6 +843,17 @@ static bool is_pinned(const struct tally_kafka_broker *broker, const struct tall
 static __u64 pin(__u64 pinned, int n)
 {
 	return pinned ? TALLY_MIN(pinned, (__u64)n) : (__u64)n;
+}
+
+/* Pins that the file has already hold without being written again. */
+static int save_pins(struct tally_kafka_broker *broker)
+{
+	size_t bytes = sizeof(broker->saved.extra) - PARTITIONS * sizeof(broker->saved.extra[0]);
+	int r = save(broker);
+
+	return memcmp(&broker->saved.extra[PARTITIONS], &broker->stored.extra[PARTITIONS], bytes)
+		       ? r
+		       : 0;
 }
 
 /* The numbers of partitions are fixed for a batch before its first attempt. */
@@ -838,7 +874,7 @@ static int pin_partitions(struct tally_kafka_broker *broker, const struct tally_
 	extra[PARTITIONS] = pin(pinned ? extra[PARTITIONS] : 0, records);
 	extra[CONNECTION_PARTITIONS] = pin(pinned ? extra[CONNECTION_PARTITIONS] : 0, connections);
 	extra[PARTITIONS_BATCH] = batch->head.number;
-	return save(broker);
+	return save_pins(broker);
 }
 
 static rd_kafka_headers_t *make_headers(const struct tally_kafka_broker *broker,
@@ -1093,11 +1129,14 @@ enum tally_kafka_broker_outcome tally_kafka_broker_send(struct tally_kafka_broke
 {
 	struct tally_checkpoint at = { 0 };
 	enum tally_kafka_broker_outcome outcome;
+	int r;
 
 	begin_order(broker);
 	broker->failed = 0;
-	if (pin_partitions(broker, send->batch) < 0)
-		return TALLY_KAFKA_BROKER_FAILED;
+	r = pin_partitions(broker, send->batch);
+	if (r < 0)
+		return tally_reserve_is_full(r) ? TALLY_KAFKA_BROKER_NO_ROOM
+						: TALLY_KAFKA_BROKER_FAILED;
 	if (broker->config->delivery == TALLY_KAFKA_TRANSACTIONAL)
 		outcome = send_transaction(broker, send, &at);
 	else
@@ -1118,9 +1157,9 @@ int tally_kafka_broker_confirm(struct tally_kafka_broker *broker,
 		return -EIO; /* its delivery report never came */
 	r = read_partition(broker, broker->progress_partition, broker->progress_offset,
 			   broker->progress_offset + 1);
-	if (r == 0)
-		r = save(broker);
-	if (r == 0)
-		*ret_checkpoint = broker->seen;
-	return r;
+	if (r < 0)
+		return r;
+	(void)save(broker); /* likewise: see tally_kafka_broker_open() */
+	*ret_checkpoint = broker->seen;
+	return 0;
 }

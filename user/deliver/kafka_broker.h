@@ -8,7 +8,7 @@
  * high watermark seen after init_transactions(), so that another agent's open transaction in the same
  * partition makes it wait, not believe an older one. Its key is AGENT/SINK: sinks that share a topic do not
  * share a checkpoint. Where there is none, one under AGENT alone (as versions before wrote them) counts,
- * but not for a sink that is new here.
+ * but not for a sink that is new here, nor further than a transaction beyond what is noted in sinks/.
  */
 #ifndef TALLY_DELIVER_KAFKA_BROKER_H
 #define TALLY_DELIVER_KAFKA_BROKER_H
@@ -23,7 +23,8 @@ struct tally_kafka_broker;
 /* What was made of a try. */
 enum tally_kafka_broker_outcome {
 	TALLY_KAFKA_BROKER_DONE,
-	TALLY_KAFKA_BROKER_FAILED, /* surely nothing is visible */
+	TALLY_KAFKA_BROKER_FAILED,  /* surely nothing is visible */
+	TALLY_KAFKA_BROKER_NO_ROOM, /* likewise: our disk has none for what is to be noted first */
 	TALLY_KAFKA_BROKER_DOUBT,
 };
 

@@ -4,7 +4,6 @@
 
 #include "agent_parts.h"
 
-#define RULESET_BYTES (8U << 20)
 #define RULESETS_KEPT 256
 
 static int ruleset_path(const struct tally_agent *agent, uint32_t generation, char *out)
@@ -23,7 +22,7 @@ static int read_json(const struct tally_agent *agent, uint32_t generation, char 
 	char path[PATH_MAX];
 	int err = ruleset_path(agent, generation, path);
 
-	return err ? err : tally_util_read_file(path, RULESET_BYTES, ret_json, ret_bytes);
+	return err ? err : tally_util_read_file(path, TALLY_RULESET_BYTES, ret_json, ret_bytes);
 }
 
 /* The view of a generation that is not in memory. What cannot be read now may be read the next time. */
@@ -40,7 +39,7 @@ static int load_view(const struct tally_agent *agent, uint32_t generation,
 		return 0;
 	tally_log_error("ruleset_unreadable", "generation=%" PRIu32 " error=%s", generation,
 			strerror(-err));
-	return err == -EINVAL || err == -EFBIG ? -ENOENT : err; /* damaged: as good as gone */
+	return err == -EINVAL ? -ENOENT : err; /* damaged: as good as gone */
 }
 
 /* Rows name few generations at a time: the newest ones stay in memory. -ENOENT: its file is gone. */
@@ -362,6 +361,11 @@ static int put_all(struct tally_agent *agent, const struct tally_config *config,
 
 	if (!all)
 		return -ENOMEM;
+	if (strlen(json) > TALLY_RULESET_BYTES) {
+		tally_log_error("rules", "reason=%s bytes=%zu most=%u", "too many routes",
+				strlen(json), TALLY_RULESET_BYTES);
+		return -EINVAL;
+	}
 	err = newest_file(agent, &generation);
 	if (err)
 		return err;

@@ -604,6 +604,46 @@ static void test_two_schemes(void **state)
 	expect_key_fault(keys, 3, "services[0].key[2]: names the same place");
 }
 
+/* What a configuration may say is read back, and no usage is of an unknown service. */
+static void test_largest_ruleset_is_read_back(void **state)
+{
+	enum { EACH = 480 };
+	struct tally_config config = { .n_services = TALLY_SERVICES };
+	struct tally_config_route *routes = calloc(EACH, sizeof(*routes));
+	struct tally_ruleset_view *view = NULL;
+	uint16_t indices[TALLY_SERVICES];
+	struct tally_diag diag;
+	char *json = NULL;
+
+	for (int i = 0; i < EACH; i++) {
+		assert_true(asprintf(&routes[i].match, "POST /v1/%0240d", i) > 0);
+		routes[i].credits = 1000000000;
+		routes[i].place.line = 1;
+	}
+	config.services = calloc(TALLY_SERVICES, sizeof(*config.services));
+	for (uint16_t i = 0; i < TALLY_SERVICES; i++) {
+		assert_true(asprintf(&config.services[i].name, "service-%d", i) > 0);
+		config.services[i].routes = routes;
+		config.services[i].n_routes = EACH;
+		indices[i] = i;
+	}
+	tally_diag_init(&diag, "x");
+	assert_int_equal(tally_rules_check(&config, &diag), 0);
+	assert_int_equal(tally_rules_dump(&config, indices, &json), 0);
+	assert_true(strlen(json) > 8U << 20 && strlen(json) <= TALLY_RULESET_BYTES);
+	assert_int_equal(tally_ruleset_load(json, strlen(json), &view), 0);
+	assert_string_equal(tally_ruleset_service(view, 1), "service-1");
+	tally_ruleset_free(view);
+	tally_diag_done(&diag);
+	for (int i = 0; i < EACH; i++)
+		free(routes[i].match);
+	for (int i = 0; i < TALLY_SERVICES; i++)
+		free(config.services[i].name);
+	free(config.services);
+	free(routes);
+	free(json);
+}
+
 static void test_bad_keys(void **state)
 {
 	static char names[10][8], blank[] = "a b", amp[] = "a&b", percent[] = "a%41";
@@ -631,11 +671,17 @@ static void test_bad_keys(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_precedence),	cmocka_unit_test(test_asterisk_alone),
-		cmocka_unit_test(test_against_naive),	cmocka_unit_test(test_full_table),
-		cmocka_unit_test(test_too_many_states), cmocka_unit_test(test_bad_templates),
-		cmocka_unit_test(test_same_templates),	cmocka_unit_test(test_too_many_methods),
-		cmocka_unit_test(test_key_sources),	cmocka_unit_test(test_bad_keys),
+		cmocka_unit_test(test_precedence),
+		cmocka_unit_test(test_asterisk_alone),
+		cmocka_unit_test(test_against_naive),
+		cmocka_unit_test(test_full_table),
+		cmocka_unit_test(test_too_many_states),
+		cmocka_unit_test(test_bad_templates),
+		cmocka_unit_test(test_same_templates),
+		cmocka_unit_test(test_too_many_methods),
+		cmocka_unit_test(test_key_sources),
+		cmocka_unit_test(test_bad_keys),
+		cmocka_unit_test(test_largest_ruleset_is_read_back),
 		cmocka_unit_test(test_two_schemes),
 	};
 

@@ -18,6 +18,9 @@
 #include "identify/ruleset.h"
 #include "tally/rules.h"
 
+/* Of a ruleset's JSON: what is larger is not written, as it could not be read back. */
+#define TALLY_RULESET_BYTES (64U << 20)
+
 /* What the kernel's copy is made for. */
 struct tally_rules_target {
 	uint32_t generation;

@@ -138,11 +138,29 @@ static void fresh_done(struct fresh *fresh)
 	tally_agent_sinks_discard(&fresh->sinks);
 }
 
+static void forget_refused(struct tally_agent *agent)
+{
+	free(agent->refused.catalog);
+	agent->refused.catalog = NULL;
+}
+
+static int read_catalog(struct tally_agent *agent, struct fresh *fresh)
+{
+	int err = tally_agent_rules_read(agent, fresh->config, &fresh->catalog);
+
+	if (!err)
+		return 0;
+	agent->refused.catalog = strdup(fresh->config->keys.file); /* else SIGHUP is needed */
+	agent->refused.file = fresh->catalog_file;
+	return err;
+}
+
 /* G5: everything that can be refused. The rules come last, as they change the kernel's. */
 static int prepare_reload(struct tally_agent *agent, struct fresh *fresh)
 {
 	int err;
 
+	forget_refused(agent);
 	remember_file(agent->config_path, &agent->config_file);
 	err = load_config(agent->config_path, &fresh->config);
 	if (err)
@@ -151,10 +169,16 @@ static int prepare_reload(struct tally_agent *agent, struct fresh *fresh)
 	remember_file(fresh->config->keys.file, &fresh->catalog_file);
 	err = tally_agent_kernel_enough(fresh->config);
 	if (!err)
-		err = tally_agent_rules_read(agent, fresh->config, &fresh->catalog);
+		err = read_catalog(agent, fresh);
 	if (!err)
 		err = tally_agent_sinks_prepare(agent, fresh->config, &fresh->sinks);
 	return err ? err : tally_agent_rules_apply(agent, fresh->config);
+}
+
+/* The whole of it; what it says is not refused. */
+static bool is_tried_again(int err)
+{
+	return err && err != -EINVAL && err != -EPERM;
 }
 
 /* The rules are in force: so is everything else, whatever fails from here on. */
@@ -177,11 +201,13 @@ static int take_fresh(struct tally_agent *agent, struct fresh *fresh, uint32_t g
 	if (watched_others)
 		tally_agent_pods_reopen(agent);
 	tally_agent_exe_open(agent);
+	if (is_tried_again(sinks_err))
+		memset(&agent->config_file, 0, sizeof(agent->config_file));
 	err = tally_agent_tags_apply(agent);
 	if (!err && generation != agent->rules.generation)
 		err = tally_agent_books_close_now(agent, TALLY_CAUSE_RELOAD);
-	if (!err)
-		err = arm_window(agent);
+	if (arm_window(agent))
+		tally_log_error("reload", "reason=%s", "the window's timer cannot be set");
 	return err ? err : sinks_err;
 }
 
@@ -194,11 +220,10 @@ static int reload(struct tally_agent *agent, bool *ret_in_force)
 	int err = prepare_reload(agent, &fresh);
 
 	*ret_in_force = !err;
-	if (err)
-		agent->counters.catalog_ok = catalog_ok; /* that in force has not changed */
-	else
-		err = take_fresh(agent, &fresh, generation);
-	if (err && err != -EINVAL && err != -EPERM)
+	if (!err)
+		return take_fresh(agent, &fresh, generation);
+	agent->counters.catalog_ok = catalog_ok; /* that in force has not changed */
+	if (is_tried_again(err))
 		memset(&agent->config_file, 0, sizeof(agent->config_file));
 	return err;
 }
@@ -228,7 +253,8 @@ static void watch_files(struct tally_agent *agent)
 	const char *catalog;
 	int err;
 
-	if (file_changed(agent->config_path, &agent->config_file))
+	if (file_changed(agent->config_path, &agent->config_file) ||
+	    (agent->refused.catalog && file_changed(agent->refused.catalog, &agent->refused.file)))
 		try_reload(agent);
 	catalog = agent->config->keys.file; /* also when the reload was refused */
 	if (catalog && file_changed(catalog, &agent->catalog_file)) {
@@ -290,7 +316,8 @@ static void slow_tick(struct tally_agent *agent)
 	tally_agent_pods_settle(agent);
 	if (!(agent->slow_at_ns / TALLY_NS_PER_S % 10))
 		sweep_pieces(agent);
-	if (agent->tags.failed || !(agent->slow_at_ns / TALLY_NS_PER_S % 10))
+	if (agent->tags.failed || agent->tags.again_soon ||
+	    !(agent->slow_at_ns / TALLY_NS_PER_S % 10))
 		(void)!tally_agent_tags_apply(agent); /* said there */
 	tally_agent_usage_tick(agent);
 	tally_agent_http_open(agent);
@@ -508,6 +535,7 @@ static void close_all(struct tally_agent *agent)
 	tally_agent_rules_close(agent);
 	tally_agent_usage_close(agent);
 	tally_agent_page_close(agent);
+	forget_refused(agent);
 	tally_loop_free(agent->loop);
 	tally_config_free(agent->config);
 }

@@ -79,6 +79,12 @@ struct tally_agent_sinks {
 	size_t n;
 };
 
+/* The catalog that kept a config from being in force: when it changes, both are tried again. */
+struct tally_agent_refused {
+	char *catalog; /* NULL: none did */
+	struct stat file;
+};
+
 struct tally_agent_tags {
 	char mount[256];
 	int watch_fd;
@@ -87,6 +93,7 @@ struct tally_agent_tags {
 	struct tally_cgroups cgroups; /* matched, before covered ones are left out */
 	uint32_t attached, failed, scopes;
 	uint64_t errors; /* since start */
+	bool again_soon; /* the last look failed, and the next may not */
 };
 
 enum { TALLY_AGENT_CLASSES = 6 }; /* of a status: none, 1xx .. 5xx */
@@ -213,6 +220,7 @@ struct tally_agent {
 	const char *config_path;
 	struct tally_config *config;
 	struct stat config_file, catalog_file; /* as last read, or tried */
+	struct tally_agent_refused refused;
 	struct tally_loop *loop;
 
 	struct tally_load *load;

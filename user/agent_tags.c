@@ -237,6 +237,7 @@ int tally_agent_tags_apply(struct tally_agent *agent)
 		err = carry_out(agent, &plan);
 	if (!err)
 		err = tally_agent_rules_drop_gone(agent);
+	agent->tags.again_soon = err && err != -E2BIG;
 	if (err) {
 		agent->tags.errors++;
 		tally_log_error("attach", "error=%s", strerror(-err));

@@ -308,6 +308,27 @@ def test_broken_catalog_changes_nothing(nginx, meter, sandbox, keys):
     assert not ledger.audit()
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_catalog_that_comes_whole_later(nginx, meter, sandbox, keys, moved):
+    """Config and catalog are deployed together, and the catalog is half written when it is read: when it is
+    whole, both are in force, though nobody touches the config again."""
+    key, truth = keys.new("a"), api.new_tally()
+    r = Reloader(meter, sandbox, nginx)
+    if moved:
+        r.agent.catalog = r.agent.catalog.with_name("elsewhere.yaml")
+        r.config["keys"]["file"] = str(r.agent.catalog)
+    r.config["services"][0]["routes"] = [{"match": "/v1/x"}]
+    whole = yaml.safe_dump(catalog_of(r, "key_b"))
+    r.agent.catalog.write_text("keys: [", encoding="utf-8")
+    assert not r.put(hup=False)
+    r.agent.catalog.write_text(whole, encoding="utf-8")
+    wait_for(lambda: r.metric("config_last_reload_successful") == 1, 15, "both")
+    ask(sandbox, nginx, keys, 3, truth, key)
+    ledger = r.agent.stop()
+    assert ledger.count("api", api_key_id="key_b", route="/v1/x") == 3, ledger.rows("api")
+    assert not ledger.audit()
+
+
 def catalog_of(r, name):
     r.catalog["keys"] = [dict(k, id=name) if k["id"] in ("key_a", "key_b") else k
                          for k in r.catalog["keys"]]
@@ -338,6 +359,28 @@ def test_reload_that_fails_late_is_tried_again(nginx, meter, sandbox, keys):
     ledger = r.agent.stop()
     assert ledger.count("api", api_key_id="key_b") == 8, ledger.rows("api")
     assert ledger.count("api", api_key_id="key_b", route="/v1/x") == 3
+    assert not ledger.audit()
+
+
+def test_more_scopes_than_there_can_be(nginx, meter, sandbox, keys):
+    """The config is in force but for them, and is not loaded again and again."""
+    key, truth = keys.new("a"), api.new_tally()
+    r = Reloader(meter, sandbox, nginx)
+    entry, own = r.config["services"][0], r.config["services"][:]
+    r.config["services"] = own + [
+        dict(entry, name=f"s{i}", match=dict(entry["match"], ports=list(range(i * 100 + 1, i * 100 + 71))))
+        for i in range(60)]
+    assert not r.put()
+    assert "config=in_force" in r.agent.log()
+    errors = r'attach_errors_total\{reason="cgroup"\}'
+    reloads, looks = r.metric("config_reloads_total"), r.metric(errors)
+    wait_for(lambda: r.metric(errors) > looks, 25, "another try of what failed")
+    assert r.metric("config_reloads_total") == reloads
+    r.config["services"] = own
+    assert r.put()
+    ask(sandbox, nginx, keys, 3, truth, key)
+    ledger = r.agent.stop()
+    assert not differences(truth, ledger, "api")
     assert not ledger.audit()
 
 

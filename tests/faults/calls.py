@@ -17,7 +17,7 @@ from typing import NamedTuple
 from world import HarnessError, wait_for
 
 NAMES = ("openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2",
-         "unlink", "unlinkat", "ftruncate", "mkdir", "mkdirat", "flock", "close", "bpf")
+         "unlink", "unlinkat", "ftruncate", "fallocate", "mkdir", "mkdirat", "flock", "close", "bpf")
 FILE_ERRORS = ("EIO", "ENOSPC", "EINTR")
 BPF_ERRORS = ("ENOMEM", "EBUSY", "EINTR")
 LINE = re.compile(r"^(\d+) +(\w+)\((.*)$")

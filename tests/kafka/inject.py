@@ -27,7 +27,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import harness  # noqa: E402
 
 CALLS = ["openat", "read", "write", "fsync", "close", "rename", "renameat", "renameat2", "unlink",
-         "unlinkat", "ftruncate", "flock", "getdents64", "mkdir", "mkdirat", "newfstatat"]
+         "unlinkat", "ftruncate", "fallocate", "fstatfs", "flock", "getdents64", "mkdir", "mkdirat",
+         "newfstatat"]
 FAULTS = ["signal=SIGKILL", "error=EIO", "error=ENOSPC", "error=EINTR"]
 EPOCHS, ROWS = 3, 3
 

@@ -245,7 +245,7 @@ TALLY_INLINE void meter_response_final(struct tally_run *run, struct tally_conn 
 
 	t->seen++;
 	x = tally_conn_response_head(c, r, run->rcv_nxt, run->now);
-	if (p->key_priority && x->attribution == TALLY_ATTR_KEY && x->flags & EX_UNKNOWN) {
+	if (x->flags & EX_NAMED && x->attribution == TALLY_ATTR_KEY) {
 		if (x->candidate)
 			port_candidate_drop(run, x->candidate);
 		x->candidate =
@@ -758,6 +758,22 @@ TALLY_INLINE void meter_seen(const struct tally_run *run, struct tally_conn *c)
 		c->far = run->seq + run->len;
 }
 
+/*
+ * TCP has taken octets that were not seen. A later copy of them is not what TCP took, and nothing says
+ * that it is the same: of this segment only what stands behind them is read, with a gap before it.
+ */
+TALLY_INLINE void meter_cut(struct tally_run *run, const struct tally_conn *c)
+{
+	__u32 n = run->rcv_nxt - run->seq;
+
+	if (!c->synced[TALLY_IN] || (__s32)(run->rcv_nxt - c->next[TALLY_IN]) <= 0 || (__s32)n <= 0)
+		return;
+	n = n < run->len ? n : run->len;
+	run->seq += n;
+	run->off += n;
+	run->len -= n;
+}
+
 enum meter_placed { PLACED_FEED, PLACED_NOTHING, PLACED_PARK };
 
 /* Where the segment stands in the stream: sets run->at. Returns enum meter_placed. */
@@ -1163,13 +1179,15 @@ TALLY_INLINE void meter_next_segment(TALLY_PACKET *pkt, struct tally_run *run, s
 		c->next[conn_side(run->dir)] = run->seq + run->at;
 }
 
-/* Where the server's FIN stands. Also of a segment that waits for the lock: whoever reads it looks here. */
+/* Where a FIN stands. Also of a segment that waits for the lock: whoever reads it looks here. */
 TALLY_INLINE void meter_fin(const struct tally_run *run, struct tally_conn *c)
 {
-	if (!(run->flags & SEG_FIN) || run->dir != TALLY_OUT)
+	__u32 side = conn_side(run->dir);
+
+	if (!(run->flags & SEG_FIN))
 		return;
-	c->fin[TALLY_OUT] = run->seq + run->len;
-	c->fin_seen[TALLY_OUT] = 1;
+	c->fin[side] = run->seq + run->len;
+	c->fin_seen[side] = 1;
 }
 
 /*
@@ -1195,6 +1213,7 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 		if (run->len)
 			meter_seen(run, c);
 		meter_follow(run, c, t);
+		meter_cut(run, c);
 	}
 	before = meter_next(c, run->dir);
 	if (run->len) {
@@ -1254,6 +1273,21 @@ static long meter_abort_step(__u32 i, void *ctx)
 	return 0;
 }
 
+/* Octets that TCP took and nobody saw. A FIN takes a position, too. */
+TALLY_INLINE void meter_missed(struct tally_run *run, struct tally_conn *c, struct tally_totals *t)
+{
+	__u32 n = run->rcv_nxt - c->next[TALLY_IN];
+
+	if (c->fin_seen[TALLY_IN] && run->rcv_nxt == c->fin[TALLY_IN] + 1)
+		n--;
+	if (!c->synced[TALLY_IN] || (__s32)n <= 0)
+		return;
+	t->gaps[TALLY_GAP_NEVER_FILLED]++;
+	t->bytes[TALLY_IN] += n;
+	meter_unparsed(t, TALLY_IN, TALLY_UNPARSED_GAP, n);
+	c->next[TALLY_IN] += n;
+}
+
 /*
  * The connection is gone: what was answered in part counts as incomplete, requests without an
  * answer as aborted, octets of half a head as unparsed. Both locks are held.
@@ -1268,6 +1302,7 @@ TALLY_GLOBAL int meter_close(struct tally_run *run, struct tally_conn *c,
 		return 0;
 	p = &c->h1[TALLY_OUT];
 	meter_follow(run, c, t);
+	meter_missed(run, c, t);
 	meter_give_up(c, TALLY_IN, t);
 	if (c->responding) {
 		struct tally_exchange *x = conn_front(c);

@@ -35,6 +35,7 @@ enum tally_exchange_flag {
 	EX_ORPHAN = 1 << 5,   /* no request of its own */
 	EX_TAINTED = 1 << 6,  /* read at or after the connection's taint */
 	EX_OVER = 1 << 7,     /* an orphan that stands for one past the depth */
+	EX_NAMED = 1 << 8,    /* the key is the answer's, not the request's */
 };
 
 struct tally_exchange {
@@ -52,8 +53,9 @@ struct tally_exchange {
 	__u8 protocol;
 	__u8 attribution;
 	__u8 detail;
-	__u8 taken; /* IN: TCP has taken the whole head; positions say so for 2 GiB only */
-	__u8 pad[5];
+	__u8 taken;	   /* IN: TCP has taken the whole head; positions say so for 2 GiB only */
+	__u8 key_priority; /* of the request's key; 0: it has none */
+	__u8 pad[4];
 };
 
 #define TALLY_HOLES 8 /* stretches of bodies, not looked at, that TCP has not taken yet */
@@ -245,6 +247,7 @@ tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32
 	x->request_bytes = 0;
 	x->head_end = head_end;
 	x->taken = 0;
+	x->key_priority = p->key_priority;
 	x->ruleset = r->ruleset;
 	x->candidate = 0;
 	x->answered = 0;
@@ -308,6 +311,7 @@ TALLY_INLINE struct tally_exchange *conn_orphan(struct tally_conn *c, const stru
 	x->ruleset = r->ruleset;
 	x->candidate = 0;
 	x->answered = 0;
+	x->key_priority = 0;
 	x->route = 0;
 	x->method = 0;
 	x->protocol = c->h1[TALLY_OUT].protocol;
@@ -344,6 +348,35 @@ TALLY_INLINE int conn_head_taken(const struct tally_exchange *x, __u32 rcv_nxt)
 }
 
 /*
+ * Does the answer say who the customer is, and count? Not where the request's own key, of a connection
+ * that is believed, stands before it in the configuration.
+ */
+TALLY_INLINE int conn_named(const struct tally_conn *c, const struct tally_exchange *x)
+{
+	__u8 priority = c->h1[TALLY_OUT].key_priority;
+
+	if (!priority || c->midstream)
+		return 0;
+	return x->attribution != TALLY_ATTR_KEY || c->taint || x->flags & EX_TAINTED ||
+	       priority < x->key_priority;
+}
+
+TALLY_INLINE void conn_attribute_named(const struct tally_h1 *p, struct tally_exchange *x)
+{
+	if (p->flags & H1_F_KEY_AMBIGUOUS) {
+		/* The server names two: nobody is charged (R5), whoever owns what is tainted. */
+		conn_attribute(x, TALLY_ATTR_TAINTED, TALLY_DETAIL_AMBIGUOUS_KEY);
+		x->flags &= ~EX_UNKNOWN;
+		return;
+	}
+	x->key = p->key_hash;
+	x->attribution = TALLY_ATTR_KEY;
+	x->detail = 0;
+	x->flags |= EX_UNKNOWN | EX_NAMED;
+	x->flags &= ~EX_NO_LEARN;
+}
+
+/*
  * h1[OUT] has read the head of a final response (status >= 200, or 101; or the first octets of an
  * answer to HTTP/0.9). Finds its exchange and decides whom it belongs to, but for the driver's part:
  * an exchange with EX_UNKNOWN set needs its key learnt. rcv_nxt: what TCP has taken.
@@ -363,6 +396,11 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 	x->status = p->status;
 	if (!(x->flags & EX_ORPHAN) && !conn_head_taken(x, rcv_nxt))
 		c->taint = TALLY_DETAIL_CONFLICT;
+	/* It answers what TCP took and nobody here saw. A FIN takes a position, too. */
+	if (x->flags & EX_ORPHAN && c->over_head == c->over_tail && c->synced[TALLY_IN] &&
+	    !c->parked_count[TALLY_IN] && (__s32)(rcv_nxt - c->next[TALLY_IN]) > 1 &&
+	    !conn_taint(c))
+		c->taint = TALLY_DETAIL_GAP;
 	/* It answers what was not read to its end: later answers would go one request astray. */
 	if (x->flags & EX_ORPHAN && c->over_head == c->over_tail && conn_in_head(c) &&
 	    !conn_taint(c))
@@ -373,18 +411,8 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 		/* Requests read before a taint keep their key, unless the bytes are in doubt. */
 		conn_attribute_tainted(c, r, x);
 	}
-	if (p->key_priority && !c->midstream && p->flags & H1_F_KEY_AMBIGUOUS) {
-		/* The server names two: nobody is charged (R5), whoever owns what is tainted. */
-		conn_attribute(x, TALLY_ATTR_TAINTED, TALLY_DETAIL_AMBIGUOUS_KEY);
-		x->flags &= ~EX_UNKNOWN;
-	} else if (p->key_priority && !c->midstream) {
-		/* The server says who the customer is. */
-		x->key = p->key_hash;
-		x->attribution = TALLY_ATTR_KEY;
-		x->detail = 0;
-		x->flags |= EX_UNKNOWN;
-		x->flags &= ~EX_NO_LEARN;
-	}
+	if (conn_named(c, x))
+		conn_attribute_named(p, x);
 	c->responding = 1;
 	return x;
 }

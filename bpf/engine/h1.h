@@ -76,12 +76,13 @@ enum tally_h1_state {
 };
 
 enum tally_h1_flag {
-	H1_F_RESPONSE = 1 << 0,	      /* this machine reads responses (for the whole connection) */
-	H1_F_TRAILER = 1 << 1,	      /* header lines now are trailers */
-	H1_F_LENGTH = 1 << 3,	      /* a Content-Length was read */
-	H1_F_LENGTH_BAD = 1 << 4,     /* ... and is not one valid number */
-	H1_F_CODING = 1 << 5,	      /* a Transfer-Encoding was read */
-	H1_F_CHUNKED = 1 << 6,	      /* ... its last coding so far is chunked */
+	H1_F_RESPONSE = 1 << 0,	  /* this machine reads responses (for the whole connection) */
+	H1_F_TRAILER = 1 << 1,	  /* header lines now are trailers */
+	H1_F_AUTH_AGAIN = 1 << 2, /* this line is not the first of its header, which has schemes */
+	H1_F_LENGTH = 1 << 3,	  /* a Content-Length was read */
+	H1_F_LENGTH_BAD = 1 << 4, /* ... and is not one valid number */
+	H1_F_CODING = 1 << 5,	  /* a Transfer-Encoding was read */
+	H1_F_CHUNKED = 1 << 6,	  /* ... its last coding so far is chunked */
 	H1_F_CHUNKED_ONCE = 1 << 7,   /* ... chunked occurred */
 	H1_F_DIGITS = 1 << 8,	      /* digits of the current number were read */
 	H1_F_VALUE_END = 1 << 9,      /* only white space may follow in this value */
@@ -95,7 +96,9 @@ enum tally_h1_flag {
 	H1_F_KEY_DIFFERS = 1 << 17,
 	H1_F_BASIC_DONE = 1 << 18, /* Basic: padding or white space was read: no digit may follow */
 	H1_F_KEY_AMBIGUOUS = 1 << 19, /* of a response: its key source has two different values */
+	H1_F_AUTH = 1 << 20, /* and up to 1 << 27, by name: a header with schemes has had a value */
 };
+TALLY_ASSERT(TALLY_NAMES <= 8, "a flag for each name");
 
 struct tally_h1 {
 	/* What every message touches stands in the first two cache lines. */
@@ -517,13 +520,24 @@ TALLY_GLOBAL int tally_h1_match_scheme(struct tally_h1 *p, const struct tally_ru
 TALLY_INLINE void h1_value_begin(struct tally_h1 *p, const struct tally_rules *r)
 {
 	p->state = H1_OWS;
-	p->flags &= ~(H1_F_DIGITS | H1_F_VALUE_END);
+	p->flags &= ~(H1_F_DIGITS | H1_F_VALUE_END | H1_F_AUTH_AGAIN);
 	p->pending_len = 0;
 	p->number = 0;
 	p->fill = 0;
 	p->basic = 0;
 	if (p->name < TALLY_NAMES)
 		p->value_priority = h1_name(p, r, p->name)->priority;
+}
+
+/* Servers take the first such line, or the last: what is in the second one must be the same. */
+TALLY_INLINE void h1_auth_open(struct tally_h1 *p)
+{
+	__u32 seen = (__u32)H1_F_AUTH << (p->name & (TALLY_NAMES - 1));
+
+	if (p->flags & seen)
+		p->flags |= H1_F_AUTH_AGAIN;
+	p->flags |= seen;
+	p->state = H1_AUTH_SCHEME;
 }
 
 /* The first octet of a value stands at the cursor. */
@@ -550,7 +564,9 @@ TALLY_INLINE void h1_value_open(struct tally_h1 *p, const struct tally_rules *r)
 		break;
 	case TALLY_NAME_SCHEME:
 	case TALLY_NAME_BASIC:
-		p->state = key_wanted(p, n->priority) ? H1_AUTH_SCHEME : H1_SKIP_LINE;
+		p->state = H1_SKIP_LINE;
+		if (key_wanted(p, n->priority))
+			h1_auth_open(p);
 		break;
 	default:
 		p->state = H1_SKIP_LINE;
@@ -603,6 +619,9 @@ TALLY_INLINE void h1_value_done(struct tally_h1 *p, const struct tally_rules *r)
 	default:
 		if (!(p->flags & H1_F_KEY_OPEN))
 			p->flags |= H1_F_EMPTY_KEY;
+		if (p->flags & H1_F_AUTH_AGAIN &&
+		    !(p->flags & H1_F_KEY_OPEN && p->flags & H1_F_KEY_DUPLICATE))
+			h1_taint(p, TALLY_DETAIL_AMBIGUOUS_KEY);
 		key_end(p, r);
 	}
 	p->name = TALLY_NAMES;

@@ -161,6 +161,8 @@ static void step_option(struct reader *r, struct vector_step *s, const char *wor
 		s->urgent = true;
 	else if (!strncmp(word, "tail=", 5) && !tally_util_parse_u64(word + 5, 1000000, &s->tail))
 		return;
+	else if (!strncmp(word, "back=", 5) && !tally_util_parse_u64(word + 5, 1000000, &s->ahead))
+		s->ahead = -s->ahead;
 	else if (strncmp(word, "ahead=", 6) || tally_util_parse_u64(word + 6, 1000000, &s->ahead))
 		fault(r, "unknown word %s", word);
 }

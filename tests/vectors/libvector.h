@@ -22,8 +22,8 @@
  *		--- server
  *		--- huge client|server N	N octets that the meter must never look at
  *		--- lost client|server	TCP took them, the meter did not see them
- *		--- decoy [ahead=N]	from the client; the meter sees them, TCP refuses them. N octets
- *					ahead of what has been sent
+ *		--- decoy [ahead=N|back=N]	from the client; the meter sees them, TCP refuses them.
+ *					N octets ahead of, or behind, what has been sent
  *		--- fin client|server
  *		--- window		the ledger is swapped: rows begin anew, and stand apart below
  *

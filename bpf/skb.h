@@ -392,12 +392,14 @@ static __noinline int port_key_learn(struct tally_run *run, __u64 hash, __u32 ti
 
 /* ---- parking ---- */
 
+/* Who has not finished a handshake may be anybody: the others' room is not theirs. */
 static __always_inline __u32 piece_take(__u64 now, __u64 owner)
 {
 	__u32 start = bpf_get_prandom_u32();
+	__u32 room = owner ? TALLY_PARK_POOL : TALLY_PARK_STRANGERS;
 
 	for (__u32 i = 0; i < PROBES; i++) {
-		__u32 id = (start + i) % TALLY_PARK_POOL;
+		__u32 id = (start + i) % room;
 		struct tally_parked *k = bpf_map_lookup_elem(&parked, &id);
 
 		if (!k || __sync_val_compare_and_swap(&k->busy, 0, 1))
@@ -637,10 +639,15 @@ struct packet_head {
 	__u8 flags;
 };
 
-/* Where the TCP header begins, 0: not TCP, or not understood. */
+#define IP6_HEADERS 8 /* extension headers of a packet that are looked behind */
+
+/*
+ * Where the TCP header begins, 0: not TCP, or not understood. Extension headers: RFC 8200 4.1. A fragment
+ * that is a whole packet (RFC 6946) comes with its header; of others the kernel has taken it away.
+ */
 static __always_inline __u32 tcp_offset(struct __sk_buff *skb)
 {
-	__u8 b[2];
+	__u8 b[4], next;
 	__u32 off = 40;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
@@ -650,14 +657,17 @@ static __always_inline __u32 tcp_offset(struct __sk_buff *skb)
 	}
 	if (skb->protocol != bpf_htons(ETH_P_IPV6) || bpf_skb_load_bytes(skb, 6, b, 1))
 		return 0;
-	for (int i = 0; i < 4; i++) { /* extension headers, RFC 8200 4.1 */
-		if (b[0] == IPPROTO_TCP)
+	next = b[0];
+	for (int i = 0; i <= IP6_HEADERS; i++) {
+		if (next == IPPROTO_TCP)
 			return off;
-		if (b[0] != 0 && b[0] != 43 && b[0] != 60)
+		if ((next != 0 && next != 43 && next != 44 && next != 60) ||
+		    bpf_skb_load_bytes(skb, off, b, 4))
 			return 0;
-		if (bpf_skb_load_bytes(skb, off, b, 2))
+		if (next == 44 && (b[2] | (b[3] & 0xf9)))
 			return 0;
-		off += 8 + 8 * b[1];
+		off += next == 44 ? 8 : 8 + 8 * b[1];
+		next = b[0];
 	}
 	return 0;
 }
@@ -961,7 +971,8 @@ static __always_inline int conn_is_over(const struct tally_conn *c, const struct
 		return 0;
 	if (h->flags & TCP_RST)
 		return dir == TALLY_OUT || h->seq == run->rcv_nxt;
-	return c->fin_seen[TALLY_OUT] && c->next[TALLY_OUT] == c->fin[TALLY_OUT];
+	return c->fin_seen[TALLY_OUT] &&
+	       (c->next[TALLY_OUT] == c->fin[TALLY_OUT] || !c->synced[TALLY_OUT]);
 }
 
 static __always_inline void run_packet(struct tally_run *run, const struct packet_head *h,
@@ -1035,19 +1046,26 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 	return 0;
 }
 
+/* Nobody's level of the totals, for who has no scratch slot: add atomically. */
+static __always_inline struct tally_totals *totals_shared(__u32 service)
+{
+	__u32 zero = 0;
+	struct tally_epoch *e = bpf_map_lookup_elem(&epoch, &zero);
+
+	if (!e || service >= TALLY_SERVICES)
+		return 0;
+	return totals_in(e->index & 1, TALLY_NEST, service);
+}
+
 /*
  * Where a segment is counted that could not be metered at all: what it did to the stream shows as a gap
- * later. Nobody's level of the totals: add atomically.
+ * later.
  */
 static __noinline struct tally_totals *totals_missed(struct bpf_sock *sk)
 {
-	__u32 zero = 0;
 	struct tally_scope *scope = scope_of(sk);
-	struct tally_epoch *e = bpf_map_lookup_elem(&epoch, &zero);
 
-	if (!e || !scope || scope->service >= TALLY_SERVICES)
-		return 0;
-	return totals_in(e->index & 1, TALLY_NEST, scope->service);
+	return scope ? totals_shared(scope->service) : 0;
 }
 
 /* Data that came with the listener waits for the connection to be born. */
@@ -1061,6 +1079,58 @@ static __always_inline void on_listener(struct __sk_buff *skb, struct bpf_sock *
 	run_packet(&s->run, h, TALLY_IN);
 	defer_park(skb, s, sk, sk->src_port);
 	scratch_give(s);
+}
+
+/* A segment that TCP reads and the meter cannot: nothing of its connection is believed any more. */
+static __noinline int packet_unread(struct bpf_sock *sk)
+{
+	struct tally_conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
+	struct tally_totals *t;
+
+	if (!c || c->ignored)
+		return 0;
+	c->taint = TALLY_DETAIL_GAP;
+	t = totals_missed(sk);
+	if (t)
+		__sync_fetch_and_add(&t->gaps[TALLY_GAP_LOAD_FAILED], 1);
+	return 0;
+}
+
+/* Neither born nor joined yet? So it is for a moment, while another CPU makes it. */
+static __always_inline int conn_is_new(const struct tally_conn *c)
+{
+	return !c->synced[TALLY_IN] && !c->unborn;
+}
+
+/*
+ * Its birth is told under the socket's lock, but a packet comes without it, and may be first: the child is
+ * found by packets before its birth is told. Whoever is first does it; unborn until it is told.
+ */
+static __noinline int conn_birth(struct tally_conn *c, __u32 rcv_nxt, __u32 snd_nxt, __u32 told)
+{
+	if (!c || !conn_wait(c, TALLY_IN))
+		return 0;
+	if (conn_is_new(c)) {
+		tally_conn_born(c, rcv_nxt, snd_nxt);
+		c->unborn = 1;
+	}
+	if (told && !c->midstream)
+		c->unborn = 0;
+	conn_unlock(c, TALLY_IN);
+	return 0;
+}
+
+static __always_inline void conn_begin(struct bpf_sock *sk, struct tally_conn *c)
+{
+	struct bpf_tcp_sock *tcp;
+
+	if (sk->state != BPF_TCP_SYN_RECV) {
+		tally_conn_join(c);
+		return;
+	}
+	tcp = bpf_tcp_sock(sk);
+	if (tcp)
+		conn_birth(c, tcp->rcv_nxt, tcp->snd_nxt, 0);
 }
 
 /* The connection of a packet that matters to it, or NULL. */
@@ -1083,8 +1153,9 @@ static __always_inline struct tally_conn *conn_of(struct __sk_buff *skb, struct 
 				__sync_fetch_and_add(&t->gaps[TALLY_GAP_NO_STORAGE], 1);
 			return 0;
 		}
-		tally_conn_join(c);
 	}
+	if (conn_is_new(c))
+		conn_begin(sk, c);
 	if (!c->resolved && !conn_resolve(sk, skb, c))
 		return 0;
 	return c->ignored ? 0 : c;
@@ -1127,8 +1198,12 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 		return PASS;
 	port = sk->src_port;
 	wanted = bpf_map_lookup_elem(&ports, &port);
-	if (!wanted || !*wanted || packet_parse(skb, &h))
+	if (!wanted || !*wanted)
 		return PASS;
+	if (packet_parse(skb, &h)) {
+		packet_unread(sk);
+		return PASS;
+	}
 	if (sk->state == BPF_TCP_LISTEN) {
 		if (dir == TALLY_IN && (h.len || h.flags & TCP_URG))
 			on_listener(skb, sk, &h);
@@ -1233,22 +1308,99 @@ static __noinline int defer_same(struct tally_deferred *a, struct tally_deferred
 	return bpf_loop(n + 1, defer_compare_step, &l, 0) > n;
 }
 
-/* Data of this connection waits already, or there is no room for more. */
+static __noinline int defer_full(struct bpf_sock *sk)
+{
+	struct tally_totals *t = totals_missed(sk);
+
+	if (t)
+		__sync_fetch_and_add(&t->gaps[TALLY_GAP_DEFER_FULL], 1);
+	return 0;
+}
+
+static __always_inline __u32 defer_seq(const struct tally_deferred *d)
+{
+	struct tally_parked *k = piece_of(d->piece[0], 0);
+
+	return k ? k->seq : 0;
+}
+
+static __always_inline __u32 defer_len(const struct tally_deferred *d)
+{
+	__u32 last = d->count - 1;
+	struct tally_parked *k;
+
+	tally_opaque(last);
+	k = piece_of(d->piece[last & (TALLY_PARK_PIECES - 1)], 0);
+	return d->count && k ? last * TALLY_CHUNK + k->len : 0;
+}
+
+struct defer_extend_loop {
+	struct tally_deferred *to, *from;
+};
+
+/* Piece i of both, and what follows, change places from the last one of `to` on. */
+static long defer_extend_step(__u32 i, void *ctx)
+{
+	struct defer_extend_loop *l = ctx;
+	__u32 kept;
+
+	if (i >= l->from->count)
+		return 1;
+	if (i + 1 < l->to->count)
+		return 0;
+	tally_opaque(i);
+	i &= TALLY_PARK_PIECES - 1;
+	kept = l->to->piece[i];
+	l->to->piece[i] = l->from->piece[i];
+	l->from->piece[i] = kept;
+	return 0;
+}
+
+enum defer_kept { DEFER_KEPT, DEFER_ELSEWHERE, DEFER_DROPPED };
+
+/* Of the one that waits and the one that comes: is the same octet in both? */
+static __always_inline int defer_meets(const struct tally_deferred *a,
+				       const struct tally_deferred *b)
+{
+	__u32 a_seq = defer_seq(a), b_seq = defer_seq(b);
+
+	return (__s32)(a_seq + defer_len(a) - b_seq) > 0 &&
+	       (__s32)(b_seq + defer_len(b) - a_seq) > 0;
+}
+
+/*
+ * Data of this connection waits already, or there is no room for more. What waits was not taken, or it
+ * would not come again; with more behind it, what it is now will be. What is of no use stays in d.
+ */
 static __noinline int defer_again(struct bpf_sock *sk, const struct tally_deferred_key *k,
 				  struct tally_deferred *d)
 {
 	struct tally_deferred *old = bpf_map_lookup_elem(&deferred, k);
-	struct tally_totals *t;
+	struct defer_extend_loop l = { old, d };
 
-	if (old) {
-		if (d->conflict || !defer_same(old, d))
-			old->conflict = 1;
-		return 0;
+	if (!old) {
+		defer_full(sk);
+		return DEFER_DROPPED;
 	}
-	t = totals_missed(sk);
-	if (t)
-		__sync_fetch_and_add(&t->gaps[TALLY_GAP_DEFER_FULL], 1);
-	return 0;
+	if (!d->conflict && !defer_meets(old, d))
+		return DEFER_ELSEWHERE;
+	if (d->conflict || !defer_same(old, d)) {
+		old->conflict = 1;
+		return DEFER_DROPPED;
+	}
+	if (defer_len(d) <= defer_len(old))
+		return DEFER_DROPPED;
+	bpf_loop(TALLY_PARK_PIECES, defer_extend_step, &l, 0);
+	old->count = d->count;
+	return DEFER_DROPPED;
+}
+
+static __always_inline int defer_keep(struct bpf_sock *sk, const struct tally_deferred_key *k,
+				      struct tally_deferred *d)
+{
+	if (!bpf_map_update_elem(&deferred, k, d, BPF_NOEXIST))
+		return DEFER_KEPT;
+	return defer_again(sk, k, d);
 }
 
 static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
@@ -1260,6 +1412,7 @@ static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
 	} l = { skb, s };
 	struct tally_deferred *d = &s->deferred;
 	struct tally_deferred_key k = { .port = port };
+	int kept;
 
 	/* The listener's socket has no peer: the packet has. */
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
@@ -1284,9 +1437,17 @@ static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
 	d->since_ns = s->run.now;
 	d->conflict = !!(s->run.flags & SEG_URG);
 	bpf_loop(TALLY_PARK_PIECES, defer_step, &l, 0);
-	if (!bpf_map_update_elem(&deferred, &k, d, BPF_NOEXIST))
+	if (s->run.at < s->run.len)
+		defer_full(sk);
+	kept = defer_keep(sk, &k, d);
+	if (kept == DEFER_ELSEWHERE) {
+		k.nth = 1;
+		kept = defer_keep(sk, &k, d);
+	}
+	if (kept == DEFER_KEPT)
 		return 0;
-	defer_again(sk, &k, d);
+	if (kept == DEFER_ELSEWHERE)
+		defer_full(sk);
 	bpf_loop(TALLY_PARK_PIECES, defer_drop_step, &d, 0);
 	return 0;
 }

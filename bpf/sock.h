@@ -11,41 +11,62 @@
 struct adopt_loop {
 	struct tally_conn *c;
 	struct tally_deferred *d;
+	__u32 nth;
 };
+
+#define FIRST_WINDOW 65535 /* what the handshake can have offered: its window field is not scaled */
 
 static long adopt_step(__u32 i, void *ctx)
 {
 	struct adopt_loop *l = ctx;
+	__u32 *at = parked_at(l->c, TALLY_IN, l->nth ? TALLY_PARK_PIECES - 1 - i : i), slot;
 	struct tally_parked *k;
 
 	tally_opaque(i);
-	i &= TALLY_PARK_PIECES - 1;
-	k = piece_of(l->d->piece[i], 0);
+	slot = l->d->piece[i & (TALLY_PARK_PIECES - 1)];
+	k = piece_of(slot, 0);
 	if (!k)
 		return 1;
 	k->owner = l->c->cookie;
-	l->c->parked[TALLY_IN][i] = l->d->piece[i];
-	l->c->parked_count[TALLY_IN]++;
+	if (__sync_val_compare_and_swap(at, 0, slot)) { /* a packet on another CPU was here */
+		piece_free(slot, l->c->cookie);
+		return 0;
+	}
+	__sync_fetch_and_add(&l->c->parked_count[TALLY_IN], 1);
 	return 0;
 }
 
-/* Data that came with the listener's socket belongs to this connection. */
+/* Data that came with the listener's socket, where this connection's stream begins, belongs to it. */
+static __noinline int conn_adopt_nth(struct tally_deferred_key *k, struct tally_conn *c,
+				     __u32 rcv_nxt)
+{
+	struct adopt_loop l = { c, bpf_map_lookup_elem(&deferred, k), k->nth };
+	__u32 ahead;
+
+	if (!l.d)
+		return 0;
+	/* Without a piece it is about the stream as a whole, or there was no room. */
+	ahead = l.d->count ? defer_seq(l.d) + FIRST_WINDOW - rcv_nxt : 0;
+	if (ahead > 2 * FIRST_WINDOW)
+		return 0; /* of another handshake: it is swept */
+	if (l.d->conflict)
+		c->taint = TALLY_DETAIL_CONFLICT;
+	bpf_loop(TALLY_PARK_PIECES, adopt_step, &l, 0);
+	bpf_map_delete_elem(&deferred, k);
+	return 0;
+}
+
 static __noinline int conn_adopt(struct bpf_sock_ops *ops, struct bpf_sock *sk,
 				 struct tally_conn *c)
 {
 	struct tally_deferred_key k = { .port = ops->local_port };
-	struct adopt_loop l = { c, 0 };
 	__u16 port;
 
 	peer_of(sk, k.peer, &port);
 	k.peer_port = port;
-	l.d = bpf_map_lookup_elem(&deferred, &k);
-	if (!l.d)
-		return 0;
-	if (l.d->conflict)
-		c->taint = TALLY_DETAIL_CONFLICT;
-	bpf_loop(TALLY_PARK_PIECES, adopt_step, &l, 0);
-	bpf_map_delete_elem(&deferred, &k);
+	conn_adopt_nth(&k, c, ops->rcv_nxt);
+	k.nth = 1;
+	conn_adopt_nth(&k, c, ops->rcv_nxt);
 	return 0;
 }
 
@@ -57,9 +78,11 @@ static __always_inline void on_born(struct bpf_sock_ops *ops)
 	if (!sk)
 		return;
 	c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!c || c->synced[TALLY_IN])
+	if (!c)
 		return;
-	tally_conn_born(c, ops->rcv_nxt, ops->snd_nxt);
+	conn_birth(c, ops->rcv_nxt, ops->snd_nxt, 1);
+	if (c->midstream)
+		return;
 	c->cookie = bpf_get_socket_cookie(ops);
 	conn_adopt(ops, sk, c);
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
@@ -90,6 +113,7 @@ static __always_inline int conn_died(struct tally_scratch *s, struct tally_conn 
 static __always_inline void on_state(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock *sk = ops->sk;
+	struct tally_totals *t;
 	struct tally_scratch *s;
 	struct tally_conn *c;
 
@@ -99,8 +123,12 @@ static __always_inline void on_state(struct bpf_sock_ops *ops)
 	if (!c || !c->resolved || c->ignored)
 		return;
 	s = scratch_take();
-	if (!s)
+	if (!s) {
+		t = totals_shared(c->service);
+		if (t)
+			__sync_fetch_and_add(&t->gaps[TALLY_GAP_NEST_FULL], 1);
 		return;
+	}
 	conn_died(s, c, ops->rcv_nxt, ops->snd_una);
 	scratch_give(s);
 }

@@ -10,7 +10,8 @@ import pytest
 
 from lib import api, servers, view
 from lib.client import Conn
-from lib.decoy import REFUSED, Injector, RawTcp
+from lib.decoy import (REFUSED, Injector, RawTcp, RawTcp6, destination_options, later_fragment,
+                       whole_fragment)
 from lib.sandbox import Sandbox
 from lib.tallyd import Tallyd, differences, service
 
@@ -356,4 +357,88 @@ def test_server_retransmits(start, meter, sandbox, keys):
                 api.Sums(1, len(data), response.size))
     ledger = agent.stop()
     assert not differences(truth, ledger, "api")
+    assert not ledger.audit()
+
+
+# IPv6: what stands between its header and TCP's ----------------------------------------------------
+
+EXTENSIONS = {"a fragment that is whole": whole_fragment, "one header": destination_options(1),
+              "eight headers": destination_options(8)}
+
+
+def behind_a_decoy(conn, real, fake, extension):
+    """The second request of three comes behind a decoy, and with extension headers."""
+    conn.segment(0, ask(0, real), extension=extension)
+    conn.next = len(ask(0, real))
+    answers(conn, 1)
+    conn.segment(conn.next, ask(1, fake), bad_checksum=True)
+    conn.segment(conn.next, ask(1, real), extension=extension)
+    conn.next += len(ask(1, real))
+    answers(conn, 2)
+
+
+@veth
+@pytest.mark.parametrize("name", EXTENSIONS)
+def test_extension_headers(decoys, sandbox, name):
+    """TCP reads them, so does the meter: a request counts, and is compared with a decoy."""
+    with RawTcp6(sandbox, decoys.port) as c:
+        behind_a_decoy(c, *decoys.texts, EXTENSIONS[name])
+    assert settle(decoys, 2, tainted=1).count("api", attribution_detail="conflict") == 1
+
+
+@veth
+def test_more_extension_headers_than_are_read(start, meter, sandbox, keys):
+    """Nobody is charged for what only TCP has read."""
+    real, fake = keys.new("real"), keys.new("fake")
+    server = start("nginx", proxied=False)
+    agent = meter([service("api", server.ports)])
+    with RawTcp6(sandbox, server.port) as c:
+        behind_a_decoy(c, real, fake, destination_options(9))
+    assert set(k for k, *_ in server.witness(2)) == {"key_real"}
+    ledger = agent.stop()
+    assert not ledger.count("api", attribution="key"), "the decoy's key was billed"
+    assert ledger.count("api", attribution="tainted", attribution_detail="gap") == 2, \
+        ledger.unattributed("api")
+    assert not ledger.audit()
+
+
+@veth
+def test_a_fragment_that_nobody_reads(start, meter, sandbox, keys):
+    """TCP never sees it, and neither does the meter."""
+    real, fake = keys.new("real"), keys.new("fake")
+    server = start("nginx", proxied=False)
+    agent = meter([service("api", server.ports)])
+    with RawTcp6(sandbox, server.port) as c:
+        c.segment(0, ask(1, fake), extension=later_fragment)
+        c.real(ask(1, real))
+        answers(c, 1)
+    ledger = agent.stop()
+    assert ledger.count("api", api_key_id="key_real") == 1
+    assert not ledger.audit()
+
+
+@veth
+def test_first_data_comes_again_with_more(start, meter, sandbox, keys):
+    """Data that came before the connection was there, and was not taken, comes again with what follows."""
+    key = keys.new("real")
+    server = start("nginx", proxied=False)
+    agent = meter([service("api", server.ports)])
+    data = ask(1, key)
+    with RawTcp(sandbox, server.port, decoy=data[:30], first=data + ask(2, key)) as c:
+        answers(c, 2)
+    ledger = agent.stop()
+    assert ledger.count("api", api_key_id="key_real") == 2, ledger.unattributed("api")
+    assert not ledger.audit()
+
+
+@veth
+def test_data_of_another_handshake(start, meter, sandbox, keys):
+    """Somebody else's octets wait for the same addresses: they are not of this connection."""
+    real, fake = keys.new("real"), keys.new("fake")
+    server = start("nginx", proxied=False)
+    agent = meter([service("api", server.ports)])
+    with RawTcp(sandbox, server.port, stranger=ask(1, fake), first=ask(1, real)) as c:
+        answers(c, 1)
+    ledger = agent.stop()
+    assert ledger.count("api", api_key_id="key_real") == 1, ledger.unattributed("api")
     assert not ledger.audit()

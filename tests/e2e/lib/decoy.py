@@ -16,11 +16,11 @@ import struct
 import time
 from typing import NamedTuple
 
-from .sandbox import VETH_SERVER, HarnessError, inside_netns, run
+from .sandbox import VETH_SERVER, VETH_SERVER6, HarnessError, inside_netns, run
 
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
-ETH_P_IP = 0x0800
-RAW_ADDRESS = "10.77.0.9"
+ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd
+RAW_ADDRESS, RAW_ADDRESS6 = "10.77.0.9", "fd77::9"
 
 
 def checksum(data):
@@ -37,25 +37,50 @@ class Endpoint(NamedTuple):
     port: int
 
     @property
+    def family(self):
+        return socket.AF_INET6 if ":" in self.address else socket.AF_INET
+
+    @property
     def packed(self):
-        return socket.inet_aton(self.address)
+        return socket.inet_pton(self.family, self.address)
 
 
 def build(src, dst, seq, ack, flags, payload=b"", options=b"", window=65535, urgent=0,
-          bad_checksum=False):
-    """An IPv4 packet with one TCP segment."""
+          bad_checksum=False, extension=lambda tcp: (6, tcp)):
+    """A packet with one TCP segment. extension: of IPv6, the first next header and what follows it."""
     options += b"\1" * (-len(options) % 4)
     head = struct.pack("!HHIIBBHHH", src.port, dst.port, seq & 0xffffffff, ack & 0xffffffff,
                        (5 + len(options) // 4) << 4, flags, window, 0, urgent) + options
-    pseudo = src.packed + dst.packed + struct.pack("!BBH", 0, 6, len(head) + len(payload))
+    pseudo = src.packed + dst.packed + struct.pack("!II", len(head) + len(payload), 6)
     value = checksum(pseudo + head + payload)
     if bad_checksum:
         value ^= 0x5555
-    head = head[:16] + struct.pack("!H", value) + head[18:]
-    length = 20 + len(head) + len(payload)
-    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, length, random.getrandbits(16), 0x4000, 64, 6, 0,
+    tcp = head[:16] + struct.pack("!H", value) + head[18:] + payload
+    if src.family == socket.AF_INET6:
+        following, rest = extension(tcp)
+        return struct.pack("!IHBB", 6 << 28, len(rest), following, 64) + src.packed + dst.packed + rest
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(tcp), random.getrandbits(16), 0x4000, 64, 6, 0,
                      src.packed, dst.packed)
-    return ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:] + head + payload
+    return ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:] + tcp
+
+
+def whole_fragment(tcp):
+    """RFC 6946: a fragment that is all of its packet."""
+    return 44, struct.pack("!BBHI", 6, 0, 0, 0x1234) + tcp
+
+
+def later_fragment(tcp):
+    return 44, struct.pack("!BBHI", 6, 0, 8 | 1, 0x1234) + tcp
+
+
+def destination_options(count):
+    """That many headers, each of 8 octets of padding (RFC 8200 4.2)."""
+    def extension(tcp):
+        following = 6
+        for _ in range(count):
+            following, tcp = 60, struct.pack("!BBBB4x", following, 0, 1, 4) + tcp
+        return following, tcp
+    return extension
 
 
 class Segment(NamedTuple):
@@ -70,16 +95,21 @@ class Segment(NamedTuple):
 
 
 def dissect(packet):
-    """The TCP segment of an IPv4 packet; None if it is none."""
-    if len(packet) < 40 or packet[0] >> 4 != 4 or packet[9] != 6:
+    """The TCP segment of a packet; None if it is none, or has extension headers."""
+    if len(packet) >= 40 and packet[0] >> 4 == 4 and packet[9] == 6:
+        ihl, total = (packet[0] & 15) * 4, struct.unpack_from("!H", packet, 2)[0]
+        tcp, src, dst = packet[ihl:total or len(packet)], packet[12:16], packet[16:20]
+    elif len(packet) >= 60 and packet[0] >> 4 == 6 and packet[6] == 6:
+        tcp = packet[40:40 + struct.unpack_from("!H", packet, 4)[0]]
+        src, dst = packet[8:24], packet[24:40]
+    else:
         return None
-    ihl, total = (packet[0] & 15) * 4, struct.unpack_from("!H", packet, 2)[0]
-    tcp = packet[ihl:total or len(packet)]
+    family = socket.AF_INET if len(src) == 4 else socket.AF_INET6
     sport, dport, seq, ack, offset, flags = struct.unpack_from("!HHIIBB", tcp)
     size = (offset >> 4) * 4
     value, echo = timestamps(tcp[20:size])
-    return Segment(Endpoint(socket.inet_ntoa(packet[12:16]), sport),
-                   Endpoint(socket.inet_ntoa(packet[16:20]), dport), seq, ack, flags, tcp[size:],
+    return Segment(Endpoint(socket.inet_ntop(family, src), sport),
+                   Endpoint(socket.inet_ntop(family, dst), dport), seq, ack, flags, tcp[size:],
                    value, echo)
 
 
@@ -104,24 +134,30 @@ class RawTcp:
 
     decoy, first: octets that come before the connection is there, at the place of its first ones: with an
     old timestamp, so that TCP refuses them; and with the acknowledgement that ends the handshake.
+    stranger: octets that come before its handshake, far from the place where its stream will begin.
     """
 
-    def __init__(self, sandbox, port, decoy=b"", first=b""):
-        self.dst = Endpoint(VETH_SERVER, port)
-        self.src = Endpoint(RAW_ADDRESS, 40000 + random.randrange(20000))
-        self.packet = sandbox.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP),
+    ether, address, server = ETH_P_IP, RAW_ADDRESS, VETH_SERVER
+
+    def __init__(self, sandbox, port, decoy=b"", first=b"", stranger=b""):
+        self.dst = Endpoint(self.server, port)
+        self.src = Endpoint(self.address, 40000 + random.randrange(20000))
+        self.packet = sandbox.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(self.ether),
                                      client_side=True)
         with inside_netns(sandbox.netns_client):
-            self.packet.bind(("veth0", ETH_P_IP))
+            self.packet.bind(("veth0", self.ether))
         mine, theirs = self._macs(sandbox)
-        run(["ip", "-n", sandbox.netns, "neigh", "replace", RAW_ADDRESS, "lladdr", mine,
+        run(["ip", "-n", sandbox.netns, "neigh", "replace", self.address, "lladdr", mine,
              "dev", "veth0", "nud", "permanent"])
-        self.frame = bytes.fromhex(theirs.replace(":", "") + mine.replace(":", "") + "0800")
+        self.frame = bytes.fromhex(theirs.replace(":", "") + mine.replace(":", "") + f"{self.ether:04x}")
         self.iss, self.clock = random.getrandbits(32), random.randrange(10 ** 6, 10 ** 9)
         self.got, self.early, self.peer_ts, self.auto_ack = bytearray(), {}, 0, True
         self.copies = 0         # segments of the server that came again
         self.closed = False     # FIN or RST came
         self.next = 0           # offset after the highest octet sent as real
+        self.irs = 0
+        if stranger:
+            self._emit(self.iss + (1 << 30), PSH | ACK, stranger)
         self._handshake(decoy, first)
 
     def __enter__(self):
@@ -146,7 +182,6 @@ class RawTcp:
                                             **wrong))
 
     def _handshake(self, decoy, first):
-        self.irs = 0
         self._emit(self.iss, SYN, options=b"\2\4\x05\xb4")
         deadline = time.monotonic() + 5
         while True:
@@ -202,6 +237,12 @@ class RawTcp:
                 raise HarnessError(f"the server's answer did not come: {bytes(self.got[-200:])!r}")
             self.peer_ts = segment.ts_value or self.peer_ts
             self._take(segment)
+
+
+class RawTcp6(RawTcp):
+    """The same over IPv6."""
+
+    ether, address, server = ETH_P_IPV6, RAW_ADDRESS6, VETH_SERVER6
 
 
 class Injector:

@@ -17,8 +17,8 @@ import tempfile
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SOURCES = ["user/account/*.c", "user/deliver/fs.c", "user/deliver/state.c", "user/deliver/reserve.c",
-           "user/deliver/spool.c",
-           "user/deliver/ship.c", "user/base/util.c", "user/base/log.c"]
+           "user/deliver/spool.c", "user/deliver/ship.c", "user/base/util.c", "user/base/text.c",
+           "user/base/log.c"]
 
 DAMAGED = ("--seed", "70009", "--every", "10")       # histories with damaged files only
 

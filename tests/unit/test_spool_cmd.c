@@ -42,13 +42,21 @@ static int tear_down(void **state)
 	return command_close();
 }
 
+static void put_octets(const char *folder, const char *name, const void *data, size_t len)
+{
+	const struct tally_fs_file file = { folder, name, data, len };
+	bool doubt;
+
+	assert_int_equal(tally_fs_put(&fs, &file, &doubt), 0);
+}
+
 static void put_file(const char *folder, const char *name, enum tally_frame_kind kind,
 		     const struct tally_buf *payload)
 {
 	_cleanup_(tally_buf_done) struct tally_buf file = { 0 };
 
 	assert_int_equal(tally_frame_put(&file, kind, AGENT, payload->data, payload->len), 0);
-	assert_int_equal(tally_fs_put(&fs, folder, name, file.data, file.len), 0);
+	put_octets(folder, name, file.data, file.len);
 }
 
 static void name_of(__u64 number, char name[64])
@@ -232,7 +240,7 @@ static void test_names(void **state)
 {
 	json_t *list;
 
-	assert_int_equal(tally_fs_put(&fs, "sealed", "e1\033[2J\302\233m\xff", "x", 1), 0);
+	put_octets("sealed", "e1\033[2J\302\233m\xff", "x", 1);
 	assert_int_equal(spool("ls"), 0);
 	assert_non_null(strstr(command_out, "e1\357\277\275[2J\357\277\275m\357\277\275 "));
 	verify(TALLY_EXIT_DIFFERS, "sealed/e1\357\277\275[2J\357\277\275m\357\277\275: damaged\n");

@@ -158,6 +158,89 @@ static void test_nul(void **state)
 	stop(&s);
 }
 
+/* A pod whose metadata no parser of ours reads: nested too deeply, or with a NUL in a name. */
+static char *unreadable(bool is_deep)
+{
+	size_t deep = is_deep ? 4000 : 1;
+	char *text = NULL;
+	size_t bytes;
+	FILE *out = open_memstream(&text, &bytes);
+
+	fputs("{\"metadata\":{\"uid\":\"9\",\"name\":\"}\\\"]{\",\"resourceVersion\":\"8\",\"x\":",
+	      out);
+	for (size_t i = 0; i < deep; i++)
+		fputs(is_deep ? "{\"f:a\":" : "{\"f:a\\u0000\":", out);
+	fputs("1", out);
+	for (size_t i = 0; i < deep; i++)
+		fputs("}", out);
+	fputs("}}", out);
+	assert_int_equal(fclose(out), 0);
+	return text;
+}
+
+static char *among_others(int n)
+{
+	_cleanup_free_ char *deep = unreadable(true), *nul = unreadable(false);
+	char *text = NULL;
+
+	if (n)
+		assert_true(
+			asprintf(
+				&text,
+				"{\"type\":\"ADDED\",\"object\":%s}\n{\"type\":\"ADDED\",\"object\":" POD
+				"}\n",
+				deep, 4, "") > 0);
+	else
+		assert_true(asprintf(&text,
+				     "{\"metadata\":{\"resourceVersion\":\"7\"},\"items\":[%s," POD
+				     ",%s," POD "]}\n",
+				     deep, 1, "", nul, 2, "") > 0);
+	return text;
+}
+
+/* W4: it alone is left out, of a list and of a watch. */
+static void test_unreadable_pods(void **state)
+{
+	struct tally_kubernetes_status status;
+	struct server s;
+
+	start(&s, among_others);
+	turn_until(&s, &s.listed, 1);
+	assert_int_equal(s.seen, 2);
+	turn_until(&s, &s.seen, 3);
+	tally_kubernetes_watch_status(s.watch, &status);
+	assert_int_equal(status.errors[TALLY_KUBERNETES_ERROR_PARSE], 3);
+	assert_int_equal(status.lists, 1);
+	stop(&s);
+}
+
+static char *cut_off(int n)
+{
+	static const char *const texts[] = {
+		"",
+		"{}",
+		"{\"metadata\":{\"resourceVersion\":\"7\"},\"items\":[{\"a\":1},{\"b",
+		"{\"metadata\":{\"resourceVersion\":\"7\"},\"items\":[{\"a\":1}",
+	};
+	char *text = NULL;
+
+	if (n < (int)TALLY_ARRAY_SIZE(texts))
+		return strdup(texts[n]);
+	assert_true(asprintf(&text, LIST, 1, "", 2, "") > 0);
+	return text;
+}
+
+/* W1: what is no whole list takes nothing away, and nothing of it is believed. */
+static void test_cut_off(void **state)
+{
+	struct server s;
+
+	start(&s, cut_off);
+	turn_until(&s, &s.n, 3);
+	assert_int_equal(s.listed + s.seen, 0);
+	stop(&s);
+}
+
 static char *too_large(int n)
 {
 	size_t len = TALLY_KUBERNETES_BYTES + 1;
@@ -191,6 +274,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_nul),
 		cmocka_unit_test(test_large_pods),
+		cmocka_unit_test(test_unreadable_pods),
+		cmocka_unit_test(test_cut_off),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

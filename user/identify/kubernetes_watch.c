@@ -122,11 +122,24 @@ static int take_event(struct tally_kubernetes_watch *w, const json_t *event)
 	return 0;
 }
 
+/* W4: what Go reads and we do not: nested too deeply, or with a NUL in a name. */
+static void leave_out(struct tally_kubernetes_watch *w)
+{
+	w->status.errors[TALLY_KUBERNETES_ERROR_PARSE]++;
+	tally_log_warning("kubernetes", "reason=%s",
+			  "a pod is left out: its metadata cannot be read");
+}
+
 static int take_line(struct tally_kubernetes_watch *w, const char *line, size_t n)
 {
+	static const char begin[] = "{\"type\":\"";
 	json_t *event = json_loadb(line, n, JSON_ALLOW_NUL, NULL); /* W4: texts are checked later */
 	int refused = event ? take_event(w, event) : TALLY_KUBERNETES_ERROR_PARSE + 1;
 
+	if (!event && n > strlen(begin) && !memcmp(line, begin, strlen(begin))) {
+		leave_out(w);
+		refused = 0;
+	}
 	json_decref(event);
 	return refused;
 }
@@ -176,10 +189,77 @@ static size_t on_body(char *data, size_t size, size_t n, void *ctx)
 	return w->refused ? 0 : n;
 }
 
-static int take_page(struct tally_kubernetes_watch *w)
+/* Behind the object that begins here; NULL: it does not end. */
+static const char *end_of_object(const char *at, const char *end)
+{
+	bool quoted = false;
+	size_t depth = 0;
+
+	for (; at < end; at++) {
+		if (quoted && *at == '\\')
+			at++;
+		else if (*at == '"')
+			quoted = !quoted;
+		else if (!quoted && *at == '{')
+			depth++;
+		else if (!quoted && *at == '}' && --depth == 0)
+			return at + 1;
+	}
+	return NULL;
+}
+
+/* The pods of a page, as far as each can be read. 0, or -EBADMSG. */
+static int read_pods(struct tally_kubernetes_watch *w, const char *at, json_t *items)
+{
+	const char *end = w->body.data + w->body.n;
+
+	while (at < end && *at == '{') {
+		const char *behind = end_of_object(at, end);
+		json_t *item;
+
+		if (!behind)
+			return -EBADMSG;
+		item = json_loadb(at, (size_t)(behind - at), JSON_ALLOW_NUL, NULL);
+		if (!item)
+			leave_out(w);
+		else if (json_array_append_new(items, item))
+			return -EBADMSG;
+		at = behind + (behind < end && *behind == ',');
+	}
+	return at < end && *at == ']' ? 0 : -EBADMSG;
+}
+
+/* W4: before its pods a page has only words of the API server. */
+static json_t *read_pod_by_pod(struct tally_kubernetes_watch *w)
+{
+	static const char begin[] = "\"items\":[";
+	const char *at = w->body.n ? memmem(w->body.data, w->body.n, begin, strlen(begin)) : NULL;
+	_cleanup_free_ char *head = NULL;
+	json_t *list;
+
+	if (!at)
+		return NULL;
+	at += strlen(begin);
+	if (asprintf(&head, "%.*s]}", (int)(at - w->body.data), w->body.data) < 0)
+		head = NULL;
+	list = head ? json_loads(head, 0, NULL) : NULL;
+	if (!list || !read_pods(w, at, json_object_get(list, "items")))
+		return list;
+	json_decref(list);
+	return NULL;
+}
+
+static json_t *read_page(struct tally_kubernetes_watch *w)
 {
 	const char *body = w->body.data ? w->body.data : "";
 	json_t *list = json_loadb(body, w->body.n, JSON_ALLOW_NUL, NULL); /* W4 */
+
+	return list ? list : read_pod_by_pod(w);
+}
+
+static int take_page(struct tally_kubernetes_watch *w)
+{
+	json_t *list = read_page(w);
 	json_t *items = json_object_get(list, "items"), *item;
 	int refused = 0;
 	size_t i;

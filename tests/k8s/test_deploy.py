@@ -127,6 +127,38 @@ def test_unhooking(tools, how):
     assert notes["container.apparmor.security.beta.kubernetes.io/unhook"] == "unconfined"
 
 
+GUARDED = {"kustomize": lambda: kustomize("overlays/guarded"),
+           "helm": lambda: helm("--set-json", 'networkPolicy={"enabled":true,"from":[{"namespaceSelector":'
+                                '{"matchLabels":{"kubernetes.io/metadata.name":"monitoring"}}}]}')}
+
+
+@pytest.mark.parametrize("how", GUARDED)
+def test_network_policy(tools, how):
+    """The agent's pods, and only their metrics' port, from where Prometheus runs; what they send is theirs."""
+    objects = by_kind(GUARDED[how]())
+    policy, template = objects["NetworkPolicy"], objects["DaemonSet"]["spec"]["template"]
+    spec = policy["spec"]
+    assert policy["metadata"]["namespace"] == "tallyd-system"
+    assert spec["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert spec["podSelector"]["matchLabels"] and spec["policyTypes"] == ["Ingress"]
+    (rule,) = spec["ingress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": template["spec"]["containers"][0]["ports"][0]["name"]}]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+
+
+def test_network_policy_for_nobody(tools):
+    """No peers are nobody, not everybody."""
+    policy = by_kind(helm("--set", "networkPolicy.enabled=true"))["NetworkPolicy"]
+    assert policy["spec"]["ingress"] == []
+
+
+@pytest.mark.parametrize("how", GUARDED)
+def test_network_policy_is_accepted(cluster, tools, how):
+    cluster.namespace("tallyd-system")
+    for manifest in GUARDED[how]():
+        cluster.apply(manifest, dry_run=True)
+
+
 @pytest.mark.parametrize("how", UNHOOKING)
 def test_unhooking_is_accepted(cluster, tools, how):
     cluster.namespace("tallyd-system")
@@ -189,7 +221,7 @@ def test_chart_mirrors_the_base(tools):
 @pytest.mark.parametrize("flag, says", [
     ("tier=executable", "tier"), ("config.sinks=null", "sinks"),
     ("image.repository=", "repository"), ("unknown=1", "unknown"),
-    ("catalog.keys[0].id=a", "sha256"), ("secrets[0].nam=a", "nam"), ("terminationGracePeriodSeconds=soon", "want integer")])
+    ("catalog.keys[0].id=a", "sha256"), ("networkPolicy.from[0].pod=a", "pod"), ("secrets[0].nam=a", "nam"), ("terminationGracePeriodSeconds=soon", "want integer")])
 def test_values_schema(tools, flag, says):
     with pytest.raises(HarnessError, match=says):
         helm("--set", flag)

@@ -330,3 +330,39 @@ def test_dimensions(node, agent, keys, namespace, asked):
     for event in ledger.usage:
         jsonschema.validate(event, schema)
     assert not ledger.audit()
+
+
+HOSTILE = {
+    "long": {"owners": owner("K", "a" * 70000)},
+    "control": {"owners": owner("K", "\x01" * 11000)},
+    "nul": {"owners": owner("K\0", "a\0b"), "annotations": {"example.com/x": "\0"}},
+    "name": {"managedFields": [{"manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
+                                "fieldsV1": {"f:metadata": {"f:a\0b": {}}}}]},
+}
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["listed", "watched"])
+def test_hostile_metadata(node, agent, keys, namespace, late):
+    """Whatever a pod says of itself, an API server that takes it gives it to us: the others are metered, and
+    all records leave."""
+    ns, key = namespace(), keys.new("a")
+    kubernetes = {"unlisted": {"key": [{"header": "X-API-Key"}]}, "dimensions": {"namespace": True, "workload": True}}
+    a = agent(kubernetes=kubernetes) if late else None
+    pods = []
+    for name, words in HOSTILE.items():
+        port = node.sandbox.port()
+        words = {**words, "annotations": {**note(port), **words.get("annotations", {})}}
+        pods.append(node.run(name, ns, labels=GEO, port=port, **words))
+    port = node.sandbox.port()
+    good = node.run("good", ns, labels=GEO, port=port, annotations=note(port), owners=owner("StatefulSet", "geo"))
+    a = a or agent(kubernetes=kubernetes)
+    a.wait_metered(good)
+    for pod in [*pods, good]:
+        assert pod.ask(key, 5) == [200] * 5
+    wait_for(lambda: a.ledger().count() >= 10, 30, "records")
+    for pod in [*pods, good]:
+        node.delete(pod)
+    ledger = a.stop()
+    where = {(d.get("kubernetes") or {}).get("workload") for d in ledger.rows() if d["requests"]}
+    assert "StatefulSet/geo" in where and where <= {None, "StatefulSet/geo"}
+    assert not ledger.audit()

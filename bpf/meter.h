@@ -46,6 +46,17 @@ TALLY_INLINE __u64 meter_take(__u64 *v)
 	return __sync_lock_test_and_set(v, 0);
 }
 
+/*
+ * Octets for whoever takes them, perhaps at the same time. An addition whose old value is fetched is ordered
+ * before what is read next; one without is not, on arm64 (the kernel's atomic_t.txt, "ORDERING").
+ */
+TALLY_INLINE void meter_share(__u64 *v, __u64 n)
+{
+	__u64 old = __sync_fetch_and_add(v, n);
+
+	tally_opaque(old);
+}
+
 TALLY_INLINE struct tally_h1 *meter_parser(struct tally_conn *c, __u32 dir)
 {
 	return &c->h1[conn_side(dir)];
@@ -203,7 +214,7 @@ TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c
 		p->octets = 0;
 		__sync_lock_test_and_set(&c->head, c->head + 1);
 	} else {
-		__sync_fetch_and_add(&c->over_bytes, p->octets);
+		meter_share(&c->over_bytes, p->octets);
 		p->octets = 0;
 		if (tally_conn_push_over(c, r))
 			h1_bad(p, TALLY_DETAIL_PIPELINE_DEPTH);
@@ -223,13 +234,13 @@ TALLY_INLINE void meter_request_octets(struct tally_run *run, struct tally_conn 
 	if (!p->octets)
 		return;
 	if (c->in_over && !c->tunnel) {
-		__sync_fetch_and_add(&c->over_bytes, p->octets);
+		meter_share(&c->over_bytes, p->octets);
 		p->octets = 0;
 		return;
 	}
 	if ((__s32)(run->rcv_nxt - x->head_end) >= 0)
 		x->taken = 1;
-	__sync_fetch_and_add(&x->request_bytes, p->octets);
+	meter_share(&x->request_bytes, p->octets);
 	p->octets = 0;
 	if (x->answered) {
 		run->delta.request_bytes += meter_take(&x->request_bytes);

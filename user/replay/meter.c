@@ -609,7 +609,7 @@ int tally_meter_segment(struct tally_meter *meter, struct tally_meter_conn *conn
 	run->flags = (segment->fin ? SEG_FIN : 0) | (segment->urgent ? SEG_URG : 0);
 	t->connections += !conn->c->counted;
 	conn->c->counted = 1;
-	if (segment->len || segment->fin || conn->c->parked_count[TALLY_IN] ||
+	if (segment->len || segment->fin || segment->urgent || conn->c->parked_count[TALLY_IN] ||
 	    conn->c->parked_count[TALLY_OUT])
 		meter_segment(data, run, conn->c, conn->rules, t);
 	return meter->failed;

@@ -984,6 +984,7 @@ TALLY_INLINE void meter_raw(TALLY_PACKET *pkt, struct tally_run *run, struct tal
 		meter_conflict(c, t);
 	else
 		meter_again(pkt, run, c, t);
+	meter_cut(run, c);
 	run->rcv_nxt = rcv_nxt;
 }
 
@@ -1000,7 +1001,7 @@ static long meter_unpark_step(__u32 i, void *ctx)
 		if (l->run->raw)
 			meter_raw(l->pkt, l->run, l->c, l->t);
 	}
-	placed = meter_place(l->run, l->c, l->r, l->t);
+	placed = l->run->len ? meter_place(l->run, l->c, l->r, l->t) : PLACED_NOTHING;
 	if (placed == PLACED_PARK)
 		return 1;
 	if (placed == PLACED_FEED)

@@ -8,7 +8,7 @@
 
 struct tally_scratch {
 	__u32 busy;
-	__u32 pad;
+	__u32 unkept; /* of the first slot: octets of the CPU's last packet to a listener were not kept */
 	struct tally_run run;
 	struct tally_deferred deferred;
 	struct tally_candidate candidate;

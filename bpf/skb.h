@@ -1068,17 +1068,37 @@ static __noinline struct tally_totals *totals_missed(struct bpf_sock *sk)
 	return scope ? totals_shared(scope->service) : 0;
 }
 
-/* Data that came with the listener waits for the connection to be born. */
-static __always_inline void on_listener(struct __sk_buff *skb, struct bpf_sock *sk,
-					const struct packet_head *h)
+/* Data that came with the listener waits for the connection to be born. Returns 0, or -1: not all of it. */
+static __always_inline int on_listener(struct __sk_buff *skb, struct bpf_sock *sk,
+				       const struct packet_head *h)
 {
 	struct tally_scratch *s = scratch_take();
+	int r;
 
 	if (!s)
-		return;
+		return -1;
 	run_packet(&s->run, h, TALLY_IN);
-	defer_park(skb, s, sk, sk->src_port);
+	r = defer_park(skb, s, sk, sk->src_port);
 	scratch_give(s);
+	return r;
+}
+
+/* A birth follows the packet to the listener that made it, on its CPU: it asks what became of that one. */
+static __always_inline void listener_lost(int lost)
+{
+	__u32 zero = 0;
+	struct tally_scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (s)
+		s->unkept = lost;
+}
+
+static __always_inline int listener_has_lost(void)
+{
+	__u32 zero = 0;
+	struct tally_scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+
+	return s && s->unkept;
 }
 
 /* A segment that TCP reads and the meter cannot: nothing of its connection is believed any more. */
@@ -1120,17 +1140,25 @@ static __noinline int conn_birth(struct tally_conn *c, __u32 rcv_nxt, __u32 snd_
 	return 0;
 }
 
+static __noinline int conn_join(struct tally_conn *c)
+{
+	if (!c || !conn_wait(c, TALLY_IN))
+		return 0;
+	if (conn_is_new(c))
+		tally_conn_join(c);
+	conn_unlock(c, TALLY_IN);
+	return 0;
+}
+
+/* Of a child of Fast Open TCP has taken data already, before anybody could look. */
 static __always_inline void conn_begin(struct bpf_sock *sk, struct tally_conn *c)
 {
-	struct bpf_tcp_sock *tcp;
+	struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
 
-	if (sk->state != BPF_TCP_SYN_RECV) {
-		tally_conn_join(c);
-		return;
-	}
-	tcp = bpf_tcp_sock(sk);
-	if (tcp)
+	if (tcp && sk->state == BPF_TCP_SYN_RECV && !tcp->bytes_received)
 		conn_birth(c, tcp->rcv_nxt, tcp->snd_nxt, 0);
+	else
+		conn_join(c);
 }
 
 /* The connection of a packet that matters to it, or NULL. */
@@ -1190,6 +1218,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 	struct tally_conn *c;
 	__u32 port;
 	__u8 *wanted;
+	int unread;
 
 	if (!sk)
 		return PASS;
@@ -1200,13 +1229,17 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 	wanted = bpf_map_lookup_elem(&ports, &port);
 	if (!wanted || !*wanted)
 		return PASS;
-	if (packet_parse(skb, &h)) {
-		packet_unread(sk);
+	unread = packet_parse(skb, &h);
+	if (sk->state == BPF_TCP_LISTEN) {
+		if (dir == TALLY_OUT)
+			return PASS;
+		if (!unread && (h.len || h.flags & TCP_URG))
+			unread = on_listener(skb, sk, &h);
+		listener_lost(unread);
 		return PASS;
 	}
-	if (sk->state == BPF_TCP_LISTEN) {
-		if (dir == TALLY_IN && (h.len || h.flags & TCP_URG))
-			on_listener(skb, sk, &h);
+	if (unread) {
+		packet_unread(sk);
 		return PASS;
 	}
 	c = conn_of(skb, sk, &h);
@@ -1324,16 +1357,6 @@ static __always_inline __u32 defer_seq(const struct tally_deferred *d)
 	return k ? k->seq : 0;
 }
 
-static __always_inline __u32 defer_len(const struct tally_deferred *d)
-{
-	__u32 last = d->count - 1;
-	struct tally_parked *k;
-
-	tally_opaque(last);
-	k = piece_of(d->piece[last & (TALLY_PARK_PIECES - 1)], 0);
-	return d->count && k ? last * TALLY_CHUNK + k->len : 0;
-}
-
 struct defer_extend_loop {
 	struct tally_deferred *to, *from;
 };
@@ -1356,51 +1379,69 @@ static long defer_extend_step(__u32 i, void *ctx)
 	return 0;
 }
 
-enum defer_kept { DEFER_KEPT, DEFER_ELSEWHERE, DEFER_DROPPED };
+enum defer_place { DEFER_FREE, DEFER_ELSEWHERE, DEFER_MET };
 
-/* Of the one that waits and the one that comes: is the same octet in both? */
-static __always_inline int defer_meets(const struct tally_deferred *a,
-				       const struct tally_deferred *b)
+/* A segment at seq, with d what was kept of it; whole: all that can be. */
+struct defer_segment {
+	struct tally_deferred *d;
+	__u32 seq, len;
+	__u32 whole;
+};
+
+/* Is an octet of the segment in what waits? Without a piece it is about the stream as a whole. */
+static __always_inline int defer_meets(const struct tally_deferred *old,
+				       const struct defer_segment *g)
 {
-	__u32 a_seq = defer_seq(a), b_seq = defer_seq(b);
+	__u32 seq = defer_seq(old);
 
-	return (__s32)(a_seq + defer_len(a) - b_seq) > 0 &&
-	       (__s32)(b_seq + defer_len(b) - a_seq) > 0;
+	return !old->count ||
+	       ((__s32)(seq + old->len - g->seq) > 0 && (__s32)(g->seq + g->len - seq) > 0);
 }
 
 /*
- * Data of this connection waits already, or there is no room for more. What waits was not taken, or it
- * would not come again; with more behind it, what it is now will be. What is of no use stays in d.
+ * What waits was not taken, or it would not come again; with more behind it, what it is now will be. What is
+ * of no use stays in g->d. What meets and is not the same, or was not compared, is a conflict.
  */
-static __noinline int defer_again(struct bpf_sock *sk, const struct tally_deferred_key *k,
-				  struct tally_deferred *d)
+static __noinline int defer_again(const struct tally_deferred_key *k, struct defer_segment *g,
+				  int merged)
 {
 	struct tally_deferred *old = bpf_map_lookup_elem(&deferred, k);
-	struct defer_extend_loop l = { old, d };
+	struct defer_extend_loop l = { old, g->d };
 
-	if (!old) {
-		defer_full(sk);
-		return DEFER_DROPPED;
-	}
-	if (!d->conflict && !defer_meets(old, d))
+	if (!old)
+		return DEFER_FREE;
+	if (!defer_meets(old, g))
 		return DEFER_ELSEWHERE;
-	if (d->conflict || !defer_same(old, d)) {
+	if (merged || !g->whole || g->d->conflict || !old->count || defer_seq(old) != g->seq ||
+	    !defer_same(old, g->d)) {
 		old->conflict = 1;
-		return DEFER_DROPPED;
+		return DEFER_MET;
 	}
-	if (defer_len(d) <= defer_len(old))
-		return DEFER_DROPPED;
-	bpf_loop(TALLY_PARK_PIECES, defer_extend_step, &l, 0);
-	old->count = d->count;
-	return DEFER_DROPPED;
+	if (g->len > old->len || g->d->count > old->count) {
+		bpf_loop(TALLY_PARK_PIECES, defer_extend_step, &l, 0);
+		old->count = g->d->count;
+		old->len = g->len;
+	}
+	old->fin |= g->d->fin;
+	return DEFER_MET;
 }
 
-static __always_inline int defer_keep(struct bpf_sock *sk, const struct tally_deferred_key *k,
-				      struct tally_deferred *d)
+enum defer_result { DEFER_STORED = 1, DEFER_LOST = 2 };
+
+/* Returns enum defer_result: its pieces are the map's now; octets are lost, and nothing there says so. */
+static __noinline int defer_keep(struct tally_deferred_key *k, struct defer_segment *g)
 {
-	if (!bpf_map_update_elem(&deferred, k, d, BPF_NOEXIST))
-		return DEFER_KEPT;
-	return defer_again(sk, k, d);
+	int first = defer_again(k, g, 0), second;
+
+	k->nth = 1;
+	second = defer_again(k, g, first == DEFER_MET);
+	if (first == DEFER_MET || second == DEFER_MET)
+		return 0;
+	k->nth = first == DEFER_FREE ? 0 : 1;
+	if ((first == DEFER_FREE || second == DEFER_FREE) && (g->d->count || g->d->conflict) &&
+	    !bpf_map_update_elem(&deferred, k, g->d, BPF_NOEXIST))
+		return g->whole ? DEFER_STORED : DEFER_STORED | DEFER_LOST;
+	return DEFER_LOST;
 }
 
 static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
@@ -1412,6 +1453,7 @@ static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
 	} l = { skb, s };
 	struct tally_deferred *d = &s->deferred;
 	struct tally_deferred_key k = { .port = port };
+	struct defer_segment g = { d, s->run.seq, s->run.len, 0 };
 	int kept;
 
 	/* The listener's socket has no peer: the packet has. */
@@ -1419,37 +1461,34 @@ static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
 		__u32 *w = (__u32 *)k.peer;
 
 		if (bpf_skb_load_bytes(skb, 12, w + 3, 4))
-			return 0;
+			return -1;
 		w[2] = bpf_htonl(0xffff);
 	} else if (bpf_skb_load_bytes(skb, 8, k.peer, 16)) {
-		return 0;
+		return -1;
 	}
 	{
 		__u16 sport;
 		__u32 off = tcp_offset(skb);
 
 		if (!off || bpf_skb_load_bytes(skb, off, &sport, 2))
-			return 0;
+			return -1;
 		k.peer_port = bpf_ntohs(sport);
 	}
 	s->run.now = bpf_ktime_get_ns();
 	__builtin_memset(d, 0, sizeof(*d));
 	d->since_ns = s->run.now;
 	d->conflict = !!(s->run.flags & SEG_URG);
+	d->fin = !!(s->run.flags & SEG_FIN);
+	d->len = g.len;
+	g.len += !g.len; /* an urgent mark alone */
 	bpf_loop(TALLY_PARK_PIECES, defer_step, &l, 0);
-	if (s->run.at < s->run.len)
+	g.whole = s->run.at >= s->run.len || d->count == TALLY_PARK_PIECES;
+	kept = defer_keep(&k, &g);
+	if (kept & DEFER_LOST)
 		defer_full(sk);
-	kept = defer_keep(sk, &k, d);
-	if (kept == DEFER_ELSEWHERE) {
-		k.nth = 1;
-		kept = defer_keep(sk, &k, d);
-	}
-	if (kept == DEFER_KEPT)
-		return 0;
-	if (kept == DEFER_ELSEWHERE)
-		defer_full(sk);
-	bpf_loop(TALLY_PARK_PIECES, defer_drop_step, &d, 0);
-	return 0;
+	if (!(kept & DEFER_STORED))
+		bpf_loop(TALLY_PARK_PIECES, defer_drop_step, &d, 0);
+	return kept & DEFER_LOST ? -1 : 0;
 }
 
 #endif

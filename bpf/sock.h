@@ -11,7 +11,6 @@
 struct adopt_loop {
 	struct tally_conn *c;
 	struct tally_deferred *d;
-	__u32 nth;
 };
 
 #define FIRST_WINDOW 65535 /* what the handshake can have offered: its window field is not scaled */
@@ -19,8 +18,8 @@ struct adopt_loop {
 static long adopt_step(__u32 i, void *ctx)
 {
 	struct adopt_loop *l = ctx;
-	__u32 *at = parked_at(l->c, TALLY_IN, l->nth ? TALLY_PARK_PIECES - 1 - i : i), slot;
 	struct tally_parked *k;
+	__u32 slot;
 
 	tally_opaque(i);
 	slot = l->d->piece[i & (TALLY_PARK_PIECES - 1)];
@@ -28,11 +27,16 @@ static long adopt_step(__u32 i, void *ctx)
 	if (!k)
 		return 1;
 	k->owner = l->c->cookie;
-	if (__sync_val_compare_and_swap(at, 0, slot)) { /* a packet on another CPU was here */
-		piece_free(slot, l->c->cookie);
+	/* The other entry, or a packet on another CPU, may have been here. */
+	for (__u32 try = 0; try < TALLY_PARK_PIECES; try += 4) {
+		__u32 *at = parked_at(l->c, TALLY_IN, i + try);
+
+		if (__sync_val_compare_and_swap(at, 0, slot))
+			continue;
+		__sync_fetch_and_add(&l->c->parked_count[TALLY_IN], 1);
 		return 0;
 	}
-	__sync_fetch_and_add(&l->c->parked_count[TALLY_IN], 1);
+	piece_free(slot, l->c->cookie);
 	return 0;
 }
 
@@ -40,7 +44,7 @@ static long adopt_step(__u32 i, void *ctx)
 static __noinline int conn_adopt_nth(struct tally_deferred_key *k, struct tally_conn *c,
 				     __u32 rcv_nxt)
 {
-	struct adopt_loop l = { c, bpf_map_lookup_elem(&deferred, k), k->nth };
+	struct adopt_loop l = { c, bpf_map_lookup_elem(&deferred, k) };
 	__u32 ahead;
 
 	if (!l.d)
@@ -51,6 +55,10 @@ static __noinline int conn_adopt_nth(struct tally_deferred_key *k, struct tally_
 		return 0; /* of another handshake: it is swept */
 	if (l.d->conflict)
 		c->taint = TALLY_DETAIL_CONFLICT;
+	if (l.d->fin && l.d->count) {
+		c->fin[TALLY_IN] = defer_seq(l.d) + l.d->len;
+		c->fin_seen[TALLY_IN] = 1;
+	}
 	bpf_loop(TALLY_PARK_PIECES, adopt_step, &l, 0);
 	bpf_map_delete_elem(&deferred, k);
 	return 0;
@@ -84,6 +92,8 @@ static __always_inline void on_born(struct bpf_sock_ops *ops)
 	if (c->midstream)
 		return;
 	c->cookie = bpf_get_socket_cookie(ops);
+	if (listener_has_lost())
+		c->taint = TALLY_DETAIL_GAP;
 	conn_adopt(ops, sk, c);
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }

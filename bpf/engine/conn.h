@@ -347,18 +347,14 @@ TALLY_INLINE int conn_head_taken(const struct tally_exchange *x, __u32 rcv_nxt)
 	return x->taken || (__s32)(rcv_nxt - x->head_end) >= 0;
 }
 
-/*
- * Does the answer say who the customer is, and count? Not where the request's own key, of a connection
- * that is believed, stands before it in the configuration.
- */
+/* Does the answer say who the customer is, and count? Not where the request's own key stands before it. */
 TALLY_INLINE int conn_named(const struct tally_conn *c, const struct tally_exchange *x)
 {
 	__u8 priority = c->h1[TALLY_OUT].key_priority;
 
 	if (!priority || c->midstream)
 		return 0;
-	return x->attribution != TALLY_ATTR_KEY || c->taint || x->flags & EX_TAINTED ||
-	       priority < x->key_priority;
+	return !x->key_priority || priority < x->key_priority;
 }
 
 TALLY_INLINE void conn_attribute_named(const struct tally_h1 *p, struct tally_exchange *x)

@@ -50,8 +50,11 @@ struct tally_deferred_key {
 
 struct tally_deferred {
 	__u64 since_ns;
-	__u32 count;
-	__u32 conflict; /* two segments came, and differ: nobody can tell which of them TCP took (R9) */
+	__u8 count;
+	__u8 conflict; /* two segments came, and differ: nobody can tell which of them TCP took (R9) */
+	__u8 fin;      /* behind its octets */
+	__u8 pad;
+	__u32 len;			/* octets, also of those that found no room */
 	__u32 piece[TALLY_PARK_PIECES]; /* ids + 1 */
 };
 

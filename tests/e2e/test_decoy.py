@@ -432,6 +432,32 @@ def test_first_data_comes_again_with_more(start, meter, sandbox, keys):
 
 
 @veth
+def test_two_decoys_before_the_connection_is_there(decoys, sandbox):
+    """One that is the same, and one behind it that is not; then both in one segment."""
+    real, fake = decoys.texts
+    data = ask(0, real)
+    with RawTcp(sandbox, decoys.port, decoy=data[:30], later=(30, ask(0, fake)[30:]), first=data) as c:
+        answers(c, 1)
+    settle(decoys, 1, tainted=1)
+
+
+@veth
+@pytest.mark.parametrize("count", [8, 9])
+def test_extension_headers_before_the_connection_is_there(start, meter, sandbox, keys, count):
+    """More than are read: what waits of a decoy is not believed."""
+    real, fake = keys.new("real"), keys.new("fake")
+    server = start("nginx", proxied=False)
+    agent = meter([service("api", server.ports)])
+    with RawTcp6(sandbox, server.port, decoy=ask(0, fake), first=ask(0, real),
+                 extension=destination_options(count)) as c:
+        answers(c, 1)
+    assert set(k for k, *_ in server.witness(1)) == {"key_real"}
+    ledger = agent.stop()
+    assert ledger.count("api", attribution="tainted", status=200) == 1, ledger.unattributed("api")
+    assert not ledger.audit()
+
+
+@veth
 def test_data_of_another_handshake(start, meter, sandbox, keys):
     """Somebody else's octets wait for the same addresses: they are not of this connection."""
     real, fake = keys.new("real"), keys.new("fake")

@@ -133,13 +133,13 @@ class RawTcp:
     """A TCP client made of single segments. Acknowledges what it gets, unless told not to.
 
     decoy, first: octets that come before the connection is there, at the place of its first ones: with an
-    old timestamp, so that TCP refuses them; and with the acknowledgement that ends the handshake.
-    stranger: octets that come before its handshake, far from the place where its stream will begin.
+    old timestamp, so that TCP refuses them; and with the acknowledgement that ends the handshake, as *how*
+    says. later: (place, octets) of one more such decoy. stranger: octets that come before its handshake, far from the place where its stream will begin.
     """
 
     ether, address, server = ETH_P_IP, RAW_ADDRESS, VETH_SERVER
 
-    def __init__(self, sandbox, port, decoy=b"", first=b"", stranger=b""):
+    def __init__(self, sandbox, port, decoy=b"", first=b"", stranger=b"", later=(0, b""), **how):
         self.dst = Endpoint(self.server, port)
         self.src = Endpoint(self.address, 40000 + random.randrange(20000))
         self.packet = sandbox.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(self.ether),
@@ -158,7 +158,7 @@ class RawTcp:
         self.irs = 0
         if stranger:
             self._emit(self.iss + (1 << 30), PSH | ACK, stranger)
-        self._handshake(decoy, first)
+        self._handshake(((0, decoy), later), first, how)
 
     def __enter__(self):
         return self
@@ -181,7 +181,7 @@ class RawTcp:
         self.packet.send(self.frame + build(self.src, self.dst, seq, ack, flags, payload, options,
                                             **wrong))
 
-    def _handshake(self, decoy, first):
+    def _handshake(self, decoys, first, how):
         self._emit(self.iss, SYN, options=b"\2\4\x05\xb4")
         deadline = time.monotonic() + 5
         while True:
@@ -191,9 +191,10 @@ class RawTcp:
             if segment.flags & (SYN | ACK) == SYN | ACK:
                 break
         self.irs, self.peer_ts = segment.seq, segment.ts_value
-        if decoy:
-            self._emit(self.iss + 1, PSH | ACK, decoy, ts_delta=-100000)
-        self._emit(self.iss + 1, PSH | ACK if first else ACK, first)
+        for place, octets in decoys:
+            if octets:
+                self._emit(self.iss + 1 + place, PSH | ACK, octets, ts_delta=-100000)
+        self._emit(self.iss + 1, PSH | ACK if first else ACK, first, **how)
         self.next = len(first)
 
     def _receive(self, deadline):

@@ -423,7 +423,7 @@ static int sim_allocate(void *ctx, const char *text, __u64 bytes)
 
 	if (r == 0 && bytes > content->len && !has_room(disk, content, bytes))
 		r = -ENOSPC;
-	if (r == 0 && bytes > content->len)
+	if (r == 0 && bytes != content->len)
 		resize(content, bytes);
 	if (r == 0 && !name) {
 		one.content = content;

@@ -683,6 +683,83 @@ static void test_unfinished_writes_are_removed(void **state)
 	assert_int_equal(count(p, "sealed/e1-1"), 1);
 }
 
+/* A full disk on which somebody else takes what is given up, but for one write. */
+static struct {
+	struct tally_fs inner;
+	bool full, silent;
+	int writes;
+} thief;
+
+static int thief_write(void *ctx, int fd, const void *data, size_t len)
+{
+	if (thief.full && !thief.writes)
+		return -ENOSPC;
+	thief.writes -= thief.full;
+	return thief.inner.write(ctx, fd, data, len);
+}
+
+static int thief_unlink(void *ctx, const char *dir, const char *name)
+{
+	thief.writes += strcmp(name, "reserve") == 0;
+	return thief.inner.unlink(ctx, dir, name);
+}
+
+static int thief_allocate(void *ctx, const char *name, __u64 bytes)
+{
+	if (thief.full && bytes > 1 << 20)
+		return -ENOSPC;
+	thief.writes += thief.full;
+	return thief.inner.allocate(ctx, name, bytes);
+}
+
+static int thief_room(void *ctx, __u64 *ret_total, __u64 *ret_free)
+{
+	int r = thief.inner.room(ctx, ret_total, ret_free);
+
+	if (thief.full)
+		*ret_free = 0;
+	if (thief.silent)
+		*ret_total = *ret_free = 0;
+	return r;
+}
+
+static void use_thief(struct place *p)
+{
+	memset(&thief, 0, sizeof(thief));
+	thief.inner = p->fs;
+	p->fs.write = thief_write;
+	p->fs.unlink = thief_unlink;
+	p->fs.allocate = thief_allocate;
+	p->fs.room = thief_room;
+}
+
+/* The batch takes its part of the reserve; the state behind it still finds the spare room. */
+static void test_others_take_what_the_reserve_gave_up(void **state)
+{
+	struct place *p = *state;
+
+	use_thief(p);
+	seal(p, 1);
+	seal(p, 2);
+	thief.full = true;
+	assert_int_equal(tally_spool_build(&p->spool, 100), 1);
+	assert_int_equal(tally_spool_settle(&p->spool), 0);
+	assert_int_equal(p->spool.batches.n, 1);
+	assert_int_equal(p->spool.sealed.n, 0);
+	thief.full = false;
+}
+
+static void test_file_system_that_tells_no_size(void **state)
+{
+	struct place *p = *state;
+
+	use_thief(p);
+	thief.silent = true;
+	seal(p, 1);
+	assert_int_equal(tally_spool_build(&p->spool, 100), 1);
+	assert_int_equal(p->spool.batches.n, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -707,6 +784,8 @@ int main(void)
 		TEST(test_damaged_file_is_not_covered_by_numbers_of_others),
 		TEST(test_file_out_of_reach_is_named),
 		TEST(test_unfinished_writes_are_removed),
+		TEST(test_others_take_what_the_reserve_gave_up),
+		TEST(test_file_system_that_tells_no_size),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -207,7 +207,8 @@ static int real_room(void *ctx, __u64 *ret_total, __u64 *ret_free)
 	if (fstatvfs(real->root, &st) < 0)
 		return -errno;
 	*ret_total = (__u64)st.f_blocks * st.f_frsize;
-	*ret_free = (__u64)st.f_bavail * st.f_frsize;
+	/* What is kept for root is ours, too. */
+	*ret_free = (__u64)(geteuid() ? st.f_bavail : st.f_bfree) * st.f_frsize;
 	return 0;
 }
 
@@ -230,7 +231,10 @@ static int real_allocate(void *ctx, const char *name, __u64 bytes)
 
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return -errno;
-	r = -posix_fallocate(fd, 0, (off_t)bytes);
+	if (st.st_size > (off_t)bytes)
+		r = ftruncate(fd, (off_t)bytes) < 0 ? -errno : 0;
+	else
+		r = -posix_fallocate(fd, 0, (off_t)bytes);
 	if (r == 0 && fsync(fd) < 0)
 		r = -errno;
 	if (r < 0)

@@ -40,7 +40,7 @@ struct tally_fs {
 	int (*random)(void *ctx, void *buf, size_t len);
 	/* Of the whole file system, and what of it is free to us. */
 	int (*room)(void *ctx, __u64 *ret_total, __u64 *ret_free);
-	/* A file of the root with so many bytes in blocks of its own, made or grown; on failure as it was. */
+	/* A file of the root with so many bytes in blocks of its own, made, grown or cut; on failure as it was. */
 	int (*allocate)(void *ctx, const char *name, __u64 bytes);
 };
 

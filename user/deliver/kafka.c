@@ -487,6 +487,7 @@ int tally_kafka_sink_new(const struct tally_kafka_config *config, struct tally_s
 	kafka->sink = (struct tally_sink){ .ops = &kafka_ops, .required = true };
 	kafka->sink.patience_ms = tally_kafka_broker_patience_ms(config);
 	kafka->sink.name = strdup(config->name);
+	kafka->sink.in_state = true;
 	kafka->sink.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	r = kafka->sink.wake_fd < 0 ? -errno : 0;
 	if (r == 0)

@@ -22,6 +22,8 @@ static int measure(const struct tally_reserve *reserve, struct room *ret_room)
 	__u64 total = 0, free = 0;
 	int r = reserve->fs->room(reserve->fs->ctx, &total, &free);
 
+	if (r == 0 && !total)
+		r = -ENODATA; /* a file system that does not tell */
 	if (r < 0)
 		return r;
 	*ret_room = (struct room){
@@ -42,7 +44,7 @@ bool tally_reserve_is_full(int r)
 	return r == -ENOSPC || r == -EDQUOT;
 }
 
-static int grow(struct tally_reserve *reserve, __u64 bytes)
+static int resize(struct tally_reserve *reserve, __u64 bytes)
 {
 	int r = reserve->fs->allocate(reserve->fs->ctx, NAME, bytes);
 
@@ -62,7 +64,7 @@ static int grow_beside(struct tally_reserve *reserve, const struct room *room, _
 
 	if (room->free < more + blocks(write_bytes) + room->spare)
 		return -ENOSPC;
-	return grow(reserve, bytes);
+	return resize(reserve, bytes);
 }
 
 int tally_reserve_hold(struct tally_reserve *reserve, __u64 batch_bytes, __u64 write_bytes)
@@ -75,7 +77,7 @@ int tally_reserve_hold(struct tally_reserve *reserve, __u64 batch_bytes, __u64 w
 		return 0;
 	r = measure(reserve, &room);
 	if (r < 0)
-		return r;
+		return r == -ENODATA ? 0 : r;
 	least = blocks(batch_bytes + room.spare);
 	if (reserve->held >= least)
 		return 0;
@@ -97,6 +99,28 @@ void tally_reserve_refill(struct tally_reserve *reserve, __u64 batch_bytes)
 	if (reserve->held >= most || grow_beside(reserve, &room, most, 0) == 0)
 		return;
 	(void)tally_reserve_hold(reserve, batch_bytes, 0); /* or less; before the next is sealed */
+}
+
+static __u64 spare_bytes(const struct tally_reserve *reserve)
+{
+	struct room room;
+
+	return blocks(measure(reserve, &room) < 0 ? SPARE_BYTES : room.spare);
+}
+
+bool tally_reserve_has_batch(const struct tally_reserve *reserve)
+{
+	return reserve->held > spare_bytes(reserve);
+}
+
+bool tally_reserve_give_batch(struct tally_reserve *reserve)
+{
+	__u64 spare = spare_bytes(reserve), held = reserve->held;
+
+	if (held <= spare || resize(reserve, spare) < 0)
+		return false;
+	tally_log_notice("reserve_released", "bytes=%llu", (unsigned long long)(held - spare));
+	return true;
 }
 
 bool tally_reserve_release(struct tally_reserve *reserve)
@@ -133,7 +157,7 @@ int tally_reserve_open(struct tally_reserve *reserve, const struct tally_fs *fs)
 	if (r < 0 || !size)
 		return r;
 	/* A copy of it may have come without its blocks. */
-	if (tally_reserve_is_full(grow(reserve, size)))
+	if (tally_reserve_is_full(resize(reserve, size)))
 		(void)tally_reserve_release(reserve);
 	return 0;
 }

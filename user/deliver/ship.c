@@ -375,7 +375,7 @@ static void fail_link(struct tally_ship *ship, struct link *link, int error, boo
 	link->doubts += doubt;
 	tally_log_warning("sink_failed", "sink=%s doubt=%s error=%s", link->sink->name,
 			  doubt ? "yes" : "no", strerror(-error));
-	if (tally_reserve_is_full(error))
+	if (link->sink->in_state && tally_reserve_is_full(error))
 		tally_spool_make_room(&ship->spool);
 	close_link(ship, link);
 }

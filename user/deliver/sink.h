@@ -77,7 +77,8 @@ struct tally_sink {
 	const struct tally_sink_ops *ops;
 	char *name;    /* unique; names its state file */
 	bool required; /* batches wait for it before they are trimmed; set by the creator's caller */
-	int wake_fd;   /* becomes readable when poll() has something; -1: it always may */
+	bool in_state; /* it writes below the state directory: what it finds full is the spool's disk */
+	int wake_fd;	   /* becomes readable when poll() has something; -1: it always may */
 	__u32 patience_ms; /* no answer takes longer; who still waits then waits in vain; 0: for ever */
 };
 

@@ -615,7 +615,7 @@ static int put_shipping(struct tally_spool *spool, const struct tally_fs_file *f
 	if (spool->batches.n && !tally_reserve_spares(&spool->reserve, file->len))
 		return -ENOSPC;
 	r = tally_fs_put(spool->fs, file, doubt);
-	if (tally_reserve_is_full(r) && tally_reserve_release(&spool->reserve) && !*doubt)
+	if (tally_reserve_is_full(r) && tally_reserve_give_batch(&spool->reserve) && !*doubt)
 		r = tally_fs_put(spool->fs, file, doubt);
 	return r;
 }
@@ -896,7 +896,7 @@ int tally_spool_build(struct tally_spool *spool, __u64 now_s)
 	if (r < 0 || !spool->sealed.n)
 		return r;
 	/* without a reserve there may be room for one, and not for all */
-	n = spool->reserve.held ? group(spool, 0) : 1;
+	n = tally_reserve_has_batch(&spool->reserve) ? group(spool, 0) : 1;
 	if (!spool->released && is_last(spool, &spool->sealed.items[n - 1]) && --n == 0)
 		return 0;
 	r = build(spool, n, now_s);

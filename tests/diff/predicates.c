@@ -15,7 +15,7 @@ struct line {
 };
 
 struct counts {
-	unsigned int lengths, codings, keys, bearers;
+	unsigned int lengths, codings, keys, bearers, others; /* others: Authorization without a token */
 	bool plain_length, plain_coding, has_key, key_differs;
 	char key[2][600];
 };
@@ -119,7 +119,10 @@ static void take_value(struct counts *c, const char *name, size_t n, const char 
 			v++;
 		if (len)
 			take_key(c, 1, c->bearers++, v, len);
+	} else if (spells(name, n, "Authorization") && len) {
+		c->others++;
 	}
+	c->key_differs |= c->others && c->others + c->bearers > 1;
 }
 
 static void header_line(const struct line *l, struct counts *c, struct odd *odd)

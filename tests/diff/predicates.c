@@ -15,7 +15,8 @@ struct line {
 };
 
 struct counts {
-	unsigned int lengths, codings, keys, bearers, others; /* others: Authorization without a token */
+	unsigned int lengths, codings, keys, bearers,
+		others; /* others: Authorization without a token */
 	bool plain_length, plain_coding, has_key, key_differs;
 	char key[2][600];
 };

@@ -17,7 +17,7 @@
 #define SKEW_S 60	      /* of the clocks that records of one partition were written by */
 
 struct part {
-	__s64 low, at, end; /* where it began, is read to, is to be read to */
+	__s64 low, at, end; /* where it begins, is read to, is to be read to */
 	__u64 first_s;	    /* when the first message of it was written; 0: none was read */
 	__s64 first;	    /* and its offset */
 	bool waits;	    /* at the end of what is decided */
@@ -88,12 +88,15 @@ static bool abandon(struct reader *reader)
 
 /* --- before reading --- */
 
+/* Of what is set the library may leave a text, too: of a topic's property it says that no client has it. */
 static int set(struct reader *reader, rd_kafka_conf_t *conf, const char *name, const char *value)
 {
-	return rd_kafka_conf_set(conf, name, value, reader->error, sizeof(reader->error)) ==
-			       RD_KAFKA_CONF_OK
-		       ? 0
-		       : -EINVAL;
+	char *error = reader->error;
+
+	if (rd_kafka_conf_set(conf, name, value, error, sizeof(reader->error)) != RD_KAFKA_CONF_OK)
+		return -EINVAL;
+	*error = 0;
+	return 0;
 }
 
 static int set_all(struct reader *reader, rd_kafka_conf_t *conf)
@@ -356,6 +359,30 @@ static int read_all(struct reader *reader)
 
 /* --- what retention took --- */
 
+/* It may run while it is read. */
+static int ask_beginnings(struct reader *reader)
+{
+	struct tally_kafka_wait wait = { .until_ms = tally_kafka_wait_now_ms() + META_MS,
+					 .stop = &reader->stop };
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(reader->n_parts);
+	int r;
+
+	for (int i = 0; i < reader->n_parts; i++)
+		(void)rd_kafka_topic_partition_list_add(list, reader->reading->topic, i);
+	enter(reader, META_MS);
+	r = ask_offsets(reader, list, RD_KAFKA_OFFSET_BEGINNING, &wait);
+	for (int i = 0; r == 0 && i < reader->n_parts; i++)
+		reader->parts[i].low = list->elems[i].offset;
+	rd_kafka_topic_partition_list_destroy(list);
+	return r;
+}
+
+/* An aborted transaction may stand at the beginning of a partition: where its first record stands tells nothing. */
+static bool lacks_beginning(const struct part *part)
+{
+	return part->low > 0 && (!part->first_s || part->first > 0);
+}
+
 /*
  * Retention takes whole segments from the beginning of a partition. What it took was written before the
  * first record that is left of that partition; and before the newest of the segment that begins with the
@@ -370,7 +397,7 @@ static __u64 gone_until(const struct reader *reader)
 
 		if (part->first_s)
 			oldest = TALLY_MIN(oldest, part->first_s);
-		if (part->low > 0 || part->first > 0)
+		if (lacks_beginning(part))
 			latest = TALLY_MAX(latest,
 					   part->first_s ? part->first_s + SKEW_S : UINT64_MAX);
 	}
@@ -401,19 +428,27 @@ static void *reader_main(void *arg)
 	reader->result = begin(reader);
 	if (reader->result == 0)
 		reader->result = read_all(reader);
+	if (reader->result == 0)
+		reader->result = ask_beginnings(reader);
 	__atomic_store_n(&reader->closing, 1, __ATOMIC_RELEASE);
 	enter(reader, 0);
 	close_clients(reader);
-	if (leave(reader) < 0)
-		reader_free(reader);
+	(void)leave(reader); /* too late or not, it ends */
 	return NULL;
 }
 
-/* Its error is written no more once it is closing. */
-static int give_up(const struct reader *reader, char **ret_error)
+/*
+ * Once it is closing, result and error are written no more, and fn had all there is to read. It
+ * may come back at any time, so that its memory stays.
+ */
+static int give_up(const struct reader *reader, __u64 *ret_gone_s, char **ret_error)
 {
 	bool closing = __atomic_load_n(&reader->closing, __ATOMIC_ACQUIRE) != 0;
 
+	if (closing && reader->result == 0) {
+		*ret_gone_s = gone_until(reader);
+		return 1;
+	}
 	if (asprintf(ret_error, "%s%slibrdkafka does not come back from %s %s",
 		     closing ? reader->error : "", closing && *reader->error ? "; " : "",
 		     closing ? "closing" : "reading", reader->reading->topic) < 0)
@@ -446,8 +481,8 @@ int tally_kafka_reader_run(const struct tally_kafka_reading *reading, tally_kafk
 	while (r == 0 && !has_ended(thread)) {
 		if (!abandon(reader))
 			continue;
-		r = give_up(reader, ret_error);
-		(void)pthread_detach(thread); /* it frees the rest, should it ever come back */
+		r = give_up(reader, ret_gone_s, ret_error);
+		(void)pthread_detach(thread); /* nobody waits any more */
 		return r;
 	}
 	if (r == 0)

@@ -17,6 +17,7 @@ static struct tally_cli_list properties;
 static struct tally_audit_words words = { .properties = &properties };
 static const char *until, *since, *agents, *output;
 static bool from_file, strict, without_connections;
+static bool is_stuck; /* a thread of librdkafka's does not come back */
 
 static bool from_brokers(void)
 {
@@ -75,15 +76,28 @@ static int read_file(struct tally_audit *audit, const char *path)
 	return read_lines(audit, in ? in : stdin, path);
 }
 
+static void end_at_once(int code)
+{
+	(void)tally_cli_flush(); /* said by it, and this code is the better one */
+	_exit(code);
+}
+
 static int reading_failed(int err, const char *error)
 {
 	int code = err == -EINVAL ? tally_cli_usage_error("--property: %s", error)
 				  : tally_cli_fail(TALLY_EXIT_UNAVAILABLE, "%s", error);
 
-	if (err != -ENOTRECOVERABLE)
-		return code;
-	(void)tally_cli_flush(); /* said by it, and this code is the better one */
-	_exit(code);
+	if (err == -ENOTRECOVERABLE)
+		end_at_once(code);
+	return code;
+}
+
+static void note_gone(struct tally_audit *audit, size_t index, __u64 gone_s)
+{
+	if (index == CONTROL)
+		tally_audit_gone_control(audit, gone_s);
+	else
+		tally_audit_gone(audit, index == CONNECTIONS, gone_s);
 }
 
 static int read_topic(struct tally_audit *audit, const struct tally_audit_source *source,
@@ -101,8 +115,8 @@ static int read_topic(struct tally_audit *audit, const struct tally_audit_source
 
 	if (r < 0)
 		return reading_failed(r, error ? error : strerror(-r));
-	if (index != CONTROL)
-		tally_audit_gone(audit, index == CONNECTIONS, gone_s);
+	is_stuck |= r > 0;
+	note_gone(audit, index, gone_s);
 	return 0;
 }
 
@@ -341,6 +355,8 @@ static int run(int argc, char **argv)
 		tally_audit_without_connections(audit);
 	tally_audit_live_since(audit, tally_util_real_ns() / TALLY_NS_PER_S - LIVE_S);
 	code = audit_all(audit, argc, argv);
+	if (is_stuck)
+		end_at_once(code);
 	tally_audit_free(audit);
 	return code;
 }
@@ -435,7 +451,7 @@ const struct tally_cli_command tally_cmd_audit = {
 		"themselves\n(spool declare-lost, a window lost in a power cut). Closing a billing "
 		"period: --until END --agents FILE;\nan agent of that file without any control record is behind, with "
 		"--until and without.\nRecords of an agent without any control record are a gap, unless they are of the "
-		"last 15 minutes.\n"
+		"last 15 minutes,\nor retention took control records as old, and they are of no period that is closed.\n"
 		"What retention took of a topic, before it took its control records, is a note, unless the period "
 		"that is\nclosed begins before it (--since).\nWhere records of connections are kept, they must "
 		"add up to the usage records of their batch.\n"

@@ -244,8 +244,8 @@ static void test_foreign_batch(void **state)
 	expect(books, TALLY_FIND_CHAIN, 1);
 }
 
-/* Batch 5 says that batch 2 is lost, and that what was answered before end_s is in the books. */
-static void feed_loss(struct books *books, __u64 end_s)
+/* Batch 5 says that batch n is lost, and that what was answered before end_s is in the books. */
+static void feed_loss(struct books *books, __u64 n, __u64 end_s)
 {
 	struct tally_batch_head head = books->batches[3]->head;
 	struct tally_sealed none = { .start_s = end_s, .end_s = end_s };
@@ -255,11 +255,11 @@ static void feed_loss(struct books *books, __u64 end_s)
 	head.number = 5;
 	head.seq_first += ROWS;
 	memcpy(head.prev_chain, books->batches[3]->chain, TALLY_CHAIN);
-	head.loss = (struct tally_loss){ .batch = 2,
-					 .epoch_first = 2,
-					 .epoch_last = 2,
-					 .seq_first = 4,
-					 .seq_last = 6,
+	head.loss = (struct tally_loss){ .batch = n,
+					 .epoch_first = n,
+					 .epoch_last = n,
+					 .seq_first = (n - 1) * ROWS + 1,
+					 .seq_last = n * ROWS,
 					 .incarnation = 1 };
 	assert_int_equal(tally_batch_new(&head, &none, &lost), 0);
 	ledger_feed(books->audit, lost, LEDGER_CONTROL, NULL, NULL);
@@ -273,7 +273,7 @@ static void test_declared_loss(void **state)
 	feed_batch(books, 0);
 	feed_batch(books, 2);
 	feed_batch(books, 3);
-	feed_loss(books, LEDGER_START_S + 40);
+	feed_loss(books, 2, LEDGER_START_S + 40);
 	expect(books, TALLY_FIND_LOSS, 1);
 }
 
@@ -290,7 +290,7 @@ static void test_declared_loss_is_complete_too_long(void **state)
 		feed_batch(books, 2);
 		if (i)
 			feed_batch(books, 3);
-		feed_loss(books, LEDGER_START_S + 41);
+		feed_loss(books, 2, LEDGER_START_S + 41);
 		assert_int_equal(tally_audit_close(books->audit, 0), 0);
 		assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_IDENTITY), i);
 		tally_audit_agent(books->audit, 0, &agent);
@@ -431,6 +431,23 @@ static void test_period(void **state)
 	}
 }
 
+/* The first batch of all was lost and declared: no control record is missing before the oldest. */
+static void test_period_behind_a_declared_loss(void **state)
+{
+	struct books *books = *state;
+
+	for (size_t from = 1; from < 3; from++) {
+		start_again(books);
+		for (size_t i = from; i < BATCHES; i++)
+			feed_batch(books, i);
+		feed_loss(books, 1, LEDGER_START_S + 40);
+		tally_audit_since(books->audit, LEDGER_START_S - 1000);
+		assert_int_equal(tally_audit_close(books->audit, 0), 0);
+		assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_LOSS), 1);
+		assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_GAP), from - 1);
+	}
+}
+
 static void test_until(void **state)
 {
 	struct books *books = *state;
@@ -474,6 +491,33 @@ static void test_records_without_control(void **state)
 	}
 }
 
+/* Retention took the control records of an agent that is no more, and left one of its records. */
+static void test_records_that_outlive_their_control(void **state)
+{
+	/* until when control records may be gone, since when the period is (0: none is), gaps; it ends at 20 s */
+	static const __u64 cases[][3] = {
+		{ 0, 0, 1 },
+		{ LEDGER_START_S + 19, 0, 1 },
+		{ LEDGER_START_S + 20, 0, 0 },
+		{ UINT64_MAX, 0, 1 }, /* the topic is empty: nothing vouches for anything */
+		{ LEDGER_START_S + 20, LEDGER_START_S + 20, 0 },
+		{ LEDGER_START_S + 20, LEDGER_START_S + 19, 1 },
+		{ 0, LEDGER_START_S + 20, 0 },
+	};
+	struct books *books = *state;
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(cases); i++) {
+		start_again(books);
+		feed(books, 1, 0);
+		tally_audit_live_since(books->audit, LEDGER_START_S + 1000);
+		tally_audit_gone_control(books->audit, cases[i][0]);
+		if (cases[i][1])
+			tally_audit_since(books->audit, cases[i][1]);
+		expect(books, TALLY_FIND_GAP, cases[i][2]);
+		assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_NOTE), !cases[i][2]);
+	}
+}
+
 static void test_what_is_no_record(void **state)
 {
 	struct books *books = *state;
@@ -513,9 +557,11 @@ int main(void)
 		TEST(test_retention_that_is_told),
 		TEST(test_no_record_at_all),
 		TEST(test_period),
+		TEST(test_period_behind_a_declared_loss),
 		TEST(test_until),
 		TEST(test_expected_agent_without_batch),
 		TEST(test_records_without_control),
+		TEST(test_records_that_outlive_their_control),
 		TEST(test_what_is_no_record),
 	};
 

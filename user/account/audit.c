@@ -91,6 +91,7 @@ struct tally_audit {
 	bool asked;		/* for a period */
 	__u64 since_s, first_s; /* where it begins; the end of the oldest batch */
 	__u64 live_s;
+	__u64 control_gone_s; /* 0: none is gone, or nobody knows until when */
 	struct agent *agents;
 	size_t n_agents, last;
 	struct tally_finding *findings;
@@ -833,6 +834,11 @@ void tally_audit_gone(struct tally_audit *audit, bool connections, __u64 until_s
 	audit->gone[connections].until_s = until_s;
 }
 
+void tally_audit_gone_control(struct tally_audit *audit, __u64 until_s)
+{
+	audit->control_gone_s = until_s == UINT64_MAX ? 0 : until_s;
+}
+
 void tally_audit_since(struct tally_audit *audit, __u64 since_s)
 {
 	audit->asked = true;
@@ -1115,7 +1121,19 @@ static void judge_told(struct tally_audit *audit, const struct agent *agent, boo
 	say_gone(audit, agent, connections, batches, until_s);
 }
 
-/* Of the period asked for, control records may be gone, too. The first batch of all has none before it. */
+static bool declared_before(const struct agent *agent, __u64 number)
+{
+	bool declared = true;
+
+	for (__u64 n = 1; declared && n < number; n++)
+		declared = declared_batch(agent, n);
+	return declared;
+}
+
+/*
+ * Of the period asked for, control records may be gone, too. The first batch of all has none before it, and
+ * those that were lost and declared have none.
+ */
 static void judge_since(struct tally_audit *audit, const struct agent *agent)
 {
 	static const __u8 none[TALLY_CHAIN];
@@ -1123,7 +1141,8 @@ static void judge_since(struct tally_audit *audit, const struct agent *agent)
 	char from[TALLY_JSON_TIME], since[TALLY_JSON_TIME];
 
 	if (!audit->asked || !agent->n_batches || first->start_s <= audit->since_s ||
-	    memcmp(first->prev_chain, none, sizeof(none)) == 0)
+	    memcmp(first->prev_chain, none, sizeof(none)) == 0 ||
+	    declared_before(agent, first->number))
 		return;
 	tally_json_time(first->start_s, from);
 	tally_json_time(audit->since_s, since);
@@ -1209,24 +1228,48 @@ static void find_beginnings(struct tally_audit *audit)
 	}
 }
 
-/* Without any control record there is no anchor: only what is new may still get its own. */
-static bool is_uncovered(const struct tally_audit *audit, const struct agent *agent)
+/*
+ * A control record is written after the window of its records: retention took none that tells of a later
+ * one. The period asked for must be here as a whole, whatever retention took.
+ */
+static bool is_unvouched(const struct tally_audit *audit, const struct loose *loose)
 {
-	bool old = false;
+	__u64 gone_s = audit->asked ? audit->since_s : audit->control_gone_s;
 
-	for (size_t i = 0; i < agent->n_loose && !old; i++)
-		old = agent->loose[i].end_s < audit->live_s;
-	return old && !agent->n_batches;
+	return !gone_s || loose->end_s > gone_s;
+}
+
+/* Without any control record there is no anchor: only what is new may still get its own. */
+static void judge_uncovered(struct tally_audit *audit, const struct agent *agent)
+{
+	__u64 old = 0, unvouched = 0;
+
+	for (size_t i = 0; i < agent->n_loose; i++) {
+		if (agent->loose[i].end_s >= audit->live_s)
+			continue;
+		old++;
+		unvouched += is_unvouched(audit, &agent->loose[i]);
+	}
+	if (unvouched)
+		find(audit, TALLY_FIND_GAP, agent->id,
+		     "%llu records, and no control record of this agent vouches for them",
+		     (unsigned long long)unvouched);
+	if (old > unvouched)
+		find(audit, TALLY_FIND_NOTE, agent->id,
+		     "control records of %llu records are not here any more",
+		     (unsigned long long)(old - unvouched));
+	if (agent->n_loose > old)
+		find(audit, TALLY_FIND_NOTE, agent->id,
+		     "%llu records are of a batch that is not complete yet",
+		     (unsigned long long)(agent->n_loose - old));
 }
 
 static void judge_pending(struct tally_audit *audit, const struct agent *agent)
 {
 	__u64 n = count_pending(agent);
 
-	if (is_uncovered(audit, agent))
-		find(audit, TALLY_FIND_GAP, agent->id,
-		     "%llu records, and no control record of this agent vouches for them",
-		     (unsigned long long)n);
+	if (!agent->n_batches)
+		judge_uncovered(audit, agent);
 	else if (n)
 		find(audit, TALLY_FIND_NOTE, agent->id,
 		     "%llu records are of a batch that is not complete yet", (unsigned long long)n);

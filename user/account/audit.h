@@ -8,7 +8,8 @@
  *	            └ connections, each once, add up to the records (parts.h), their digest is told
  *
  * It starts, per agent, at the oldest control record that retention left (the anchor); records
- * before it are not judged, and those of an agent without any control record are a gap. Control records may
+ * before it are not judged, and those of an agent without any control record are a gap, unless retention
+ * took control records as old, and of no period asked for. Control records may
  * outlive the records that they tell of: what is missing since retention took it is a note, unless it is of
  * the period asked for (tally_audit_since). Memory: 8 bytes for each record of complete batches, the text of those
  * whose batch is not complete yet.
@@ -70,6 +71,8 @@ bool tally_audit_told_connections(const struct tally_audit *audit);
  * that is here may be, for each agent, and before the first of all where an agent has none.
  */
 void tally_audit_gone(struct tally_audit *audit, bool connections, __u64 until_s);
+/* Control records written up to until_s may be gone, too, and none that were written later. */
+void tally_audit_gone_control(struct tally_audit *audit, __u64 until_s);
 /* A period begins then that must be here as a whole: what is gone of it is a gap. */
 void tally_audit_since(struct tally_audit *audit, __u64 since_s);
 /* An agent that must be there, and have passed `until_s`. */

@@ -1057,6 +1057,12 @@ static __always_inline struct tally_totals *totals_shared(__u32 service)
 	return totals_in(e->index & 1, TALLY_NEST, service);
 }
 
+static __always_inline void gap_shared(struct tally_totals *t, __u32 gap)
+{
+	if (t)
+		__sync_fetch_and_add(&t->gaps[gap], 1);
+}
+
 /*
  * Where a segment is counted that could not be metered at all: what it did to the stream shows as a gap
  * later.
@@ -1105,14 +1111,11 @@ static __always_inline int listener_has_lost(void)
 static __noinline int packet_unread(struct bpf_sock *sk)
 {
 	struct tally_conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
-	struct tally_totals *t;
 
 	if (!c || c->ignored)
 		return 0;
 	c->taint = TALLY_DETAIL_GAP;
-	t = totals_missed(sk);
-	if (t)
-		__sync_fetch_and_add(&t->gaps[TALLY_GAP_LOAD_FAILED], 1);
+	gap_shared(totals_missed(sk), TALLY_GAP_LOAD_FAILED);
 	return 0;
 }
 
@@ -1166,7 +1169,6 @@ static __always_inline struct tally_conn *conn_of(struct __sk_buff *skb, struct 
 						  const struct packet_head *h)
 {
 	struct tally_conn *c = bpf_sk_storage_get(&conns, sk, 0, 0);
-	struct tally_totals *t;
 
 	if (!h->len && !(h->flags & (TCP_FIN | TCP_RST | TCP_URG)) &&
 	    (!c || (!c->parked_count[TALLY_IN] && !c->parked_count[TALLY_OUT])))
@@ -1176,9 +1178,7 @@ static __always_inline struct tally_conn *conn_of(struct __sk_buff *skb, struct 
 			return 0;
 		c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!c) {
-			t = totals_missed(sk);
-			if (t)
-				__sync_fetch_and_add(&t->gaps[TALLY_GAP_NO_STORAGE], 1);
+			gap_shared(totals_missed(sk), TALLY_GAP_NO_STORAGE);
 			return 0;
 		}
 	}
@@ -1212,7 +1212,6 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct bpf_tcp_sock *tcp;
-	struct tally_totals *t;
 	struct tally_scratch *s;
 	struct packet_head h;
 	struct tally_conn *c;
@@ -1250,9 +1249,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 		return PASS;
 	s = scratch_take();
 	if (!s) {
-		t = totals_missed(sk);
-		if (t)
-			__sync_fetch_and_add(&t->gaps[TALLY_GAP_NEST_FULL], 1);
+		gap_shared(totals_missed(sk), TALLY_GAP_NEST_FULL);
 		return PASS;
 	}
 	run_tcp(&s->run, tcp, &h, dir);
@@ -1343,10 +1340,7 @@ static __noinline int defer_same(struct tally_deferred *a, struct tally_deferred
 
 static __noinline int defer_full(struct bpf_sock *sk)
 {
-	struct tally_totals *t = totals_missed(sk);
-
-	if (t)
-		__sync_fetch_and_add(&t->gaps[TALLY_GAP_DEFER_FULL], 1);
+	gap_shared(totals_missed(sk), TALLY_GAP_DEFER_FULL);
 	return 0;
 }
 

@@ -123,7 +123,6 @@ static __always_inline int conn_died(struct tally_scratch *s, struct tally_conn 
 static __always_inline void on_state(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock *sk = ops->sk;
-	struct tally_totals *t;
 	struct tally_scratch *s;
 	struct tally_conn *c;
 
@@ -134,9 +133,7 @@ static __always_inline void on_state(struct bpf_sock_ops *ops)
 		return;
 	s = scratch_take();
 	if (!s) {
-		t = totals_shared(c->service);
-		if (t)
-			__sync_fetch_and_add(&t->gaps[TALLY_GAP_NEST_FULL], 1);
+		gap_shared(totals_shared(c->service), TALLY_GAP_NEST_FULL);
 		return;
 	}
 	conn_died(s, c, ops->rcv_nxt, ops->snd_una);

@@ -347,6 +347,17 @@ TALLY_INLINE int conn_head_taken(const struct tally_exchange *x, __u32 rcv_nxt)
 	return x->taken || (__s32)(rcv_nxt - x->head_end) >= 0;
 }
 
+/* What an answer to a request that is not there says of the connection; 0: nothing. */
+TALLY_INLINE __u8 conn_orphan_taint(const struct tally_conn *c, __u32 rcv_nxt)
+{
+	/* It answers what TCP took and nobody here saw. A FIN takes a position, too. */
+	if (c->synced[TALLY_IN] && !c->parked_count[TALLY_IN] &&
+	    (__s32)(rcv_nxt - c->next[TALLY_IN]) > 1)
+		return TALLY_DETAIL_GAP;
+	/* It answers what was not read to its end: later answers would go one request astray. */
+	return conn_in_head(c) ? TALLY_DETAIL_EARLY_RESPONSE : 0;
+}
+
 /* Does the answer say who the customer is, and count? Not where the request's own key stands before it. */
 TALLY_INLINE int conn_named(const struct tally_conn *c, const struct tally_exchange *x)
 {
@@ -392,15 +403,8 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 	x->status = p->status;
 	if (!(x->flags & EX_ORPHAN) && !conn_head_taken(x, rcv_nxt))
 		c->taint = TALLY_DETAIL_CONFLICT;
-	/* It answers what TCP took and nobody here saw. A FIN takes a position, too. */
-	if (x->flags & EX_ORPHAN && c->over_head == c->over_tail && c->synced[TALLY_IN] &&
-	    !c->parked_count[TALLY_IN] && (__s32)(rcv_nxt - c->next[TALLY_IN]) > 1 &&
-	    !conn_taint(c))
-		c->taint = TALLY_DETAIL_GAP;
-	/* It answers what was not read to its end: later answers would go one request astray. */
-	if (x->flags & EX_ORPHAN && c->over_head == c->over_tail && conn_in_head(c) &&
-	    !conn_taint(c))
-		c->taint = TALLY_DETAIL_EARLY_RESPONSE;
+	if (x->flags & EX_ORPHAN && c->over_head == c->over_tail && !conn_taint(c))
+		c->taint = conn_orphan_taint(c, rcv_nxt);
 	if (c->midstream) {
 		conn_attribute(x, TALLY_ATTR_MIDSTREAM, 0);
 	} else if (c->taint || x->flags & EX_TAINTED || (x->flags & EX_ORPHAN && conn_taint(c))) {

@@ -6,16 +6,15 @@
 #ifndef TALLY_LIMITS_H
 #define TALLY_LIMITS_H
 
-#define TALLY_SERVICES 64	/* services of one agent */
-#define TALLY_RULESET_SLOTS 128 /* live rulesets: current and those still in use, per service */
-#define TALLY_CHUNK 1024	/* payload bytes parsed per load from the packet */
-#define TALLY_CHUNK_PAD 16	/* two words are read past the end of a chunk */
-#define TALLY_REPLY 512		/* longest response head that is compared with the next one */
-#define TALLY_PIPELINE 16	/* requests of one connection waiting for their response */
-#define TALLY_PARK_PIECES 32	/* parked pieces (TALLY_CHUNK each) per connection, direction */
-#define TALLY_PARK_POOL 4096	/* parked pieces in all */
-#define TALLY_PARK_STRANGERS \
-	1024 /* of these, those that data may take that came before a handshake's end */
+#define TALLY_SERVICES 64	  /* services of one agent */
+#define TALLY_RULESET_SLOTS 128	  /* live rulesets: current and those still in use, per service */
+#define TALLY_CHUNK 1024	  /* payload bytes parsed per load from the packet */
+#define TALLY_CHUNK_PAD 16	  /* two words are read past the end of a chunk */
+#define TALLY_REPLY 512		  /* longest response head that is compared with the next one */
+#define TALLY_PIPELINE 16	  /* requests of one connection waiting for their response */
+#define TALLY_PARK_PIECES 32	  /* parked pieces (TALLY_CHUNK each) per connection, direction */
+#define TALLY_PARK_POOL 4096	  /* parked pieces in all */
+#define TALLY_PARK_STRANGERS 1024 /* of these for data from before a handshake's end */
 #define TALLY_KEY_INLINE 256	  /* key text kept in the connection while it is parsed */
 #define TALLY_KEY_MAX 8192	  /* longest key */
 #define TALLY_CANDIDATES 8192	  /* unknown keys waiting for acceptance or resolution */

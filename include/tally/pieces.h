@@ -46,7 +46,6 @@ struct tally_deferred_key {
 	__u16 port;
 	__u32 nth; /* 0, 1: data of two places of a stream, or of two handshakes, wait side by side */
 };
-#define TALLY_DEFERRED_EACH 2
 
 struct tally_deferred {
 	__u64 since_ns;

@@ -387,15 +387,13 @@ def test_extension_headers(decoys, sandbox, name):
 
 
 @veth
-def test_more_extension_headers_than_are_read(start, meter, sandbox, keys):
+def test_more_extension_headers_than_are_read(decoys, sandbox):
     """Nobody is charged for what only TCP has read."""
-    real, fake = keys.new("real"), keys.new("fake")
-    server = start("nginx", proxied=False)
-    agent = meter([service("api", server.ports)])
-    with RawTcp6(sandbox, server.port) as c:
+    real, fake = decoys.texts
+    with RawTcp6(sandbox, decoys.port) as c:
         behind_a_decoy(c, real, fake, destination_options(9))
-    assert set(k for k, *_ in server.witness(2)) == {"key_real"}
-    ledger = agent.stop()
+    assert set(k for k, *_ in decoys.witness(2)) == {"key_real"}
+    ledger = decoys.agent.stop()
     assert not ledger.count("api", attribution="key"), "the decoy's key was billed"
     assert ledger.count("api", attribution="tainted", attribution_detail="gap") == 2, \
         ledger.unattributed("api")
@@ -403,30 +401,26 @@ def test_more_extension_headers_than_are_read(start, meter, sandbox, keys):
 
 
 @veth
-def test_a_fragment_that_nobody_reads(start, meter, sandbox, keys):
+def test_a_fragment_that_nobody_reads(decoys, sandbox):
     """TCP never sees it, and neither does the meter."""
-    real, fake = keys.new("real"), keys.new("fake")
-    server = start("nginx", proxied=False)
-    agent = meter([service("api", server.ports)])
-    with RawTcp6(sandbox, server.port) as c:
+    real, fake = decoys.texts
+    with RawTcp6(sandbox, decoys.port) as c:
         c.segment(0, ask(1, fake), extension=later_fragment)
         c.real(ask(1, real))
         answers(c, 1)
-    ledger = agent.stop()
+    ledger = decoys.agent.stop()
     assert ledger.count("api", api_key_id="key_real") == 1
     assert not ledger.audit()
 
 
 @veth
-def test_first_data_comes_again_with_more(start, meter, sandbox, keys):
+def test_first_data_comes_again_with_more(decoys, sandbox):
     """Data that came before the connection was there, and was not taken, comes again with what follows."""
-    key = keys.new("real")
-    server = start("nginx", proxied=False)
-    agent = meter([service("api", server.ports)])
+    key, _ = decoys.texts
     data = ask(1, key)
-    with RawTcp(sandbox, server.port, decoy=data[:30], first=data + ask(2, key)) as c:
+    with RawTcp(sandbox, decoys.port, decoy=data[:30], first=data + ask(2, key)) as c:
         answers(c, 2)
-    ledger = agent.stop()
+    ledger = decoys.agent.stop()
     assert ledger.count("api", api_key_id="key_real") == 2, ledger.unattributed("api")
     assert not ledger.audit()
 
@@ -443,28 +437,24 @@ def test_two_decoys_before_the_connection_is_there(decoys, sandbox):
 
 @veth
 @pytest.mark.parametrize("count", [8, 9])
-def test_extension_headers_before_the_connection_is_there(start, meter, sandbox, keys, count):
+def test_extension_headers_before_the_connection_is_there(decoys, sandbox, count):
     """More than are read: what waits of a decoy is not believed."""
-    real, fake = keys.new("real"), keys.new("fake")
-    server = start("nginx", proxied=False)
-    agent = meter([service("api", server.ports)])
-    with RawTcp6(sandbox, server.port, decoy=ask(0, fake), first=ask(0, real),
+    real, fake = decoys.texts
+    with RawTcp6(sandbox, decoys.port, decoy=ask(0, fake), first=ask(0, real),
                  extension=destination_options(count)) as c:
         answers(c, 1)
-    assert set(k for k, *_ in server.witness(1)) == {"key_real"}
-    ledger = agent.stop()
+    assert set(k for k, *_ in decoys.witness(1)) == {"key_real"}
+    ledger = decoys.agent.stop()
     assert ledger.count("api", attribution="tainted", status=200) == 1, ledger.unattributed("api")
     assert not ledger.audit()
 
 
 @veth
-def test_data_of_another_handshake(start, meter, sandbox, keys):
+def test_data_of_another_handshake(decoys, sandbox):
     """Somebody else's octets wait for the same addresses: they are not of this connection."""
-    real, fake = keys.new("real"), keys.new("fake")
-    server = start("nginx", proxied=False)
-    agent = meter([service("api", server.ports)])
-    with RawTcp(sandbox, server.port, stranger=ask(1, fake), first=ask(1, real)) as c:
+    real, fake = decoys.texts
+    with RawTcp(sandbox, decoys.port, stranger=ask(1, fake), first=ask(1, real)) as c:
         answers(c, 1)
-    ledger = agent.stop()
+    ledger = decoys.agent.stop()
     assert ledger.count("api", api_key_id="key_real") == 1, ledger.unattributed("api")
     assert not ledger.audit()

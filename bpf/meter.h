@@ -81,7 +81,7 @@ TALLY_INLINE void meter_add(struct tally_run *run, struct tally_conn *c, struct 
 	struct tally_row_key key;
 	struct tally_delta *d = &run->delta;
 
-	if (!(d->requests | d->request_bytes | d->response_bytes))
+	if (!(d->requests | d->request_bytes | d->response_bytes | d->late_bytes))
 		return;
 	tally_conn_row_key(c, x, run->hour, &key);
 	port_row_add(run, c, &key);
@@ -90,6 +90,7 @@ TALLY_INLINE void meter_add(struct tally_run *run, struct tally_conn *c, struct 
 	d->request_bytes = 0;
 	d->response_bytes = 0;
 	d->duration_ns = 0;
+	d->late_bytes = 0;
 }
 
 TALLY_GLOBAL int meter_book(struct tally_run *run, struct tally_conn *c, struct tally_exchange *x)
@@ -99,11 +100,16 @@ TALLY_GLOBAL int meter_book(struct tally_run *run, struct tally_conn *c, struct 
 	return 0;
 }
 
-/* Octets of requests that wait with x go to the delta; each octet is taken once. */
+/* Octets of requests that wait with x go to the delta; each octet is taken once. OUT's lock is held. */
 TALLY_INLINE void meter_take_request_bytes(struct tally_run *run, struct tally_conn *c,
 					   struct tally_exchange *x)
 {
-	run->delta.request_bytes += meter_take(&x->request_bytes);
+	if (x->flags & EX_WHOLE && !c->tunnel) { /* nobody adds to them */
+		run->delta.request_bytes += x->request_bytes;
+		x->request_bytes = 0;
+	} else {
+		run->delta.request_bytes += meter_take(&x->request_bytes);
+	}
 	if (x->flags & EX_ORPHAN)
 		run->delta.request_bytes += meter_take(&c->over_bytes);
 }
@@ -154,8 +160,14 @@ TALLY_INLINE void meter_key_lookup(struct tally_run *run, struct tally_conn *c,
 
 	if (!(x->flags & EX_UNKNOWN))
 		return;
+	if (c->known_epoch && c->known_epoch == run->epoch_number && c->known_key == x->key) {
+		x->flags &= ~EX_UNKNOWN;
+		return;
+	}
 	if (port_key_known(run, x->key)) {
 		x->flags &= ~EX_UNKNOWN;
+		c->known_key = x->key;
+		c->known_epoch = run->epoch_number;
 		return;
 	}
 	x->candidate = port_candidate_take(run, p, x->key);
@@ -198,12 +210,17 @@ TALLY_INLINE void meter_take_blank(struct tally_h1 *p, struct tally_totals *t)
 	p->blank = 0;
 }
 
+/* recalled: the parser stands where it stood behind the same head before. */
 TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c,
-				     const struct tally_rules *r, struct tally_totals *t)
+				     const struct tally_rules *r, struct tally_totals *t,
+				     int recalled)
 {
 	struct tally_h1 *p = &c->h1[TALLY_IN];
-	struct tally_exchange *x = tally_conn_request_head(c, r, run->seq + run->at);
+	struct tally_exchange *x;
 
+	if (!recalled)
+		p->head_flags = conn_head_flags(p, r);
+	x = tally_conn_request_head(c, r, run->seq + run->at);
 	meter_take_blank(p, t);
 	if (p->octets == p->pos)
 		h1_remember(p, r, p->pos);
@@ -212,11 +229,11 @@ TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c
 		meter_key_lookup(run, c, x, t);
 		x->request_bytes = p->octets;
 		p->octets = 0;
-		__sync_lock_test_and_set(&c->head, c->head + 1);
+		tally_publish(&c->head, c->head + 1);
 	} else {
 		meter_share(&c->over_bytes, p->octets);
 		p->octets = 0;
-		if (tally_conn_push_over(c, r))
+		if (tally_conn_push_over(c))
 			h1_bad(p, TALLY_DETAIL_PIPELINE_DEPTH);
 	}
 	if (p->spill_slot) {
@@ -243,7 +260,7 @@ TALLY_INLINE void meter_request_octets(struct tally_run *run, struct tally_conn 
 	meter_share(&x->request_bytes, p->octets);
 	p->octets = 0;
 	if (x->answered) {
-		run->delta.request_bytes += meter_take(&x->request_bytes);
+		run->delta.late_bytes += meter_take(&x->request_bytes);
 		meter_book(run, c, x);
 	}
 }
@@ -272,7 +289,8 @@ TALLY_INLINE void meter_response_final(struct tally_run *run, struct tally_conn 
 		c->last_key = x->key;
 		c->owner_known = 1;
 	}
-	__sync_lock_test_and_set(&x->answered, 1);
+	tally_publish(&x->answered,
+		      1); /* before the octets are taken, which is ordered (meter_take) */
 	t->held_enter++;
 }
 
@@ -321,7 +339,7 @@ TALLY_GLOBAL int meter_event(struct tally_run *run, struct tally_conn *c,
 		port_spill(run, p);
 	} else if (run->dir == TALLY_IN) {
 		if (event == TALLY_EV_HEAD)
-			meter_request_head(run, c, r, t);
+			meter_request_head(run, c, r, t, 0);
 		else
 			meter_request_octets(run, c);
 	} else if (event == TALLY_EV_HEAD) {
@@ -1138,7 +1156,7 @@ TALLY_INLINE void meter_recall_request(TALLY_PACKET *pkt, struct tally_run *run,
 	c->seen_len = n;
 	c->parsed_to = run->seq + n;
 	run->at = n;
-	meter_request_head(run, c, r, t);
+	meter_request_head(run, c, r, t, 1);
 	meter_recall_body(run, p);
 	if (p->octets)
 		meter_request_octets(run, c);

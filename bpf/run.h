@@ -35,7 +35,8 @@ struct tally_run {
 	__u32 differs; /* what it found */
 	__u32 loads;   /* chunks loaded in this feed */
 	__u32 ready;   /* octets of the segment that stand in the chunk already, from `at` on */
-	__u32 level;   /* of the scratch slot: whose totals are counted in */
+	__u32 epoch_number; /* of the ledger, its low half; 0: not told */
+	__u32 level;	    /* of the scratch slot: whose totals are counted in */
 	struct tally_delta delta;
 	struct tally_chunk chunk; /* OUT; the octets of IN stay in the connection (R9) */
 };

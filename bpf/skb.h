@@ -76,6 +76,7 @@ static __always_inline struct tally_totals *totals_of(struct tally_run *run, __u
 	if (!e)
 		return 0;
 	run->epoch = e->index & 1;
+	run->epoch_number = e->number;
 	return totals_in(run->epoch, run->level, service);
 }
 
@@ -141,8 +142,25 @@ static __always_inline int port_load(struct __sk_buff *skb, struct tally_run *ru
 	return bpf_skb_load_bytes(skb, off, chunk->b, chunk_len(n));
 }
 
+/* A connection's row is written by who holds its OUT lock; but for late_bytes, which are IN's. */
 static __always_inline void row_add(struct tally_row *row, const struct tally_delta *d)
 {
+	if (d->late_bytes)
+		__sync_fetch_and_add(&row->late_bytes, d->late_bytes);
+	if (!(d->requests | d->request_bytes | d->response_bytes))
+		return;
+	row->requests += d->requests;
+	row->incomplete += d->incomplete;
+	row->request_bytes += d->request_bytes;
+	row->response_bytes += d->response_bytes;
+	row->duration_ns += d->duration_ns;
+}
+
+/* One without connection is anybody's on this CPU, and programs interrupt each other. */
+static __always_inline void row_add_shared(struct tally_row *row, const struct tally_delta *d)
+{
+	if (d->late_bytes)
+		__sync_fetch_and_add(&row->late_bytes, d->late_bytes);
 	if (d->requests)
 		__sync_fetch_and_add(&row->requests, d->requests);
 	if (d->incomplete)
@@ -179,7 +197,10 @@ static __always_inline int row_book(void *map, const struct tally_row_key *key,
 			row->peer_port = c->peer_port;
 		}
 	}
-	row_add(row, &run->delta);
+	if (c)
+		row_add(row, &run->delta);
+	else
+		row_add_shared(row, &run->delta);
 	return 0;
 }
 
@@ -211,7 +232,7 @@ static __always_inline void port_row_add(struct tally_run *run, struct tally_con
 	}
 	t->lost.requests += run->delta.requests;
 	t->lost.incomplete += run->delta.incomplete;
-	t->lost.request_bytes += run->delta.request_bytes;
+	t->lost.request_bytes += run->delta.request_bytes + run->delta.late_bytes;
 	t->lost.response_bytes += run->delta.response_bytes;
 	t->lost.duration_ns += run->delta.duration_ns;
 }
@@ -875,7 +896,7 @@ static __always_inline int conn_wait(struct tally_conn *c, __u32 dir)
 
 static __always_inline void conn_unlock(struct tally_conn *c, __u32 dir)
 {
-	__sync_lock_test_and_set(conn_lock(c, dir), 0);
+	tally_publish(conn_lock(c, dir), 0);
 }
 
 /*

@@ -36,6 +36,7 @@ enum tally_exchange_flag {
 	EX_TAINTED = 1 << 6,  /* read at or after the connection's taint */
 	EX_OVER = 1 << 7,     /* an orphan that stands for one past the depth */
 	EX_NAMED = 1 << 8,    /* the key is the answer's, not the request's */
+	EX_WHOLE = 1 << 9,    /* no octets of the request follow its head */
 };
 
 struct tally_exchange {
@@ -96,8 +97,10 @@ struct tally_conn {
 	__u32 ended;	 /* it is over, and who holds a lock closes it when done */
 	__u64 begun_ns;	 /* IN: when the current request's first octet came */
 	__u64 last_key;	 /* for `tainted: owner` */
-	__u32 parsed_to; /* IN: octets from here on were skipped as body, never looked at */
-	__u32 seen_at;	 /* IN: stream position of seen.b[0] */
+	__u64 known_key; /* IN: in the dictionary, when it was asked in the epoch of that number */
+	__u32 known_epoch; /* 0: none */
+	__u32 parsed_to;   /* IN: octets from here on were skipped as body, never looked at */
+	__u32 seen_at;	   /* IN: stream position of seen.b[0] */
 	__u32 seen_len;
 	__u32 far; /* IN: the greatest stream position behind an octet that was seen */
 	__u32 kept_count;
@@ -134,6 +137,7 @@ struct tally_delta {
 	__u64 request_bytes;
 	__u64 response_bytes;
 	__u64 duration_ns;
+	__u64 late_bytes; /* of the request, behind its answer: IN's */
 };
 
 /*
@@ -223,6 +227,23 @@ TALLY_INLINE void conn_attribute_tainted(struct tally_conn *c, const struct tall
 	conn_attribute(x, TALLY_ATTR_TAINTED, conn_taint(c));
 }
 
+/* What the request's head alone says of its exchange: enum tally_exchange_flag. */
+TALLY_INLINE __u8 conn_head_flags(const struct tally_h1 *p, const struct tally_rules *r)
+{
+	__u64 method = p->method ? r->method[p->method & (TALLY_METHODS - 1)] : 0;
+	__u32 route = p->route;
+	__u8 flags = 0;
+
+	tally_opaque(route);
+	if (method == 0x44414548ULL) /* HEAD */
+		flags |= EX_HEAD;
+	if (method == 0x5443454e4e4f43ULL)
+		flags |= EX_CONNECT;
+	if (r->route_flags[route & (TALLY_ROUTES - 1)] & TALLY_ROUTE_AUTH_NONE)
+		flags |= EX_NO_LEARN;
+	return flags;
+}
+
 /*
  * h1[IN] has read a whole head. Fills the exchange that the driver then pushes: returns it, or
  * NULL when the queue is full (the driver calls tally_conn_push_over then).
@@ -233,7 +254,6 @@ tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32
 {
 	struct tally_h1 *p = &c->h1[TALLY_IN];
 	struct tally_exchange *x;
-	__u32 route = p->route;
 
 	/* Where nothing waits the first slot serves again: who does not pipeline needs no other. */
 	if (c->head == c->tail)
@@ -241,7 +261,6 @@ tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32
 	x = conn_slot(c, c->head);
 	if (c->head - c->tail >= TALLY_PIPELINE || c->over_head != c->over_tail)
 		return 0;
-	tally_opaque(route);
 	x->key = p->key_hash;
 	x->start_ns = c->begun_ns;
 	x->request_bytes = 0;
@@ -255,13 +274,7 @@ tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32
 	x->status = 0;
 	x->method = p->method;
 	x->protocol = p->protocol;
-	x->flags = 0;
-	if (p->method && r->method[p->method & (TALLY_METHODS - 1)] == 0x44414548ULL) /* HEAD */
-		x->flags |= EX_HEAD;
-	if (p->method && r->method[p->method & (TALLY_METHODS - 1)] == 0x5443454e4e4f43ULL)
-		x->flags |= EX_CONNECT;
-	if (r->route_flags[route & (TALLY_ROUTES - 1)] & TALLY_ROUTE_AUTH_NONE)
-		x->flags |= EX_NO_LEARN;
+	x->flags = p->head_flags | (p->state == H1_START ? EX_WHOLE : 0);
 	if (p->flags & H1_F_KEY_LIMIT)
 		conn_attribute(x, TALLY_ATTR_LIMIT, TALLY_DETAIL_KEY_TOO_LONG);
 	else if (p->flags & H1_F_PATH_DEEP)
@@ -279,21 +292,14 @@ tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32
 }
 
 /* Past the depth: keep what framing needs. Returns 0, or -1: not even that fits. */
-TALLY_INLINE int tally_conn_push_over(struct tally_conn *c, const struct tally_rules *r)
+TALLY_INLINE int tally_conn_push_over(struct tally_conn *c)
 {
-	struct tally_h1 *p = &c->h1[TALLY_IN];
-	__u64 method = p->method ? r->method[p->method & (TALLY_METHODS - 1)] : 0;
 	__u32 at = c->over_head;
-	__u8 flags = 0;
 
 	if (c->over_head - c->over_tail >= TALLY_OVER)
 		return -1;
-	if (method == 0x44414548ULL)
-		flags = EX_HEAD;
-	if (method == 0x5443454e4e4f43ULL)
-		flags = EX_CONNECT;
 	tally_opaque(at);
-	c->over[at & (TALLY_OVER - 1)] = flags;
+	c->over[at & (TALLY_OVER - 1)] = c->h1[TALLY_IN].head_flags & (EX_HEAD | EX_CONNECT);
 	c->over_head++;
 	return 0;
 }

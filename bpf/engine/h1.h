@@ -124,10 +124,10 @@ struct tally_h1 {
 	__u32 recall_ruleset;
 	__u16 recall_len;   /* 0: there is none */
 	__u8 recall_missed; /* how often in a row another head came instead */
-	__u8 pad0;
-	__u32 spill_slot;  /* the driver's: where spilled octets are, a ticket; 0: none */
-	__u32 key_spilled; /* octets of the key that left key_text by SPILL */
-	__u32 key_len;	   /* octets in key_text */
+	__u8 head_flags;    /* the driver's: what it found in the head (conn_head_flags) */
+	__u32 spill_slot;   /* the driver's: where spilled octets are, a ticket; 0: none */
+	__u32 key_spilled;  /* octets of the key that left key_text by SPILL */
+	__u32 key_len;	    /* octets in key_text */
 	__u64 key_hash;
 	__u64 held_hash; /* of the text held from before, held_len octets; 0: none */
 	__u32 held_len;

@@ -44,19 +44,30 @@ struct tally_row_key {
 };
 TALLY_ASSERT(sizeof(struct tally_row_key) == 40, "ABI: row key");
 
-/* What is added up. All counters are added to atomically. */
+/*
+ * What is added up. A connection's row has one writer at a time, who holds its lock of what the server
+ * sends; late_bytes belong to the other direction. Rows without connection are added to atomically.
+ */
 struct tally_row {
 	__u64 requests;
 	__u64 incomplete;    /* of these: response cut short after its head */
 	__u64 request_bytes; /* octets of heads and bodies, in stream order, each once */
 	__u64 response_bytes;
 	__u64 duration_ns; /* first request byte received .. last response byte first sent */
-	__u64 units[2];	   /* reserved: unit counters from response headers */
-	__u8 peer[16];	   /* client address (IPv4 mapped into IPv6), set when the row is made */
-	__u16 peer_port;   /* host order */
+	__u64 late_bytes; /* of requests, behind their answers; the agent adds them to request_bytes */
+	__u64 units[1];	 /* reserved: unit counters from response headers */
+	__u8 peer[16];	 /* client address (IPv4 mapped into IPv6), set when the row is made */
+	__u16 peer_port; /* host order */
 	__u8 pad[6];
 };
 TALLY_ASSERT(sizeof(struct tally_row) == 80, "ABI: row");
+
+/* Whoever has read a row from its map adds up what two writers counted apart. */
+static inline void tally_row_whole(struct tally_row *row)
+{
+	row->request_bytes += row->late_bytes;
+	row->late_bytes = 0;
+}
 
 /* Sums that found no row at all. */
 struct tally_lost {

@@ -23,7 +23,7 @@ static int port_load(const char *data, struct tally_run *run, struct tally_chunk
 static void port_row_add(struct tally_run *run, struct tally_conn *c, struct tally_row_key *key)
 {
 	row.requests += run->delta.requests;
-	row.request_bytes += run->delta.request_bytes;
+	row.request_bytes += run->delta.request_bytes + run->delta.late_bytes;
 	row.response_bytes += run->delta.response_bytes;
 	row.duration_ns += run->delta.duration_ns;
 }

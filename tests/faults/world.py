@@ -46,9 +46,9 @@ SAMPLE = 100        # records of a world that are held against the schema
 
 
 def row_sums(value):
-    """struct tally_row: requests, incomplete, request_bytes, response_bytes, ..., 8 bytes each."""
-    requests, _, received, sent = struct.unpack_from("=4Q", value)
-    return api.Sums(requests, received, sent)
+    """struct tally_row: requests, incomplete, request_bytes, response_bytes, duration_ns, late_bytes, ..."""
+    requests, _, received, sent, _, late = struct.unpack_from("=6Q", value)
+    return api.Sums(requests, received + late, sent)
 
 
 class Broken(Exception):

@@ -272,6 +272,7 @@ static unsigned int check_rows(void)
 			continue;
 		if (bpf_map_lookup_elem(r.p.rows, &key, &row))
 			programs_die("rows");
+		tally_row_whole(&row);
 		while (i < KEYS && r.hash[i] != key.key)
 			i++;
 		requests += row.requests;

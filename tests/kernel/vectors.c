@@ -208,6 +208,7 @@ static void kernel_window(void)
 		e.key = key;
 		if (bpf_map_lookup_elem(k.p.rows, &key, &e.row))
 			programs_die("rows");
+		tally_row_whole(&e.row);
 		play_add(&k.sum, &e, 1, &none);
 		previous = &e.key;
 	}

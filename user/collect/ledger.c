@@ -377,8 +377,11 @@ static int append(struct tally_frozen *frozen, const struct batch *batch, uint32
 	if (err)
 		return err;
 	for (uint32_t i = 0; i < n; i++) {
-		frozen->rows[frozen->n_rows].key = batch->keys[i];
-		frozen->rows[frozen->n_rows++].row = batch->rows[i];
+		struct tally_frozen_row *row = &frozen->rows[frozen->n_rows++];
+
+		row->key = batch->keys[i];
+		row->row = batch->rows[i];
+		tally_row_whole(&row->row);
 	}
 	return 0;
 }

@@ -167,7 +167,7 @@ static void port_row_add(struct tally_run *run, struct tally_conn *c, struct tal
 	}
 	e->e.row.requests += d->requests;
 	e->e.row.incomplete += d->incomplete;
-	e->e.row.request_bytes += d->request_bytes;
+	e->e.row.request_bytes += d->request_bytes + d->late_bytes;
 	e->e.row.response_bytes += d->response_bytes;
 	e->e.row.duration_ns += d->duration_ns;
 }

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """sudo make bench: what metering costs, as a table and as build/bench.json.
 
-    run.py [PART...]        all parts, or these: exchange, throughput, load, rows, agent, drain;
+    run.py [PART...]        all parts, or these: exchange, throughput, files, load, rows, agent, drain;
                             other parts stay in the JSON as long as the commit is the same
     run.py --markdown       the table of build/bench.json as README.md has it; measures nothing
     run.py --readme         puts it there
@@ -24,7 +24,7 @@ import sys
 import time
 from pathlib import Path
 
-from world import BUILD, REPO, BpfStatistics, RunStatistics, Sandbox, World
+from world import BUILD, REPO, BpfStatistics, FileServer, RunStatistics, Sandbox, World
 
 PROGRAMS = BUILD / "test/bench"
 OUT = BUILD / "bench.json"
@@ -48,9 +48,9 @@ def program(*argv):
 
 
 @contextlib.contextmanager
-def world():
+def world(*server):
     with Sandbox("bench") as sandbox:
-        yield World(sandbox)
+        yield World(sandbox, *server)
 
 
 # ---- parts: each returns what stands under its name in the JSON -----------------------------------
@@ -88,18 +88,28 @@ SIDES = ("without", "with", "least")
 def throughput():
     """nginx, keep-alive, one worker, wrk with 64 connections: without, metered, and with the least
     programs of floor.bpf.c, in turns."""
-    runs = {side: [] for side in SIDES}
     with world() as w:
-        w.wrk(1)
-        for turn in range(PAIRS):
-            for side in SIDES if turn % 2 == 0 else reversed(SIDES):
-                runs[side].append(one_run(w, side))
-            say(f"  turn {turn + 1} of {PAIRS}: "
-                + ", ".join(f"{s} {runs[s][-1]['requests_per_s']:.0f}/s, "
-                            f"{runs[s][-1]['cpu_us']:.2f} us" for s in SIDES))
+        return in_turns(w, SIDES)
+
+
+def files():
+    """The same of an nginx with Debian's settings, which sends a file and writes its access log."""
+    with world(FileServer) as w:
+        return in_turns(w, SIDES[:2])
+
+
+def in_turns(w, sides):
+    runs = {side: [] for side in sides}
+    w.wrk(1)
+    for turn in range(PAIRS):
+        for side in sides if turn % 2 == 0 else reversed(sides):
+            runs[side].append(one_run(w, side))
+        say(f"  turn {turn + 1} of {PAIRS}: "
+            + ", ".join(f"{s} {runs[s][-1]['requests_per_s']:.0f}/s, "
+                        f"{runs[s][-1]['cpu_us']:.2f} us" for s in sides))
     keys = ("requests_per_s", "cpu_us", "p50_us", "p99_us")
-    return {"runs": runs, "ratios": {k: ratio(runs, "with", k) for k in keys},
-            "ratios_least": {k: ratio(runs, "least", k) for k in keys}}
+    ratios = {side: {k: ratio(runs, side, k) for k in keys} for side in sides if side != "without"}
+    return {"runs": runs, "ratios": ratios["with"], "ratios_least": ratios.get("least")}
 
 
 def one_run(w, side):
@@ -255,7 +265,7 @@ def drain():
     return result
 
 
-PARTS = {"exchange": exchange, "throughput": throughput, "load": under_load, "floor": floor,
+PARTS = {"exchange": exchange, "throughput": throughput, "files": files, "load": under_load, "floor": floor,
          "rows": million_rows, "agent": agent, "drain": drain}
 
 
@@ -287,11 +297,12 @@ def table(r):
             yield f"exchange under load, {text}", f"{r['floor'][kind]['ns_per_exchange']:.0f} ns"
     if "rows" in r:
         yield "exchange under load, 1,000,000 rows at random", f"{r['rows']['ns_per_exchange']:.0f} ns"
-    if "throughput" in r:
+    for part, server in (("throughput", "nginx"), ("files", "nginx that sends a file and logs it:")):
         names = {"requests_per_s": "throughput", "cpu_us": "CPU per request",
                  "p50_us": "p50", "p99_us": "p99"}
-        for key, v in r["throughput"]["ratios"].items():
-            yield f"nginx {names[key]}, with / without", span(v)
+        for key, v in r[part]["ratios"].items() if part in r else ():
+            yield f"{server} {names[key]}, with / without", span(v)
+    if "throughput" in r:
         yield "nginx throughput, with the least programs / without", \
             span(r["throughput"]["ratios_least"]["requests_per_s"])
     if "drain" in r:

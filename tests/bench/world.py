@@ -26,14 +26,14 @@ pid {dir}/nginx.pid;
 error_log {dir}/error.log warn;
 events {{ worker_connections 9000; }}
 http {{
-    access_log off;
+    {settings}
     keepalive_requests 1000000000;
     keepalive_timeout 600s;
     default_type application/json;
     {temp}
     server {{
         listen {port} backlog=65535;
-        location / {{ return 200 "{body}"; }}
+        location / {{ {answer} }}
     }}
 }}
 """
@@ -59,27 +59,43 @@ end
 
 
 class BenchServer(servers.nginx.Nginx):
-    """nginx that answers from memory and logs nothing."""
+    """nginx that answers from memory and logs nothing: whatever is added to it weighs most."""
+
+    settings = "access_log off;"
+    answer = f'return 200 "{BODY}";'
 
     def launch(self):
         temp = " ".join(f"{name}_temp_path {self.dir}/{name};" for name in
                         ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         config = self.write("nginx.conf", NGINX.format(
-            dir=self.dir, port=self.port, workers=1, temp=temp, body=BODY))
+            dir=self.dir, port=self.port, workers=1, temp=temp, settings=self.settings.format(dir=self.dir),
+            answer=self.answer))
         return self.sandbox.spawn(self.name, [need_program("nginx"), "-c", config, "-p", self.dir,
                                               "-e", self.dir / "error.log"], cgroup=self.cgroup)
+
+
+class FileServer(BenchServer):
+    """nginx with the settings that Debian ships: a file by sendfile, each request in the access log."""
+
+    settings = "sendfile on; tcp_nopush on; gzip on; access_log {dir}/access.log;"
+    answer = "try_files /answer.json =404;"
+
+    def launch(self):
+        (self.dir / "html").mkdir(exist_ok=True)
+        self.write("html/answer.json", json.dumps([json.loads(BODY.replace("\\", ""))] * 16))
+        return super().launch()
 
 
 class World:
     """The server, one key known to the server's meter, and a meter that comes and goes."""
 
-    def __init__(self, sandbox):
+    def __init__(self, sandbox, server=BenchServer):
         self.sandbox, self.keys = sandbox, api.Keys()
         self.meter = self.agent = None
         self.answered = (0, 0)
         self.key = self.keys.new("bench")
         self.many = [self.keys.new(f"k{i}") for i in range(1000)]
-        self.server = BenchServer(sandbox, self.keys).start()
+        self.server = server(sandbox, self.keys).start()
         self.script = sandbox.dir / "wrk.lua"
         self.script.write_text(WRK.format(key=self.key), encoding="utf-8")
 

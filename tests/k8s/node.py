@@ -117,10 +117,12 @@ class Node:
 
     def run(self, name, namespace, **more):
         pod = self.create(name, namespace, **more).run()
-        status = {"status": {"phase": "Running", "podIP": "10.0.0.1"}}
-        self.cluster.call("PATCH", pod.path + "/status", status,
-                          content="application/merge-patch+json")
+        self.set_phase(pod, "Running", podIP="10.0.0.1")
         return pod
+
+    def set_phase(self, pod, phase, **more):
+        self.cluster.call("PATCH", pod.path + "/status", {"status": {"phase": phase, **more}},
+                          content="application/merge-patch+json")
 
     def patch(self, pod, **metadata):
         self.cluster.call("PATCH", pod.path, {"metadata": metadata},

@@ -4,6 +4,7 @@
 None of it may stop the metering of what is attached.
 """
 
+import json
 import signal
 import time
 
@@ -147,6 +148,22 @@ def test_untrusted(node, agent, namespace):
     assert a.states() == {}
     assert sum(len(c) for c in node.cluster.asked_by(USER).values()) == before
     assert _pem
+
+
+def test_first_list(node, agent, namespace):
+    """Asked of the API server's cache, which answers whole: etcd has nothing to do with a node that starts."""
+    ns = namespace()
+    for n in range(120):
+        node.create(f"geo-{n}", ns, labels=GEO, annotations=note(80))
+    wait_for(lambda: len(node.cluster.call("GET", f"/api/v1/namespaces/{ns}/pods?resourceVersion=0")["items"]) == 120,
+             30, "the cache")
+    a = agent(agent=with_metrics(node))
+    a.wait_states({f"geo-{n}": "waiting" for n in range(120)})
+    assert metrics(a)['tallyd_kubernetes_requests_total{verb="list"}'] == 1
+    wait_for(lambda: metrics(a)["tallyd_kubernetes_watching"] == 1, 5, "a watch, before its first line")
+    events = map(json.loads, node.cluster.audit.read_text().splitlines())
+    asked = [e["requestURI"] for e in events if e["verb"] == "list" and f"nodeName%3D{node.name}%2C" in e["requestURI"]]
+    assert ["&resourceVersion=0" in uri for uri in asked] == [True]
 
 
 def test_500_pods(node, agent, keys, namespace):

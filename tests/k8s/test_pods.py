@@ -105,6 +105,43 @@ def test_changed(node, agent, keys, namespace):
     assert ledger.count() == ledger.count(f"{ns}/renamed") + ledger.count(f"{ns}/geo")
 
 
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_ended(node, agent, keys, namespace, phase):
+    """A pod that ended is nobody to wait for, though its object stays; what it answered last is in the books."""
+    ns, key = namespace(), keys.new("a")
+    a = agent(kubernetes={"linger": "30s"})
+    port = node.sandbox.port()
+    pod = node.run("job-1", ns, labels=GEO, annotations=note(port), port=port)
+    a.wait_metered(pod)
+    pod.ask(key, 10)
+    # Terminating, which is no phase: its processes have their grace, and are metered in it.
+    node.cluster.call("DELETE", pod.path + "?gracePeriodSeconds=600")
+    assert node.cluster.call("GET", pod.path)["metadata"]["deletionTimestamp"]
+    pod.ask(key, 20)
+    node.set_phase(pod, phase)
+    wait_for(lambda: a.pods()["job-1"]["gone"], 30, "the pod to be gone")
+    pod.ask(key, 5)     # should the phase be told before the last process ended
+    truth = pod.stop()
+    a.wait_states({})
+    assert node.cluster.call("GET", pod.path)["status"]["phase"] == phase
+    a.kill()
+    a.start()
+    assert a.states() == {}
+    ledger = a.stop()
+    assert counted(ledger) == answered(keys, truth) == {("key_a", 200): 35}
+    assert not ledger.audit()
+
+
+def test_ended_before(node, agent, namespace):
+    """Pods that ended before the agent began are none of its."""
+    ns = namespace()
+    ended = node.create("job-1", ns, labels=GEO, annotations=SHIPPED)
+    node.set_phase(ended, "Failed")
+    node.create("geo-1", ns, labels=GEO, annotations=SHIPPED)
+    a = agent()
+    a.wait_states({"geo-1": "waiting"})
+
+
 def test_recreated(node, agent, keys, namespace):
     """The same name again is another pod, with another cgroup."""
     ns, key = namespace(), keys.new("a")

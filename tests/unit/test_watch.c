@@ -30,21 +30,28 @@ struct server {
 	char dir[32], token[64], api[64];
 };
 
-static void serve_one(struct server *s, int fd)
+/* Is it to stay open? So is what was answered with a head of its own. */
+static bool serve_one(struct server *s, int fd)
 {
 	char *head = s->requests[s->n], *body, *text;
 	size_t used = 0;
+	bool whole;
 	ssize_t n;
 
 	while (!strstr(head, "\r\n\r\n")) {
 		n = recv(fd, head + used, sizeof(s->requests[0]) - 1 - used, 0);
 		if (n <= 0)
-			return;
+			return false;
 		used += (size_t)n;
 	}
 	body = s->answer(s->n);
 	__atomic_add_fetch(&s->n, 1, __ATOMIC_RELEASE);
-	assert_true(asprintf(&text, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n%s", body) > 0);
+	whole = !strncmp(body, "HTTP/", 5);
+	if (whole)
+		text = strdup(body);
+	else
+		assert_true(asprintf(&text, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n%s",
+				     body) > 0);
 	for (size_t at = 0, len = strlen(text); at < len; at += (size_t)n) {
 		n = send(fd, text + at, len - at, MSG_NOSIGNAL);
 		if (n <= 0)
@@ -52,17 +59,22 @@ static void serve_one(struct server *s, int fd)
 	}
 	free(text);
 	free(body);
+	return whole;
 }
 
 static void *serve(void *ctx)
 {
 	struct server *s = ctx;
-	int fd;
+	int fd, held[TALLY_ARRAY_SIZE(s->requests)], n_held = 0;
 
 	while (s->n < (int)TALLY_ARRAY_SIZE(s->requests) && (fd = accept(s->fd, NULL, NULL)) >= 0) {
-		serve_one(s, fd);
-		close(fd);
+		if (serve_one(s, fd))
+			held[n_held++] = fd;
+		else
+			close(fd);
 	}
+	while (n_held)
+		close(held[--n_held]);
 	return NULL;
 }
 
@@ -246,7 +258,7 @@ static char *too_large(int n)
 	size_t len = TALLY_KUBERNETES_BYTES + 1;
 	char *text = NULL;
 
-	if (!n) {
+	if (n < 2) {
 		text = malloc(len + 1);
 		memset(text, ' ', len);
 		text[len] = 0;
@@ -256,7 +268,7 @@ static char *too_large(int n)
 	return text;
 }
 
-/* W2: pods that are too large for one page are listed in smaller ones. */
+/* W2, W5: what a cache answers whole and too large is listed by pages, and these in smaller ones. */
 static void test_large_pods(void **state)
 {
 	struct server s;
@@ -265,7 +277,94 @@ static void test_large_pods(void **state)
 	turn_until(&s, &s.listed, 1);
 	assert_int_equal(s.seen, 2);
 	assert_non_null(strstr(s.requests[0], "limit=100&"));
-	assert_non_null(strstr(s.requests[1], "limit=50&"));
+	assert_non_null(strstr(s.requests[0], "&resourceVersion=0 "));
+	assert_non_null(strstr(s.requests[1], "limit=100&"));
+	assert_null(strstr(s.requests[1], "resourceVersion"));
+	assert_non_null(strstr(s.requests[2], "limit=50&"));
+	stop(&s);
+}
+
+static char *page_fails(int n)
+{
+	char *text = NULL;
+
+	if (n == 1)
+		return strdup(
+			"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+	if (n)
+		assert_true(asprintf(&text, LIST, 1, "", 2, "") > 0);
+	else
+		assert_true(asprintf(&text,
+				     "{\"metadata\":{\"resourceVersion\":\"7\",\"continue\":\"t\"},"
+				     "\"items\":[" POD "]}",
+				     1, "") > 0);
+	return text;
+}
+
+/* W5: a token that the server no longer takes is not tried for ever. */
+static void test_page_fails(void **state)
+{
+	struct server s;
+
+	start(&s, page_fails);
+	turn_until(&s, &s.listed, 1);
+	assert_non_null(strstr(s.requests[1], "&continue=t "));
+	assert_null(strstr(s.requests[2], "continue"));
+	stop(&s);
+}
+
+static char *too_busy(int n)
+{
+	char *text = NULL;
+
+	if (!n)
+		return strdup(
+			"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3\r\nConnection: close\r\n"
+			"Content-Length: 0\r\n\r\n");
+	assert_true(asprintf(&text, LIST, 1, "", 2, "") > 0);
+	return text;
+}
+
+/* The server's own word is kept to. */
+static void test_retry_after(void **state)
+{
+	uint64_t began_ns = tally_util_mono_ns();
+	struct server s;
+
+	start(&s, too_busy);
+	turn_until(&s, &s.listed, 1);
+	assert_true(tally_util_mono_ns() - began_ns >= 3 * TALLY_NS_PER_S);
+	stop(&s);
+}
+
+static char *quiet(int n)
+{
+	char *text = NULL;
+
+	if (n) /* the head of a watch, whose body is to come */
+		return strdup("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n");
+	assert_true(asprintf(&text, LIST, 1, "", 2, "") > 0);
+	return text;
+}
+
+/* Nothing happens on this node, and all is well. */
+static void test_quiet_watch(void **state)
+{
+	struct tally_kubernetes_status status = {};
+	uint64_t deadline;
+	struct server s;
+
+	start(&s, quiet);
+	turn_until(&s, &s.listed, 1);
+	deadline = tally_util_mono_ns() + 20 * TALLY_NS_PER_S;
+	while (!status.watching) {
+		assert_true(tally_util_mono_ns() < deadline);
+		assert_true(tally_loop_turn(s.loop, 100) >= 0);
+		tally_kubernetes_watch_status(s.watch, &status);
+	}
+	assert_int_equal(status.events + status.bookmarks, 0);
+	assert_non_null(strstr(s.requests[1], "fieldSelector=spec.nodeName%3Dn%2Cstatus.phase%21%3D"
+					      "Succeeded%2Cstatus.phase%21%3DFailed&"));
 	stop(&s);
 }
 
@@ -276,6 +375,9 @@ int main(void)
 		cmocka_unit_test(test_large_pods),
 		cmocka_unit_test(test_unreadable_pods),
 		cmocka_unit_test(test_cut_off),
+		cmocka_unit_test(test_page_fails),
+		cmocka_unit_test(test_retry_after),
+		cmocka_unit_test(test_quiet_watch),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

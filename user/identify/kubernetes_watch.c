@@ -10,10 +10,14 @@
 #define TOKEN_MAX 65536
 #define RETRY_MIN_NS TALLY_NS_PER_S
 #define RETRY_MAX_NS (30 * TALLY_NS_PER_S)
+#define RETRY_AFTER_MAX_NS (300 * TALLY_NS_PER_S) /* what a server may ask for */
 #define CONNECT_S 10L
 #define LIST_S 60L    /* one page */
 #define SILENCE_S 150 /* of a watch: bookmarks come every minute */
 #define WATCH_S 300   /* and up to as much again: then the server ends it */
+
+/* Of a pod that ended no process runs any more, however long its object stays. */
+#define NOT_ENDED "%2Cstatus.phase%21%3DSucceeded%2Cstatus.phase%21%3DFailed"
 
 enum step { STEP_LIST, STEP_WATCH };
 
@@ -39,6 +43,7 @@ struct tally_kubernetes_watch {
 	char *version;	   /* newest resourceVersion; NULL: list first */
 	char *next;	   /* `continue` of the next page */
 	unsigned int page; /* pods of one */
+	bool exact;	   /* W5: the list is not asked of a cache */
 	uint64_t retry_ns;
 	struct buffer body;
 	int refused; /* enum tally_kubernetes_error + 1: why the body was refused */
@@ -81,6 +86,13 @@ static int set_text(char **text, const char *value)
 	free(*text);
 	*text = copy;
 	return 0;
+}
+
+static void set_watching(struct tally_kubernetes_watch *w, bool watching)
+{
+	if (!watching && w->status.watching)
+		w->status.away_ns = tally_util_mono_ns();
+	w->status.watching = watching;
 }
 
 static void note_good(struct tally_kubernetes_watch *w)
@@ -167,12 +179,13 @@ static long status_of(struct tally_kubernetes_watch *w)
 	return curl_easy_getinfo(w->easy, CURLINFO_RESPONSE_CODE, &status) ? 0 : status;
 }
 
-/* W2: pods of up to some megabytes each are fewer to a page. */
+/* W2: a cache answers whole, not by pages; pods of up to some megabytes each are fewer to a page. */
 static void refuse_size(struct tally_kubernetes_watch *w)
 {
 	w->refused = TALLY_KUBERNETES_ERROR_TOO_LARGE + 1;
-	if (w->step == STEP_LIST)
+	if (w->step == STEP_LIST && w->exact)
 		w->page = TALLY_MAX(w->page / 2, 1U);
+	w->exact |= w->step == STEP_LIST;
 }
 
 /* Returning less than n ends the transfer. */
@@ -182,11 +195,19 @@ static size_t on_body(char *data, size_t size, size_t n, void *ctx)
 
 	if (append(&w->body, data, n))
 		refuse_size(w);
-	else if (w->step == STEP_WATCH && status_of(w) == 200) {
-		w->status.watching = true;
+	else if (w->step == STEP_WATCH && status_of(w) == 200)
 		w->refused = take_lines(w);
-	}
 	return w->refused ? 0 : n;
+}
+
+/* A watch is on when its head has come: on a quiet node the first line is a bookmark, a minute later. */
+static size_t on_head(char *data, size_t size, size_t n, void *ctx)
+{
+	struct tally_kubernetes_watch *w = ctx;
+
+	if (w->step == STEP_WATCH && n == 2 && status_of(w) == 200)
+		set_watching(w, true);
+	return n;
 }
 
 /* Behind the object that begins here; NULL: it does not end. */
@@ -320,10 +341,13 @@ static int make_url(struct tally_kubernetes_watch *w, char **ret_url)
 			      "%s/api/v1/pods?watch=1&allowWatchBookmarks=true&timeoutSeconds=%u",
 			      w->api, WATCH_S + chance(WATCH_S));
 	err = add_escaped(w, url, "fieldSelector=spec.nodeName%3D", w->node);
+	(void)fputs(NOT_ENDED, url);
 	if (!err)
 		err = add_escaped(w, url, "labelSelector=", w->selector);
 	if (!err && w->step == STEP_LIST && w->next)
 		err = add_escaped(w, url, "continue=", w->next);
+	else if (!err && w->step == STEP_LIST && !w->exact)
+		(void)fputs("&resourceVersion=0", url);
 	if (!err && w->step == STEP_WATCH)
 		err = add_escaped(w, url, "resourceVersion=", w->version);
 	if (fclose(url) && !err)
@@ -374,6 +398,8 @@ static int set_options(struct tally_kubernetes_watch *w, const char *url)
 	SET(CURLOPT_HTTPHEADER, w->headers);
 	SET(CURLOPT_WRITEFUNCTION, on_body);
 	SET(CURLOPT_WRITEDATA, w);
+	SET(CURLOPT_HEADERFUNCTION, on_head);
+	SET(CURLOPT_HEADERDATA, w);
 	SET(CURLOPT_CAINFO, w->ca_file);
 	SET(CURLOPT_CAPATH, NULL);
 	SET(CURLOPT_CA_CACHE_TIMEOUT, 0L); /* it may have been renewed */
@@ -390,12 +416,22 @@ static int set_options(struct tally_kubernetes_watch *w, const char *url)
 	return failed ? -EINVAL : 0;
 }
 
+/* Of a server that has too much to do: 429, 503. */
+static uint64_t asked_wait_ns(struct tally_kubernetes_watch *w)
+{
+	curl_off_t seconds = 0;
+
+	if (curl_easy_getinfo(w->easy, CURLINFO_RETRY_AFTER, &seconds) || seconds <= 0)
+		return 0;
+	return TALLY_MIN((uint64_t)seconds, RETRY_AFTER_MAX_NS / TALLY_NS_PER_S) * TALLY_NS_PER_S;
+}
+
 static void wait_and_retry(struct tally_kubernetes_watch *w)
 {
 	uint64_t wait_ns;
 
 	w->retry_ns = w->retry_ns ? TALLY_MIN(w->retry_ns * 2, RETRY_MAX_NS) : RETRY_MIN_NS;
-	wait_ns = w->retry_ns / 2 + w->retry_ns / 2000 * chance(1000);
+	wait_ns = asked_wait_ns(w) + w->retry_ns / 2 + w->retry_ns / 2000 * chance(1000);
 	if (tally_loop_set_timer(w->retry_timer, tally_util_mono_ns() + wait_ns, 0))
 		tally_log_error("kubernetes", "error=%s", "no timer: pods are no longer watched");
 }
@@ -404,10 +440,12 @@ static void fail(struct tally_kubernetes_watch *w, enum tally_kubernetes_error e
 		 const char *text)
 {
 	w->status.errors[error]++;
-	w->status.watching = false;
+	w->status.last_error = error;
+	set_watching(w, false);
+	(void)!set_text(&w->next, NULL); /* cannot fail; W5 */
 	if (error == TALLY_KUBERNETES_ERROR_GONE) {
-		(void)!set_text(&w->version, NULL); /* cannot fail */
-		(void)!set_text(&w->next, NULL);
+		(void)!set_text(&w->version, NULL); /* likewise */
+		w->exact = true;
 		tally_log_info("kubernetes", "reason=%s", "resourceVersion too old: listing again");
 	} else {
 		tally_log_warning("kubernetes", "api=%s failed=%s error=%s text=%s", w->api,
@@ -482,7 +520,7 @@ static void on_end(struct tally_kubernetes_watch *w, CURLcode code)
 	if (!w->refused && code == CURLE_OK && status == 200 && w->step == STEP_LIST)
 		w->refused = take_page(w);
 	else if (!w->refused && code == CURLE_OK && status == 200)
-		w->status.watching = false;
+		set_watching(w, false);
 	if (w->refused)
 		fail(w, (enum tally_kubernetes_error)(w->refused - 1), "body");
 	else if (code != CURLE_OK)
@@ -645,6 +683,7 @@ int tally_kubernetes_watch_open(struct tally_loop *loop,
 		return -ENOMEM;
 	w->loop = loop;
 	w->page = TALLY_KUBERNETES_PAGE;
+	w->status.away_ns = tally_util_mono_ns();
 	w->events = *events;
 	err = copy_options(w, options);
 	if (!err)

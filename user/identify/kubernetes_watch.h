@@ -11,13 +11,18 @@
  *	 │      v                v
  *	 └── wait (1 s, 2 s, ... 30 s, half of it by chance) ── then the watch again, if it had begun
  *
- * Only metadata of pods is asked for (PartialObjectMetadata), with verbs list and watch, and nothing
+ * To that comes what the server asks for by Retry-After. Pods that ended (Succeeded, Failed) are not
+ * asked for: one that ends is gone by an event. The kubelet says so when its containers are stopped; one
+ * that is being stopped is still Running. Only metadata of pods is asked for (PartialObjectMetadata), with verbs list and watch, and nothing
  * else. The token is read from its file for each request, so that a rotated one is taken.
  *
  * Invariants: W1 a server that cannot be reached takes nothing away: pods go only by an event, or
  * because a whole list does not hold them; W2 memory is bounded by a page or an event; what is larger
  * is refused and counted, and a page is asked for again with half as many pods; W3 the token is in no log,
- * and wiped after use; W4 no text of a pod, whatever is in it, takes the others away.
+ * and wiped after use; W4 no text of a pod, whatever is in it, takes the others away;
+ * W5 the first list is asked of the API server's cache (resourceVersion=0), as a thousand nodes that start
+ * must not all reach etcd, and later ones, and one too large for W2, of etcd by pages; a list that fails
+ * begins anew, whatever page it had come to.
  */
 #ifndef TALLY_IDENTIFY_KUBERNETES_WATCH_H
 #define TALLY_IDENTIFY_KUBERNETES_WATCH_H
@@ -67,6 +72,8 @@ struct tally_kubernetes_status {
 	uint64_t errors[TALLY_KUBERNETES_ERROR_COUNT];
 	uint64_t synced_s; /* UTC of the newest answer that was good; 0: none yet */
 	bool watching;
+	uint64_t away_ns;			/* monotonic: since when not, or last not */
+	enum tally_kubernetes_error last_error; /* if errors[] has any */
 };
 
 /* It begins at once, in the loop. */

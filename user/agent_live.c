@@ -427,6 +427,7 @@ json_t *tally_agent_live_status(struct tally_agent *agent)
 	json_object_set_new(out, "windows", json_integer((json_int_t)agent->counters.windows));
 	json_object_set_new(out, "held", json_integer((json_int_t)ship.held));
 	json_object_set_new(out, "imbalance", json_integer((json_int_t)ship.imbalance));
+	json_object_set_new(out, "kubernetes", tally_agent_pods_status(agent));
 	json_object_set_new(out, "warnings", tally_agent_warnings(agent));
 	json_object_set_new(out, "kernel", kernel_of(agent));
 	json_object_set_new(out, "spool", spool_of(&ship));

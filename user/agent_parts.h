@@ -347,6 +347,8 @@ typedef int (*tally_agent_pods_fn)(void *ctx, const char *path,
 TALLY_MUST int tally_agent_pods_look(struct tally_agent *agent, tally_agent_pods_fn fn, void *ctx);
 /* All pods and their states; the cgroups of a service's pods. */
 json_t *tally_agent_pods_json(const struct tally_agent *agent);
+/* How many there are, and whether the API server tells of them; null without the section `kubernetes`. */
+json_t *tally_agent_pods_status(const struct tally_agent *agent);
 json_t *tally_agent_pods_cgroups(const struct tally_agent *agent, const char *service);
 
 /* agent_books.c */

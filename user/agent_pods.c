@@ -20,9 +20,10 @@
 struct tally_agent_pod {
 	struct tally_kubernetes_pod *pod;
 	enum tally_kubernetes_verdict verdict;
-	uint64_t gone_ns; /* when the API said so, monotonic; 0: it is there */
-	bool seen;	  /* in the list that is being read */
-	bool unfit;	  /* no rules can be made of its service */
+	uint64_t gone_ns;   /* when the API said so, monotonic; 0: it is there */
+	uint64_t missed_ns; /* since when it is not metered; 0: it is */
+	bool seen;	    /* in the list that is being read */
+	bool unfit;	    /* no rules can be made of its service */
 	struct tally_agent_claim claims[TALLY_AGENT_CLAIMS];
 	size_t n_claims;
 	struct tally_option_ports own_ports; /* of the annotation */
@@ -82,6 +83,7 @@ static struct tally_agent_pod *new_entry(struct tally_kubernetes_pod *pod)
 	entry->cgroups = json_array();
 	entry->seen = true;
 	entry->verdict = TALLY_KUBERNETES_WAITING;
+	entry->missed_ns = tally_util_mono_ns();
 	if (pod->ports && tally_kubernetes_pod_ports(pod->ports, &entry->own_ports) == -ENOMEM) {
 		free_entry(entry);
 		return NULL;
@@ -692,8 +694,13 @@ static void count_verdicts(struct tally_agent_pods *pods)
 	struct tally_agent_pod *entry, *next;
 
 	memset(pods->verdicts, 0, sizeof(pods->verdicts));
-	HASH_ITER(by_uid, pods->by_uid, entry, next)
+	HASH_ITER(by_uid, pods->by_uid, entry, next) {
 		pods->verdicts[entry->verdict]++;
+		if (entry->verdict == TALLY_KUBERNETES_METERED)
+			entry->missed_ns = 0;
+		else if (!entry->missed_ns)
+			entry->missed_ns = tally_util_mono_ns();
+	}
 }
 
 int tally_agent_pods_look(struct tally_agent *agent, tally_agent_pods_fn fn, void *ctx)
@@ -866,14 +873,17 @@ void tally_agent_pods_close(struct tally_agent *agent)
 
 static json_t *pod_row(const struct tally_agent_pod *entry)
 {
+	uint64_t missed_ns = entry->missed_ns ? tally_util_mono_ns() - entry->missed_ns : 0;
 	json_t *services = json_array();
 
 	for (size_t i = 0; i < entry->n_claims; i++)
 		json_array_append_new(services, json_string(entry->claims[i].service));
-	return json_pack("{s:s,s:s,s:s,s:s?,s:o,s:s,s:b,s:b,s:O}", "namespace",
+	return json_pack("{s:s,s:s,s:s,s:s?,s:o,s:s,s:s?,s:I,s:b,s:b,s:O}", "namespace",
 			 entry->pod->namespace, "name", entry->pod->name, "uid", entry->pod->uid,
 			 "workload", entry->pod->workload, "services", services, "state",
-			 tally_kubernetes_pod_verdict(entry->verdict), "gone", entry->gone_ns != 0,
+			 tally_kubernetes_pod_verdict(entry->verdict), "why_not",
+			 tally_kubernetes_pod_why_not(entry->verdict), "not_metered_s",
+			 (json_int_t)(missed_ns / TALLY_NS_PER_S), "gone", entry->gone_ns != 0,
 			 "tls_not_metered", entry->pod->tls && strcmp(entry->pod->tls, "off") != 0,
 			 "cgroups", entry->cgroups);
 }
@@ -886,6 +896,20 @@ json_t *tally_agent_pods_json(const struct tally_agent *agent)
 	HASH_ITER(by_uid, agent->pods.by_uid, entry, next)
 		json_array_append_new(out, pod_row(entry));
 	return out;
+}
+
+json_t *tally_agent_pods_status(const struct tally_agent *agent)
+{
+	const struct tally_agent_pods *pods = &agent->pods;
+	struct tally_kubernetes_status status = {};
+
+	if (!is_on(agent->config))
+		return json_null();
+	if (pods->watch)
+		tally_kubernetes_watch_status(pods->watch, &status);
+	return json_pack("{s:I,s:I,s:b,s:I}", "pods", (json_int_t)pods->n, "metered",
+			 (json_int_t)pods->verdicts[TALLY_KUBERNETES_METERED], "watching",
+			 status.watching, "last_answer", (json_int_t)status.synced_s);
 }
 
 json_t *tally_agent_pods_cgroups(const struct tally_agent *agent, const char *service)

@@ -7,6 +7,8 @@
 
 #define FULL_PERCENT 80
 #define STALLED_S 900
+#define AWAY_S 60    /* an API server that is started again is no news */
+#define WAITING_S 60 /* a pod's cgroup comes before its images */
 
 static void warn(json_t *out, const char *level, const char *what, const char *fmt, ...)
 	TALLY_PRINTF(4, 5);
@@ -113,8 +115,80 @@ static void warn_config(struct tally_agent *agent, json_t *out)
 			warn(out, "warning", "service", "Service %s is not metered: %s.",
 			     service->name, why);
 	}
-	if (!agent->view.n_services)
+	if (!agent->view.n_services && !agent->config->kubernetes.place.line)
 		warn(out, "note", "services", "No service is configured: nothing is metered.");
+}
+
+/* Is it missed, and for this reason? A cgroup is waited for for a while. */
+static bool is_missed(const json_t *pod, enum tally_kubernetes_verdict verdict)
+{
+	const char *state = json_string_value(json_object_get(pod, "state"));
+
+	if (json_is_true(json_object_get(pod, "gone")) ||
+	    strcmp(state, tally_kubernetes_pod_verdict(verdict)) != 0)
+		return false;
+	return verdict != TALLY_KUBERNETES_WAITING ||
+	       json_integer_value(json_object_get(pod, "not_metered_s")) >= WAITING_S;
+}
+
+/* One for each reason, however many pods there are. */
+static void warn_verdict(const json_t *pods, enum tally_kubernetes_verdict verdict, json_t *out)
+{
+	const json_t *pod, *first = NULL;
+	size_t i, n = 0;
+
+	json_array_foreach(pods, i, pod) {
+		if (!is_missed(pod, verdict))
+			continue;
+		n++;
+		first = first ? first : pod;
+	}
+	if (n)
+		warn(out, "warning", "pods",
+		     "%zu %s to be metered and %s not (%s): %s. `tallyd services` lists them: %s/%s%s.",
+		     n, n == 1 ? "pod asks" : "pods ask", n == 1 ? "is" : "are",
+		     tally_kubernetes_pod_verdict(verdict), tally_kubernetes_pod_why_not(verdict),
+		     json_string_value(json_object_get(first, "namespace")),
+		     json_string_value(json_object_get(first, "name")), n == 1 ? "" : ", ...");
+}
+
+static void warn_pods(const struct tally_agent *agent, json_t *out)
+{
+	json_t *pods;
+
+	if (agent->pods.refused && agent->pods.n == TALLY_AGENT_PODS)
+		warn(out, "warning", "pods", "More than %d pods ask to be metered: some are not.",
+		     TALLY_AGENT_PODS);
+	if (agent->pods.verdicts[TALLY_KUBERNETES_METERED] == agent->pods.n)
+		return;
+	pods = tally_agent_pods_json(agent);
+	for (int i = TALLY_KUBERNETES_METERED + 1; i < TALLY_KUBERNETES_VERDICT_COUNT; i++)
+		warn_verdict(pods, (enum tally_kubernetes_verdict)i, out);
+	json_decref(pods);
+}
+
+static void warn_kubernetes(const struct tally_agent *agent, json_t *out)
+{
+	struct tally_kubernetes_status s;
+	uint64_t away_s;
+
+	if (!agent->config->kubernetes.place.line)
+		return;
+	warn_pods(agent, out);
+	if (!agent->pods.n)
+		warn(out, "note", "pods", "No pod on node %s asks to be metered (%s).",
+		     agent->pods.node, agent->config->kubernetes.selector);
+	if (!agent->pods.watch) {
+		warn(out, "warning", "kubernetes", "Pods are not watched; the log says why.");
+		return;
+	}
+	tally_kubernetes_watch_status(agent->pods.watch, &s);
+	away_s = (tally_util_mono_ns() - s.away_ns) / TALLY_NS_PER_S;
+	if (!s.watching && away_s >= AWAY_S)
+		warn(out, "warning", "kubernetes",
+		     "The API server has not been heard for %" PRIu64 " minutes (%s): pods that "
+		     "start now are not metered.",
+		     away_s / 60, tally_kubernetes_watch_error(s.last_error));
 }
 
 static void warn_hops(const struct tally_agent *agent, json_t *out)
@@ -151,6 +225,7 @@ json_t *tally_agent_warnings(struct tally_agent *agent)
 	warn_delivery(agent, &status, all);
 	warn_kernel(agent, all);
 	warn_config(agent, all);
+	warn_kubernetes(agent, all);
 	warn_hops(agent, all);
 	for (int level = 0; level < 3; level++)
 		json_array_foreach(all, i, warning)

@@ -74,9 +74,56 @@ static void table(json_t *answer)
 	}
 }
 
+/* Below it: why not. */
+static void print_pod(json_t *pod)
+{
+	bool gone = json_is_true(json_object_get(pod, "gone"));
+	const char *why = json_string_value(json_object_get(pod, "why_not"));
+	json_t *services = json_object_get(pod, "services");
+	const char *first = json_string_value(json_array_get(services, 0));
+	char name[TALLY_TEXT_LINE], cells[2][4 * 40 + 1];
+
+	(void)snprintf(name, sizeof(name), "%s/%s", tally_ask_text(pod, "namespace"),
+		       tally_ask_text(pod, "name"));
+	printf("%s %-12s %s\n", tally_text_cell(name, 40, cells[0], sizeof(cells[0])),
+	       gone  ? "gone"
+	       : why ? "NOT METERED"
+		     : "metered",
+	       first ? tally_text_cell(first, 26, cells[1], sizeof(cells[1])) : "-");
+	if (why)
+		printf("  %s: %s\n", tally_ask_text(pod, "state"), why);
+	if (json_array_size(services) > 1)
+		printf("  and %zu more services\n", json_array_size(services) - 1);
+	if (json_is_true(json_object_get(pod, "tls_not_metered")))
+		printf("  tallyd.io/tls: what it answers over TLS is not metered\n");
+}
+
+/* Those that are not metered first. */
+static void print_pods(json_t *pods)
+{
+	json_t *pod;
+	size_t i;
+
+	if (!json_array_size(pods))
+		return;
+	printf("\n%-40s %-12s %s\n", "POD", "STATE", "SERVICE");
+	json_array_foreach(pods, i, pod)
+		if (json_is_string(json_object_get(pod, "why_not")))
+			print_pod(pod);
+	json_array_foreach(pods, i, pod)
+		if (!json_is_string(json_object_get(pod, "why_not")))
+			print_pod(pod);
+}
+
+static void print_all(json_t *answer)
+{
+	table(answer);
+	print_pods(json_object_get(answer, "pods"));
+}
+
 static int run(int argc, char **argv)
 {
-	return tally_ask_print("services", table);
+	return tally_ask_print("services", print_all);
 }
 
 static const struct tally_cli_option options[] = { TALLY_ASK_OPTIONS, {} };
@@ -87,7 +134,9 @@ const struct tally_cli_command tally_cmd_services = {
 	.summary = "the metered services, where they are attached, and their totals",
 	.details =
 		"For each: by what it is matched, its cgroups, the hooks attached there, what was counted since\n"
-		"the agent's start (responses and bytes of the stream), or why it is not metered.",
+		"the agent's start (responses and bytes of the stream), or why it is not metered.\n"
+		"With the section `kubernetes`, the pods of this node that ask for it, too: to which service each\n"
+		"belongs, or why it is not metered; those first.",
 	.options = options,
 	.run = run,
 };

@@ -1,6 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "ask.h"
 
+static void print_pods(json_t *kubernetes)
+{
+	if (json_is_object(kubernetes))
+		printf("pods      %lld metered of %lld that ask for it; the API server %s\n",
+		       tally_ask_int(kubernetes, "metered"), tally_ask_int(kubernetes, "pods"),
+		       json_is_true(json_object_get(kubernetes, "watching")) ? "tells of them"
+									     : "IS NOT HEARD");
+}
+
 static void print_sinks(json_t *sinks)
 {
 	json_t *sink;
@@ -44,6 +53,7 @@ static void table(json_t *answer)
 	       tally_ask_int(answer, "services"), tally_ask_int(answer, "cgroups_attached"),
 	       tally_ask_int(answer, "cgroups_failed"),
 	       tally_ask_int(answer, "ruleset_generation"));
+	print_pods(json_object_get(answer, "kubernetes"));
 	printf("kernel    epoch %lld, %lld frozen, %lld keys of %lld, %lld rows in the last window\n",
 	       tally_ask_int(kernel, "epoch"), tally_ask_int(kernel, "frozen"),
 	       tally_ask_int(kernel, "keys"), tally_ask_int(kernel, "keys_capacity"),

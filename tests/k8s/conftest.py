@@ -88,6 +88,9 @@ class Agent(tallyd.Tallyd):
         done = self.command(what, "--config", str(self.config_path), "-o", "json")
         return json.loads(done.stdout) if done.returncode == 0 else {}
 
+    def say(self, what):
+        return self.command(what, "--config", str(self.config_path)).stdout
+
     def pods(self):
         """{name: its row} of all pods that the agent knows."""
         return {row["name"]: row for row in self.ask("services").get("pods", [])}

@@ -150,6 +150,30 @@ def test_untrusted(node, agent, namespace):
     assert _pem
 
 
+def test_what_lasts_is_said(node, agent, keys, namespace):
+    """A pod that waits for its cgroup, an API server that is away: after a minute a person is told, not before."""
+    ns, port = namespace(), node.sandbox.port()
+    a = agent()
+    assert "asks to be metered (tallyd.io/meter=enabled)" in a.say("status")
+    pod = node.run("geo-1", ns, labels=GEO, annotations=note(port), port=port)
+    a.wait_metered(pod)
+    node.create("geo-2", ns, labels=GEO, annotations=note(80))
+    a.wait_states({"geo-1": "metered", "geo-2": "waiting"})
+    said = a.say("status")
+    assert "state     good" in said and "1 metered of 2 that ask for it; the API server tells of them" in said, said
+    node.cluster.stop_api()
+    try:
+        wait_for(lambda: "has not been heard for 1 minutes (connect)" in a.say("status"), 90, lambda: a.say("status"))
+        assert "1 pod asks to be metered and is not (waiting)" in a.say("status")
+        assert "the API server IS NOT HEARD" in a.say("status")
+    finally:
+        node.cluster.start_api()
+    wait_for(lambda: "not been heard" not in a.say("status"), 60, lambda: a.say("status"))
+    said = a.say("services")
+    assert f"  waiting: " in said and said.index("geo-2") < said.index(f"{ns}/geo-1"), said
+    node.delete(pod)
+
+
 def test_first_list(node, agent, namespace):
     """Asked of the API server's cache, which answers whole: etcd has nothing to do with a node that starts."""
     ns = namespace()

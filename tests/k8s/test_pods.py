@@ -5,6 +5,7 @@ What was lost is asked of the servers: each counts its own answers.
 """
 
 import json
+import re
 from collections import Counter
 
 import jsonschema
@@ -202,9 +203,15 @@ def test_services_of_the_config(node, agent, keys, namespace):
     ({"tallyd.io/ports": "80", "tallyd.io/key": "header:content-length"}, "bad_key"),
     ({"tallyd.io/ports": "80", "tallyd.io/service": "a/b"}, "bad_service")])
 def test_what_is_wrong_is_said(node, agent, namespace, annotations, state):
-    a = agent()
-    node.create("wrong", namespace(), labels=GEO, annotations=annotations)
+    a, ns = agent(), namespace()
+    node.create("wrong", ns, labels=GEO, annotations=annotations)
     a.wait_states({"wrong": state})
+    said = a.say("services")
+    assert re.search(rf"^{ns}/wrong +NOT METERED +-\n  {state}: ", said, re.M), said
+    assert max(map(len, said.splitlines())) <= 80
+    said = a.say("status")
+    assert f"1 pod asks to be metered and is not ({state})" in said and f"{ns}/wrong." in said, said
+    assert "No service is configured" not in said and "state     good" not in said
 
 
 @pytest.mark.parametrize("wrong", ["header:content-length", "header:x-api-key;scheme=basic",

@@ -24,7 +24,11 @@ static const char *const answers[128] = {
 	['s'] = "{\"rows\":[{\"service\":\"x" EVIL
 		"\",\"attached\":true,\"ports\":[1,2],\"matched_by\":\"cgroup " EVIL
 		"\",\"hooks\":[\"" EVIL "\"],\"cgroups\":[\"/a" EVIL "\"],\"called_by\":[\"" EVIL
-		"\"]}]}",
+		"\"]}],\"pods\":["
+		"{\"namespace\":\"geo\",\"name\":\"good" EVIL
+		"\",\"services\":[\"geo/a\",\"b\"],\"state\":\"metered\",\"why_not\":null},"
+		"{\"namespace\":\"geo\",\"name\":\"bad\",\"services\":[],\"state\":\"bad_ports\","
+		"\"why_not\":\"its annotation" EVIL "\"}]}",
 	['c'] = "{\"seconds\":10,\"rows_total\":3,\"rows\":["
 		"{\"service\":\"api\",\"api_key_id\":\"k" EVIL
 		"\",\"peer\":\"2001:db8::1\",\"peer_port\":443},"
@@ -99,7 +103,7 @@ static void test_no_text_controls_the_terminal(void **state)
 		const char *words;
 		size_t lines;
 	} calls[] = { { "top --once -c c.yaml", 4 },
-		      { "services -c c.yaml", 5 },
+		      { "services -c c.yaml", 11 },
 		      { "connections -c c.yaml", 5 } };
 
 	for (size_t i = 0; i < TALLY_ARRAY_SIZE(calls); i++) {
@@ -110,6 +114,22 @@ static void test_no_text_controls_the_terminal(void **state)
 	}
 	assert_int_equal(command_call("top -o json -c c.yaml", ""), 0);
 	assert_non_null(strstr(command_out, "\\u001B[2J\302\23331m\\u0007\\n"));
+}
+
+/* What is not metered, and why, stands before what is. */
+static void test_pods(void **state)
+{
+	const char *bad, *good;
+
+	assert_int_equal(command_call("services -c c.yaml", ""), 0);
+	bad = strstr(command_out, "\ngeo/bad                                  NOT METERED  -\n"
+				  "  bad_ports: its annotation");
+	good = strstr(command_out, "\ngeo/good");
+	assert_non_null(bad);
+	assert_non_null(good);
+	assert_true(bad < good);
+	assert_non_null(strstr(good, " metered      geo/a "));
+	assert_non_null(strstr(good, "  and 1 more services\n"));
 }
 
 /* The column where the next one begins, the same in each row. */
@@ -189,6 +209,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_no_text_controls_the_terminal),
 		cmocka_unit_test(test_peers),
+		cmocka_unit_test(test_pods),
 		cmocka_unit_test(test_interval),
 		cmocka_unit_test(test_dumb_terminal),
 	};

@@ -207,8 +207,16 @@ bool tally_kubernetes_pod_equal(const struct tally_kubernetes_pod *a,
 
 const char *tally_kubernetes_pod_verdict(enum tally_kubernetes_verdict verdict)
 {
-#define TEXT(symbol, text) [TALLY_KUBERNETES_##symbol] = (text),
+#define TEXT(symbol, text, why) [TALLY_KUBERNETES_##symbol] = (text),
 	static const char *const texts[] = { TALLY_KUBERNETES_VERDICTS(TEXT) };
+
+	return texts[verdict];
+}
+
+const char *tally_kubernetes_pod_why_not(enum tally_kubernetes_verdict verdict)
+{
+#define WHY(symbol, text, why) [TALLY_KUBERNETES_##symbol] = (why),
+	static const char *const texts[] = { TALLY_KUBERNETES_VERDICTS(WHY) };
 
 	return texts[verdict];
 }

@@ -42,23 +42,25 @@ void tally_kubernetes_pod_free(struct tally_kubernetes_pod *pod);
 bool tally_kubernetes_pod_equal(const struct tally_kubernetes_pod *a,
 				const struct tally_kubernetes_pod *b);
 
-/* Why a pod is metered, or not; for people. */
-#define TALLY_KUBERNETES_VERDICTS(X)                                                        \
-	X(METERED, "metered")                                                               \
-	X(WAITING, "waiting")		  /* its cgroup is not there (yet) */               \
-	X(NO_SERVICE, "no_service")	  /* nothing names one */                           \
-	X(NOT_LISTED, "not_listed")	  /* no service of that name is for this pod */     \
-	X(NO_PORTS, "no_ports")		  /* neither config nor annotation says which */    \
-	X(BAD_PORTS, "bad_ports")	  /* the annotation cannot be read */               \
-	X(BAD_KEY, "bad_key")		  /* likewise, or it does not fit its service's */  \
-	X(BAD_SERVICE, "bad_service")	  /* likewise */                                    \
-	X(SERVICES_FULL, "services_full") /* more services than the kernel's tables hold */ \
-	X(SCOPES_FULL, "scopes_full")	  /* more ports of pods than the kernel's tables hold */
-#define TALLY_KUBERNETES_ITEM(symbol, text) TALLY_KUBERNETES_##symbol,
+/* Why a pod is metered, or not; for metrics, and for people. */
+#define TALLY_KUBERNETES_VERDICTS(X)                                                              \
+	X(METERED, "metered", NULL)                                                               \
+	X(WAITING, "waiting", "its cgroup is not there (yet)")                                    \
+	X(NO_SERVICE, "no_service",                                                               \
+	  "no annotation tallyd.io/service, no label app.kubernetes.io/name")                     \
+	X(NOT_LISTED, "not_listed", "no service of the config is for it (kubernetes.unlisted)")   \
+	X(NO_PORTS, "no_ports", "neither the config nor tallyd.io/ports says which")              \
+	X(BAD_PORTS, "bad_ports", "its annotation tallyd.io/ports cannot be read")                \
+	X(BAD_KEY, "bad_key", "tallyd.io/key cannot be read, or does not fit its service's keys") \
+	X(BAD_SERVICE, "bad_service", "what it calls its service cannot be a name")               \
+	X(SERVICES_FULL, "services_full", "more services than the kernel's tables hold")          \
+	X(SCOPES_FULL, "scopes_full", "more ports of pods than the kernel's tables hold")
+#define TALLY_KUBERNETES_ITEM(symbol, text, why) TALLY_KUBERNETES_##symbol,
 enum tally_kubernetes_verdict {
 	TALLY_KUBERNETES_VERDICTS(TALLY_KUBERNETES_ITEM) TALLY_KUBERNETES_VERDICT_COUNT
 };
 const char *tally_kubernetes_pod_verdict(enum tally_kubernetes_verdict verdict);
+const char *tally_kubernetes_pod_why_not(enum tally_kubernetes_verdict verdict); /* NULL: it is */
 
 /* The name of the service that the pod asks for; NULL: none. */
 const char *tally_kubernetes_pod_service(const struct tally_kubernetes_pod *pod);

@@ -203,12 +203,12 @@ static int take_fresh(struct tally_agent *agent, struct fresh *fresh, uint32_t g
 	tally_agent_exe_open(agent);
 	if (is_tried_again(sinks_err))
 		memset(&agent->config_file, 0, sizeof(agent->config_file));
-	err = tally_agent_tags_apply(agent);
+	err = tally_agent_tags_apply(agent); /* said there; the slow tick tries again */
 	if (!err && generation != agent->rules.generation)
-		err = tally_agent_books_close_now(agent, TALLY_CAUSE_RELOAD);
+		(void)!tally_agent_books_close_now(agent, TALLY_CAUSE_RELOAD); /* likewise */
 	if (arm_window(agent))
 		tally_log_error("reload", "reason=%s", "the window's timer cannot be set");
-	return err ? err : sinks_err;
+	return sinks_err;
 }
 
 /* What was not refused for what it says is tried again: watch_files() does it. */
@@ -316,9 +316,7 @@ static void slow_tick(struct tally_agent *agent)
 	tally_agent_pods_settle(agent);
 	if (!(agent->slow_at_ns / TALLY_NS_PER_S % 10))
 		sweep_pieces(agent);
-	if (agent->tags.failed || agent->tags.again_soon ||
-	    !(agent->slow_at_ns / TALLY_NS_PER_S % 10))
-		(void)!tally_agent_tags_apply(agent); /* said there */
+	tally_agent_tags_tick(agent);
 	tally_agent_usage_tick(agent);
 	tally_agent_http_open(agent);
 	tally_agent_hops_look(agent);
@@ -386,7 +384,7 @@ static int start_process(struct tally_agent *agent)
 {
 	agent->started_ns = tally_util_mono_ns();
 	agent->counters.reload_ok = true;
-	agent->tags.watch_fd = -1;
+	agent->tags.watch.fd = -1;
 	return tally_privileges_hide();
 }
 
@@ -461,7 +459,7 @@ static int start_metering(struct tally_agent *agent)
 		err = tally_agent_tags_apply(agent);
 	if (!err)
 		err = tally_load_pin_programs(agent->load);
-	return err ? tally_agent_kernel_explain(agent, err) : TALLY_EXIT_OK;
+	return err ? tally_agent_kernel_explain(agent, err, TALLY_EXIT_UNAVAILABLE) : TALLY_EXIT_OK;
 }
 
 static int start_service(struct tally_agent *agent)
@@ -509,7 +507,7 @@ static int start(struct tally_agent *agent)
 		return code;
 	err = tally_agent_kernel_open(agent, false);
 	if (err)
-		return tally_agent_kernel_explain(agent, err);
+		return tally_agent_kernel_explain(agent, err, TALLY_EXIT_KERNEL);
 	if (tally_agent_books_clock(agent) || tally_agent_books_settle(agent))
 		tally_log_warning("start", "reason=%s", "what was frozen before is not sealed yet");
 	code = start_metering(agent);
@@ -718,7 +716,7 @@ static int detach(struct tally_agent *agent)
 		return whole ? TALLY_EXIT_OK : TALLY_EXIT_CONFIG; /* another folder was meant? */
 	}
 	if (err)
-		return tally_agent_kernel_explain(agent, err);
+		return tally_agent_kernel_explain(agent, err, TALLY_EXIT_KERNEL);
 	(void)!tally_agent_rules_catalog(agent, agent->config); /* keys stay fingerprints, then */
 	code = start_state(agent);
 	return code ? code : remove_meter(agent, detach_sinks(agent, whole));

@@ -23,13 +23,15 @@
 /* One process that runs a service's file. */
 struct runner {
 	pid_t pid;
+	dev_t dev; /* of the file */
+	ino_t ino;
 	size_t service; /* of the view */
 	char *cgroup;	/* path */
-	bool done;
 };
 
 struct look {
 	struct tally_agent *agent;
+	struct tally_processes_file *files; /* of the services of the view */
 	struct runner *runners;
 	size_t n, cap;
 	tally_agent_exe_fn fn;
@@ -51,15 +53,15 @@ bool tally_agent_exe_wanted(const struct tally_config *config)
 
 /* ---- who runs what ---- */
 
-static int add_runner(struct look *look, pid_t pid, size_t service)
+static int add_runner(struct look *look, const struct tally_processes_exe *process, size_t service)
 {
 	char cgroup[PATH_MAX];
-	int err = tally_processes_cgroup(pid, cgroup);
+	int err = tally_processes_cgroup(process->pid, cgroup);
 
 	if (err == -EXDEV)
 		tally_log_once(TALLY_LOG_WARNING, "service_not_attached",
 			       "service=%s pid=%d reason=%s",
-			       look->agent->view.services[service].name, (int)pid,
+			       look->agent->view.services[service].name, (int)process->pid,
 			       "its cgroup is outside of ours");
 	if (err)
 		return 0; /* it ended, too */
@@ -76,14 +78,39 @@ static int add_runner(struct look *look, pid_t pid, size_t service)
 		look->runners = more;
 		look->cap = cap;
 	}
-	look->runners[look->n] = (struct runner){ pid, service, strdup(cgroup), false };
+	look->runners[look->n] = (struct runner){ process->pid, process->dev, process->ino, service,
+						  strdup(cgroup) };
 	if (!look->runners[look->n].cgroup)
 		return -ENOMEM;
 	look->n++;
 	return 0;
 }
 
-static int on_process(void *ctx, pid_t pid, const char *exe)
+static int find_files(struct look *look)
+{
+	const struct tally_config *view = &look->agent->view;
+
+	look->files = calloc(view->n_services, sizeof(*look->files));
+	if (!look->files)
+		return -ENOMEM;
+	for (size_t i = 0; i < view->n_services; i++)
+		if (view->services[i].match.executable)
+			tally_processes_file(view->services[i].match.executable, &look->files[i]);
+	return 0;
+}
+
+/* Links are moved, too: who ran the file at the last look does so still. */
+static bool ran(const struct tally_agent_exe *exe, const struct tally_processes_exe *process,
+		const char *service)
+{
+	for (size_t i = 0; i < exe->n_runs; i++)
+		if (exe->runs[i].pid == process->pid && exe->runs[i].dev == process->dev &&
+		    exe->runs[i].ino == process->ino && !strcmp(exe->runs[i].service, service))
+			return process->known;
+	return false;
+}
+
+static int on_process(void *ctx, const struct tally_processes_exe *process)
 {
 	struct look *look = ctx;
 	const struct tally_config *view = &look->agent->view;
@@ -91,8 +118,9 @@ static int on_process(void *ctx, pid_t pid, const char *exe)
 
 	for (size_t i = 0; i < view->n_services && !err; i++)
 		if (view->services[i].match.executable &&
-		    tally_processes_runs(pid, exe, view->services[i].match.executable))
-			err = add_runner(look, pid, i);
+		    (tally_processes_runs(process, &look->files[i]) ||
+		     ran(&look->agent->exe, process, view->services[i].name)))
+			err = add_runner(look, process, i);
 	return err;
 }
 
@@ -192,15 +220,20 @@ static int give_runner(struct look *look, struct runner *runner)
 static int remember(struct look *look)
 {
 	struct tally_agent_exe *exe = &look->agent->exe;
-	pid_t *pids = calloc(look->n + 1, sizeof(*pids));
+	struct tally_agent_run *runs = calloc(look->n + 1, sizeof(*runs));
 
-	if (!pids)
+	if (!runs)
 		return -ENOMEM;
-	for (size_t i = 0; i < look->n; i++)
-		pids[i] = look->runners[i].pid;
-	free(exe->pids);
-	exe->pids = pids;
-	exe->n_pids = look->n;
+	for (size_t i = 0; i < look->n; i++) {
+		const struct runner *runner = &look->runners[i];
+
+		runs[i] = (struct tally_agent_run){ runner->pid, runner->dev, runner->ino, "" };
+		(void)snprintf(runs[i].service, sizeof(runs[i].service), "%s",
+			       look->agent->view.services[runner->service].name);
+	}
+	free(exe->runs);
+	exe->runs = runs;
+	exe->n_runs = look->n;
 	return 0;
 }
 
@@ -214,7 +247,9 @@ int tally_agent_exe_look(struct tally_agent *agent, tally_agent_exe_fn fn, void 
 		return 0;
 	json_decref(agent->exe.cgroups);
 	agent->exe.cgroups = json_object();
-	err = tally_processes_each(on_process, &look);
+	err = find_files(&look);
+	if (!err)
+		err = tally_processes_each(on_process, &look);
 	for (size_t i = 0; i < look.n && !err; i++)
 		err = give_runner(&look, &look.runners[i]);
 	if (!err)
@@ -222,6 +257,7 @@ int tally_agent_exe_look(struct tally_agent *agent, tally_agent_exe_fn fn, void 
 	for (size_t i = 0; i < look.n; i++)
 		free(look.runners[i].cgroup);
 	free(look.runners);
+	free(look.files);
 	return err;
 }
 
@@ -241,13 +277,13 @@ json_t *tally_agent_exe_cgroups(const struct tally_agent *agent, const char *ser
 
 struct news {
 	struct tally_agent *agent;
-	bool look;
+	bool look, gone; /* because of a start; of an end */
 };
 
 static bool is_known(const struct tally_agent_exe *exe, pid_t pid)
 {
-	for (size_t i = 0; i < exe->n_pids; i++)
-		if (exe->pids[i] == pid)
+	for (size_t i = 0; i < exe->n_runs; i++)
+		if (exe->runs[i].pid == pid)
 			return true;
 	return false;
 }
@@ -255,14 +291,18 @@ static bool is_known(const struct tally_agent_exe *exe, pid_t pid)
 static bool is_ours(const struct tally_agent *agent, pid_t pid)
 {
 	const struct tally_config *view = &agent->view;
-	char exe[PATH_MAX];
+	struct tally_processes_exe exe;
+	struct tally_processes_file file;
 
-	if (tally_processes_exe(pid, exe))
+	if (tally_processes_exe(pid, &exe))
 		return false;
-	for (size_t i = 0; i < view->n_services; i++)
-		if (view->services[i].match.executable &&
-		    tally_processes_runs(pid, exe, view->services[i].match.executable))
+	for (size_t i = 0; i < view->n_services; i++) {
+		if (!view->services[i].match.executable)
+			continue;
+		tally_processes_file(view->services[i].match.executable, &file);
+		if (tally_processes_runs(&exe, &file))
 			return true;
+	}
 	return false;
 }
 
@@ -273,21 +313,23 @@ static void on_event(void *ctx, enum tally_processes_event event, pid_t pid)
 
 	exe->events++;
 	exe->lost += event == TALLY_PROCESSES_LOST;
-	if (event == TALLY_PROCESSES_LOST || is_known(exe, pid) ||
+	if (event == TALLY_PROCESSES_LOST ||
 	    (event == TALLY_PROCESSES_EXEC && is_ours(news->agent, pid)))
 		news->look = true;
+	else if (is_known(exe, pid))
+		news->gone = true;
 }
 
 static int on_news(void *ctx, uint32_t events, uint64_t value)
 {
 	struct tally_agent *agent = ctx;
-	struct news news = { agent, false };
+	struct news news = { agent, false, false };
 
 	tally_processes_read(agent->exe.fd, on_event, &news);
-	if (!news.look)
+	if (!news.look && !news.gone)
 		return 0;
 	agent->exe.tries = 0;
-	tally_agent_tags_soon(agent);
+	tally_agent_tags_soon(agent, !news.look);
 	return 0;
 }
 
@@ -317,7 +359,7 @@ void tally_agent_exe_close(struct tally_agent *agent)
 	tally_loop_remove(agent->exe.source);
 	if (agent->exe.source)
 		tally_util_close(agent->exe.fd);
-	free(agent->exe.pids);
+	free(agent->exe.runs);
 	json_decref(agent->exe.cgroups);
 	memset(&agent->exe, 0, sizeof(agent->exe));
 }

@@ -89,11 +89,18 @@ static int explain_missing(const struct tally_probe_item *item)
 	return item->is_capability ? TALLY_EXIT_CAPABILITY : TALLY_EXIT_KERNEL;
 }
 
-int tally_agent_kernel_explain(const struct tally_agent *agent, int err)
+/* What others use of this machine, and may give back. */
+static bool is_shortage(int err)
+{
+	return err == -ENOMEM || err == -EMFILE || err == -ENFILE || err == -EAGAIN ||
+	       err == -EINTR || err == -ENOBUFS || err == -ENOSPC || err == -EDQUOT;
+}
+
+int tally_agent_kernel_explain(const struct tally_agent *agent, int err, int otherwise)
 {
 	const struct tally_probe_item *item;
 	struct tally_probe *probe;
-	int code = TALLY_EXIT_KERNEL;
+	int code = is_shortage(err) ? TALLY_EXIT_UNAVAILABLE : otherwise;
 
 	tally_log_error("meter_not_loaded", "pin_dir=%s error=%s", agent->config->agent.pin_dir,
 			strerror(-err));
@@ -112,7 +119,7 @@ int tally_agent_kernel_explain(const struct tally_agent *agent, int err)
 				"tallyd stop --detach removes the rest");
 		return TALLY_EXIT_UNAVAILABLE;
 	}
-	probe = calloc(1, sizeof(*probe));
+	probe = is_shortage(err) ? NULL : calloc(1, sizeof(*probe));
 	if (!probe)
 		return code;
 	tally_probe_run(probe);

@@ -2,6 +2,7 @@
 /* Answers of the control socket. Names come from the same resolver as in records. */
 #include <arpa/inet.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <sys/statvfs.h>
 
@@ -171,25 +172,11 @@ static json_t *ports_of(const struct tally_option_ports *ports)
 static bool in_pattern(const struct tally_agent *agent, const struct tally_config_match *match,
 		       const char *path)
 {
-	char unit[512];
-
 	if (match->cgroup)
 		return tally_cgroup_matches(match->cgroup, path + strlen(agent->tags.mount));
-	if (!match->unit)
-		return !strcmp(path, agent->tags.mount);
-	(void)snprintf(unit, sizeof(unit), "**/%s", match->unit);
-	return tally_cgroup_matches(unit, path + strlen(agent->tags.mount));
-}
-
-static bool has_text(const json_t *list, const char *text)
-{
-	const json_t *item;
-	size_t i;
-
-	json_array_foreach(list, i, item)
-		if (!strcmp(json_string_value(item), text))
-			return true;
-	return false;
+	if (match->unit)
+		return tally_cgroup_is_unit(match->unit, path + strlen(agent->tags.mount));
+	return !strcmp(path, agent->tags.mount);
 }
 
 json_t *tally_agent_service_cgroups(const struct tally_agent *agent,
@@ -209,28 +196,97 @@ json_t *tally_agent_service_cgroups(const struct tally_agent *agent,
 	for (size_t i = 0; i < agent->tags.cgroups.n; i++) {
 		const char *path = agent->tags.cgroups.items[i].path;
 
-		/* Of several services at one place each has found it. */
-		if (in_pattern(agent, match, path) && !has_text(out, path))
+		if (in_pattern(agent, match, path))
 			json_array_append_new(out, json_string(path));
 	}
 	return out;
 }
 
+/* Hooks at this folder as it is now, or at one above it, which covers it. */
+static uint32_t hooks_at(const struct tally_agent *agent, const char *path)
+{
+	size_t mount = strlen(agent->tags.mount);
+	struct stat st;
+	char at[PATH_MAX], *end;
+	uint32_t hooks;
+
+	if (snprintf(at, sizeof(at), "%s", path) >= (int)sizeof(at))
+		return 0;
+	for (;;) {
+		if (stat(at, &st))
+			return 0; /* it is gone; what is pinned for it is dead */
+		hooks = tally_attach_hooks(agent->load, st.st_ino);
+		end = strrchr(at, '/');
+		if (hooks || !end || end < at + mount)
+			return hooks;
+		*end = 0;
+	}
+}
+
+/* The hooks that all of its cgroups have. */
+static uint32_t hooks_of(const struct tally_agent *agent, const json_t *cgroups)
+{
+	uint32_t common = json_array_size(cgroups) ? (1U << TALLY_HOOK_COUNT) - 1 : 0;
+	const json_t *cgroup;
+	size_t i;
+
+	json_array_foreach(cgroups, i, cgroup)
+		if (common)
+			common &= hooks_at(agent, json_string_value(cgroup));
+	return common;
+}
+
+static const char *why_none(const struct tally_config_match *match)
+{
+	if (match->executable)
+		return access(match->executable, F_OK)
+			       ? "that file is not there, and no process runs it"
+			       : "no process runs that file, or it listens on none of its ports";
+	if (match->pods.place.line)
+		return "no pod of it runs on this node";
+	return match->unit ? "its unit has no cgroup: it does not run"
+			   : "no cgroup of that name is there";
+}
+
+/* NULL: there is none. */
+static const struct tally_agent_trouble *trouble_of(const struct tally_agent *agent,
+						    const struct tally_config_service *service)
+{
+	uint16_t index;
+
+	if (tally_agent_rules_index(agent, service->name, &index))
+		return NULL;
+	return agent->tags.troubles[index].kind ? &agent->tags.troubles[index] : NULL;
+}
+
 const char *tally_agent_service_why_not(const struct tally_agent *agent,
 					const struct tally_config_service *service)
 {
+	const struct tally_agent_trouble *trouble = trouble_of(agent, service);
 	json_t *cgroups = tally_agent_service_cgroups(agent, service);
-	size_t n = json_array_size(cgroups);
+	bool none = !json_array_size(cgroups);
+	bool whole = hooks_of(agent, cgroups) == (1U << TALLY_HOOK_COUNT) - 1;
 
 	json_decref(cgroups);
-	if (!n && service->match.executable)
-		return "no process runs that file, or it listens on none of its ports";
-	if (!n && service->match.pods.place.line)
-		return "no pod of it runs on this node";
-	if (!n)
-		return service->match.unit ? "its unit has no cgroup: it does not run"
-					   : "no cgroup of that name is there";
-	return agent->tags.failed ? "the programs could not be attached; the log says why" : NULL;
+	if (trouble)
+		return trouble->text;
+	if (none)
+		return why_none(&service->match);
+	if (whole)
+		return NULL;
+	return agent->tags.failed || agent->tags.error
+		       ? "the programs could not be attached; the log says why"
+		       : "one of its cgroups went or came a moment ago";
+}
+
+bool tally_agent_service_is_partly(const struct tally_agent *agent,
+				   const struct tally_config_service *service)
+{
+	json_t *cgroups = tally_agent_service_cgroups(agent, service);
+	bool partly = trouble_of(agent, service) && hooks_of(agent, cgroups);
+
+	json_decref(cgroups);
+	return partly;
 }
 
 bool tally_agent_service_is_idle(const struct tally_agent *agent,
@@ -239,7 +295,7 @@ bool tally_agent_service_is_idle(const struct tally_agent *agent,
 	json_t *cgroups;
 	bool none;
 
-	if (!service->match.pods.place.line)
+	if (!service->match.pods.place.line || trouble_of(agent, service))
 		return false;
 	cgroups = tally_agent_service_cgroups(agent, service);
 	none = !json_array_size(cgroups);
@@ -271,36 +327,13 @@ static void match_text(const struct tally_config_match *match, char *out, size_t
 		(void)snprintf(out, size, "%s", match->pods.place.line ? "pods" : "port alone");
 }
 
-/* Hooks at this folder, or at the attached one above it, which covers it. */
-static uint32_t hooks_at(const struct tally_agent *agent, const char *path)
+static json_t *hook_names(const struct tally_agent *agent, const json_t *cgroups)
 {
-	const struct tally_cgroups *all = &agent->tags.cgroups;
+	uint32_t hooks = hooks_of(agent, cgroups);
+	json_t *out = json_array();
 
-	for (size_t i = 0; i < all->n; i++) {
-		const char *above = all->items[i].path;
-		size_t len = strlen(above);
-		uint32_t hooks;
-
-		if (strncmp(path, above, len) != 0 || (path[len] && path[len] != '/'))
-			continue;
-		hooks = tally_attach_hooks(agent->load, all->items[i].id);
-		if (hooks)
-			return hooks;
-	}
-	return 0;
-}
-
-/* Names of the hooks that all of its cgroups have. */
-static json_t *hooks_of(const struct tally_agent *agent, const json_t *cgroups)
-{
-	uint32_t common = json_array_size(cgroups) ? UINT32_MAX : 0;
-	json_t *out = json_array(), *cgroup;
-	size_t i;
-
-	json_array_foreach(cgroups, i, cgroup)
-		common &= hooks_at(agent, json_string_value(cgroup));
 	for (int hook = 0; hook < TALLY_HOOK_COUNT; hook++)
-		if (common & 1U << hook)
+		if (hooks & 1U << hook)
 			json_array_append_new(out, json_string(tally_load_hook_name(hook)));
 	return out;
 }
@@ -326,12 +359,14 @@ static json_t *service_row(struct tally_agent *agent, const struct tally_config_
 	}
 	json_object_set_new(out, "service", json_string(service->name));
 	json_object_set_new(out, "attached", json_boolean(!why));
+	json_object_set_new(out, "partly",
+			    json_boolean(tally_agent_service_is_partly(agent, service)));
 	json_object_set_new(out, "why_not", why ? json_string(why) : json_null());
 	json_object_set_new(out, "ports", ports_of(&service->match.ports));
 	match_text(&service->match, match, sizeof(match));
 	json_object_set_new(out, "matched_by", json_string(match));
 	json_object_set_new(out, "cgroups", tally_agent_service_cgroups(agent, service));
-	json_object_set_new(out, "hooks", hooks_of(agent, json_object_get(out, "cgroups")));
+	json_object_set_new(out, "hooks", hook_names(agent, json_object_get(out, "cgroups")));
 	json_object_set_new(out, "called_by", tally_agent_hops_callers(agent, service->name));
 	json_object_set_new(out, "routes", json_integer((json_int_t)service->n_routes));
 	json_object_set_new(out, "connections", json_integer((json_int_t)totals.connections));

@@ -173,6 +173,20 @@ static void put_books(const struct tally_agent *agent, FILE *out)
 			  (double)c->seal_ns / 1e9);
 }
 
+static void put_attach_errors(const struct tally_agent *agent, FILE *out)
+{
+	static const char *const reasons[] = { "cgroup", "full", "deep", "taken" };
+
+	tally_prom_family(
+		out, "attach_errors_total", "counter",
+		"Cgroups that a look left unattached (cgroup), services that one left unattached in part (full, deep, taken), and looks that failed (look).");
+	for (int i = 0; i < TALLY_AGENT_TROUBLES; i++)
+		tally_prom_count(out, "attach_errors_total", LABELS({ "reason", reasons[i] }),
+				 agent->tags.errors[i]);
+	tally_prom_count(out, "attach_errors_total", LABELS({ "reason", "look" }),
+			 agent->tags.failures);
+}
+
 static void put_config(const struct tally_agent *agent, FILE *out)
 {
 	const struct tally_agent_counters *c = &agent->counters;
@@ -185,9 +199,10 @@ static void put_config(const struct tally_agent *agent, FILE *out)
 	gauge(out, "metered_hops", "Pairs of services of which one calls the other on this host.",
 	      tally_agent_hops_count(agent));
 	gauge(out, "cgroups_attached", "Cgroups with our programs.", agent->tags.attached);
-	tally_prom_family(out, "attach_errors_total", "counter", "Cgroups not attached.");
-	tally_prom_count(out, "attach_errors_total", LABELS({ "reason", "cgroup" }),
-			 agent->tags.errors);
+	gauge(out, "cgroups_watched",
+	      "1: the kernel tells of cgroups that come; 0: some are found within a second only.",
+	      tally_agent_tags_watched(agent));
+	put_attach_errors(agent, out);
 	gauge(out, "config_last_reload_successful", "1: the config file is the one in force.",
 	      c->reload_ok);
 	counter(out, "config_reloads_total", "Attempts to reload the config.", c->reloads);

@@ -6,6 +6,7 @@
  *	agent_kernel.c	open and close the kernel's side; capabilities
  *	agent_rules.c	generations of rules, indices of services; who owns a key (the resolver)
  *	agent_tags.c	services -> cgroups and ports, kept up to date
+ *	agent_plan.c	which cgroups and ports those are, and what does not fit
  *	agent_executables.c	processes that run a service's file -> their cgroups and ports
  *	agent_origins.c	numbers of where requests are answered -> what records say of it
  *	agent_pods.c	pods of the API server -> services, and where their cgroups are
@@ -85,15 +86,43 @@ struct tally_agent_refused {
 	struct stat file;
 };
 
+/* Why a service is not attached, or not everywhere. */
+enum tally_agent_trouble_kind {
+	TALLY_AGENT_UNTROUBLED,
+	TALLY_AGENT_FULL,  /* a table is */
+	TALLY_AGENT_DEEP,  /* its cgroup lies too deep */
+	TALLY_AGENT_TAKEN, /* another service has the same cgroup and port */
+	TALLY_AGENT_TROUBLES
+};
+
+struct tally_agent_trouble {
+	enum tally_agent_trouble_kind kind;
+	size_t left_out; /* pairs of cgroup and port */
+	char text[256];	 /* for people */
+};
+
+/* What is to be written to the maps and attached. */
+struct tally_agent_plan {
+	struct tally_scope_want scopes[TALLY_SCOPES_MAX];
+	const char *paths[TALLY_SCOPES_MAX]; /* of their cgroups, below the mount; NULL: any */
+	size_t n;
+	struct tally_cgroups cgroups;
+	struct tally_agent_trouble troubles[TALLY_SERVICES]; /* by index */
+};
+
 struct tally_agent_tags {
 	char mount[256];
-	int watch_fd;
-	struct tally_loop_source *watch, *again;
-	uint64_t looked_ns;
+	struct tally_cgroup_watch watch;
+	struct tally_loop_source *watcher, *again;
+	uint64_t again_ns; /* when the next look is due; 0: none is */
+	int64_t credit_ns; /* time that may be spent on looking now */
+	uint64_t credit_at_ns;
 	struct tally_cgroups cgroups; /* matched, before covered ones are left out */
+	struct tally_agent_trouble troubles[TALLY_SERVICES]; /* by index */
 	uint32_t attached, failed, scopes;
-	uint64_t errors; /* since start */
-	bool again_soon; /* the last look failed, and the next may not */
+	uint64_t errors[TALLY_AGENT_TROUBLES]; /* since start; [0]: cgroups not attached */
+	uint64_t failures;		       /* looks that failed, since start */
+	int error;			       /* of the last look */
 };
 
 enum { TALLY_AGENT_CLASSES = 6 }; /* of a status: none, 1xx .. 5xx */
@@ -109,11 +138,19 @@ struct tally_agent_claim {
 
 #define TALLY_AGENT_RUNNERS 4096 /* processes of services matched by executable */
 
+/* A process, the file that it ran, and whose that was. */
+struct tally_agent_run {
+	pid_t pid;
+	dev_t dev;
+	ino_t ino;
+	char service[65];
+};
+
 struct tally_agent_exe {
 	int fd; /* tells of processes; only with source */
 	struct tally_loop_source *source;
-	pid_t *pids; /* that ran a service's file at the last look */
-	size_t n_pids;
+	struct tally_agent_run *runs; /* of the last look */
+	size_t n_runs;
 	bool unresolved; /* one of them does not listen yet */
 	uint32_t tries;
 	uint64_t events, lost, refused;
@@ -261,8 +298,8 @@ struct tally_agent {
 /* Load or find the meter; adopt: only find it. */
 TALLY_MUST int tally_agent_kernel_open(struct tally_agent *agent, bool adopt);
 void tally_agent_kernel_close(struct tally_agent *agent);
-/* Why it failed, said to the operator; the exit code. */
-int tally_agent_kernel_explain(const struct tally_agent *agent, int err);
+/* Why it failed, said to the operator; the exit code. otherwise: that where nothing is known to be missing. */
+int tally_agent_kernel_explain(const struct tally_agent *agent, int err, int otherwise);
 /* Keep only the capabilities that the loop needs, for this thread and those it starts. */
 TALLY_MUST int tally_agent_kernel_drop(const struct tally_agent *agent);
 /* All is set up: only the system calls of the loop from here on. */
@@ -296,8 +333,17 @@ void tally_agent_tags_close(struct tally_agent *agent);
 /* Look for the cgroups again; write scopes; attach and detach. */
 TALLY_MUST int tally_agent_tags_apply(struct tally_agent *agent);
 
-/* Look soon, once for many calls. */
-void tally_agent_tags_soon(struct tally_agent *agent);
+/* Look as soon as that may be, once for many calls. gone: only something ended, which has time. */
+void tally_agent_tags_soon(struct tally_agent *agent, bool gone);
+/* Once a second: what failed is tried again, and what nobody told of is found. */
+void tally_agent_tags_tick(struct tally_agent *agent);
+/* Does the kernel tell of all folders that come and go? */
+bool tally_agent_tags_watched(const struct tally_agent *agent);
+
+/* agent_plan.c */
+TALLY_MUST int tally_agent_plan_make(struct tally_agent *agent, struct tally_agent_plan **ret_plan);
+void tally_agent_plan_free(struct tally_agent_plan *plan);
+TALLY_CLEANUP(struct tally_agent_plan *, tally_agent_plan_freep, tally_agent_plan_free)
 
 /* agent_executables.c */
 bool tally_agent_exe_wanted(const struct tally_config *config);
@@ -341,7 +387,8 @@ size_t tally_agent_pods_leave_out(struct tally_agent *agent, const struct tally_
 void tally_agent_pods_install(struct tally_agent *agent, const struct tally_config *config,
 			      struct tally_config *view);
 void tally_agent_pods_view_done(const struct tally_config *config, struct tally_config *view);
-/* Call back for each cgroup of a metered pod and each of its services; -E2BIG leaves it out. */
+/* Call back for each cgroup of a metered pod and each of its services. -E2BIG (there is no room) and
+ * -EADDRINUSE (it is of another service) leave it out. */
 typedef int (*tally_agent_pods_fn)(void *ctx, const char *path,
 				   const struct tally_agent_claim *claim);
 TALLY_MUST int tally_agent_pods_look(struct tally_agent *agent, tally_agent_pods_fn fn, void *ctx);
@@ -419,6 +466,9 @@ char *tally_agent_live_answer(void *ctx, const char *request);
 /* Why a service is not metered now; NULL: it is. */
 const char *tally_agent_service_why_not(const struct tally_agent *agent,
 					const struct tally_config_service *service);
+/* It is not, but a part of it is. */
+bool tally_agent_service_is_partly(const struct tally_agent *agent,
+				   const struct tally_config_service *service);
 /* Matched by pods, and none of them runs on this node: nothing is wrong with it. */
 bool tally_agent_service_is_idle(const struct tally_agent *agent,
 				 const struct tally_config_service *service);

@@ -662,12 +662,35 @@ struct look {
 	size_t skip; /* of a path: the kubelet's root */
 };
 
+/* One claim that is left out says what becomes of the pod; the others are metered nevertheless. */
+static int on_pod(const struct look *look, struct tally_agent_pod *entry, const char *path)
+{
+	bool metered = false;
+
+	entry->verdict = TALLY_KUBERNETES_METERED;
+	for (size_t i = 0; i < entry->n_claims; i++) {
+		int err = look->fn(look->ctx, path, &entry->claims[i]);
+
+		if (err == -E2BIG)
+			entry->verdict = TALLY_KUBERNETES_SCOPES_FULL;
+		else if (err == -EADDRINUSE)
+			entry->verdict = TALLY_KUBERNETES_TAKEN;
+		else if (err)
+			return err;
+		else
+			metered = true;
+	}
+	if (metered)
+		json_array_append_new(entry->cgroups,
+				      json_sprintf("%s%s", look->agent->tags.mount, path));
+	return 0;
+}
+
 static int on_folder(void *ctx, const char *path)
 {
 	const struct look *look = ctx;
 	struct tally_agent_pod *entry = NULL;
 	char uid[TALLY_KUBERNETES_UID];
-	int err = 0;
 
 	switch (tally_kubernetes_cgroup_of(path + look->skip, uid)) {
 	case TALLY_KUBERNETES_ABOVE:
@@ -678,15 +701,7 @@ static int on_folder(void *ctx, const char *path)
 		break;
 	}
 	HASH_FIND(by_folder, look->agent->pods.by_folder, uid, strlen(uid), entry);
-	for (size_t i = 0; entry && i < entry->n_claims && !err; i++)
-		err = look->fn(look->ctx, path, &entry->claims[i]);
-	if (!entry || !entry->n_claims)
-		return err;
-	if (!err)
-		json_array_append_new(entry->cgroups,
-				      json_sprintf("%s%s", look->agent->tags.mount, path));
-	entry->verdict = err == -E2BIG ? TALLY_KUBERNETES_SCOPES_FULL : TALLY_KUBERNETES_METERED;
-	return err == -E2BIG ? 0 : err;
+	return entry && entry->n_claims ? on_pod(look, entry, path) : 0;
 }
 
 static void count_verdicts(struct tally_agent_pods *pods)
@@ -722,7 +737,7 @@ int tally_agent_pods_look(struct tally_agent *agent, tally_agent_pods_fn fn, voi
 	if (!strcmp(root, "/"))
 		root = "";
 	look.skip = strlen(root);
-	err = tally_cgroup_walk(agent->tags.mount, root, agent->tags.watch_fd, on_folder, &look);
+	err = tally_cgroup_walk(agent->tags.mount, root, &agent->tags.watch, on_folder, &look);
 	count_verdicts(&agent->pods);
 	return err;
 }

@@ -217,6 +217,7 @@ static void forget_sums(struct tally_agent *agent, size_t index)
 	memset(sums->requests[index], 0, sizeof(sums->requests[index]));
 	memset(sums->classes[index], 0, sizeof(sums->classes[index]));
 	sums->duration_ns[index] = 0;
+	agent->tags.troubles[index].kind = TALLY_AGENT_UNTROUBLED;
 	agent->live.seen[index] = 0;
 	for (size_t i = 0; i < TALLY_AGENT_SECONDS; i++)
 		agent->live.seconds[i][index] = 0;

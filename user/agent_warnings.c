@@ -112,9 +112,18 @@ static void warn_config(struct tally_agent *agent, json_t *out)
 		const char *why = tally_agent_service_why_not(agent, service);
 
 		if (why && !tally_agent_service_is_idle(agent, service))
-			warn(out, "warning", "service", "Service %s is not metered: %s.",
-			     service->name, why);
+			warn(out, "warning", "service", "Service %s is %s: %s.", service->name,
+			     tally_agent_service_is_partly(agent, service) ? "metered in part only"
+									   : "not metered",
+			     why);
 	}
+	if (!tally_agent_tags_watched(agent))
+		warn(out, "warning", "watch",
+		     "The kernel does not tell of all cgroups that come (fs.inotify.max_user_instances, "
+		     "max_user_watches): what a service answers in its first second may not be counted.");
+	if (agent->tags.error)
+		warn(out, "warning", "attach", "The last look for cgroups failed: %s.",
+		     strerror(-agent->tags.error));
 	if (!agent->view.n_services && !agent->config->kubernetes.place.line)
 		warn(out, "note", "services", "No service is configured: nothing is metered.");
 }

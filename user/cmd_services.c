@@ -25,6 +25,13 @@ static void print_ports(json_t *ports, char *out, size_t size)
 	}
 }
 
+static const char *state_of(const json_t *row)
+{
+	if (json_is_true(json_object_get(row, "attached")))
+		return "metered";
+	return json_is_true(json_object_get(row, "partly")) ? "PARTLY" : "NOT METERED";
+}
+
 /* Below its name: by what it is matched, where it is attached; or why it is not. */
 static void print_where(json_t *row)
 {
@@ -32,9 +39,10 @@ static void print_where(json_t *row)
 	json_t *hook;
 	size_t i;
 
-	if (!json_is_true(json_object_get(row, "attached"))) {
-		printf("  not metered: %s\n  wanted by %s\n", tally_ask_text(row, "why_not"),
-		       tally_ask_text(row, "matched_by"));
+	if (!json_is_true(json_object_get(row, "attached")))
+		printf("  not metered: %s\n", tally_ask_text(row, "why_not"));
+	if (!strcmp(state_of(row), "NOT METERED")) {
+		printf("  wanted by %s\n", tally_ask_text(row, "matched_by"));
 		return;
 	}
 	printf("  by %s; hooks", tally_ask_text(row, "matched_by"));
@@ -59,13 +67,10 @@ static void table(json_t *answer)
 	printf("%-22s %-12s %-17s %7s %6s %5s %5s\n", "SERVICE", "STATE", "PORTS", "CONNS", "RESP",
 	       "IN", "OUT");
 	json_array_foreach(rows, i, row) {
-		bool attached = json_is_true(json_object_get(row, "attached"));
-
 		print_ports(json_object_get(row, "ports"), ports, sizeof(ports));
 		printf("%s %-12s %s %7lld %6s %5s %5s\n",
 		       tally_text_cell(tally_ask_text(row, "service"), 22, cells[0], CELL),
-		       attached ? "metered" : "NOT METERED",
-		       tally_text_cell(ports, 17, cells[1], CELL),
+		       state_of(row), tally_text_cell(ports, 17, cells[1], CELL),
 		       tally_ask_int(row, "connections"),
 		       tally_ask_short(tally_ask_real(row, "responses"), responses),
 		       tally_ask_short(tally_ask_real(row, "bytes_in"), in),

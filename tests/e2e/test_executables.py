@@ -120,6 +120,44 @@ def test_upgraded(sandbox, keys, meter):
     new.stop()
 
 
+def test_symbolic_link(sandbox, keys, meter):
+    """The name may be a link: what it leads to counts, also when it is moved to another release, or the
+    release is replaced; and who runs what it led to before is metered to its end."""
+    key, ports = keys.new("a"), sandbox.ports(3)
+    first = Own(sandbox, keys, name="one", ports=[ports[0]], cgroup=sandbox.new_cgroup("a")).start()
+    link, aside = sandbox.dir / "current", sandbox.dir / "aside"
+    link.symlink_to(first.file.name)
+    agent = meter([by_file(link, ports)])
+    ask(sandbox, ports[0], key, 2)
+    shutil.copy(first.file, aside)
+    os.rename(aside, first.file)        # as an upgrade does: another file of that path
+    second_group, third_group = sandbox.new_cgroup("b"), sandbox.new_cgroup("c")
+    second = Own(sandbox, keys, name="one", ports=[ports[1]], cgroup=second_group).start()
+    wait_attached(agent, second_group)
+    ask(sandbox, ports[0], key, 3)
+    ask(sandbox, ports[1], key, 4)
+    third = Own(sandbox, keys, name="two", ports=[ports[2]], cgroup=third_group)
+    aside.symlink_to(third.file.name)
+    os.rename(aside, link)
+    third.start()
+    wait_attached(agent, third_group)
+    for n, port in enumerate(ports):
+        ask(sandbox, port, key, 5 + n)
+    ledger = agent.stop()
+    assert ledger.by_key_and_status("api") == {("key_a", 200): 2 + 3 + 4 + 5 + 6 + 7}, agent.log()
+    for server in (first, second, third):
+        server.stop()
+
+
+def test_file_that_is_not_there(sandbox, keys, meter):
+    """`tallyd services` says whether it is the file or the process that is missing."""
+    keys.new("a")
+    file = Own(sandbox, keys).file
+    agent = meter([by_file("/no/such/file", [1], "none"), by_file(file, [2], "idle")])
+    done = agent.command("services", "--config", str(agent.config_path))
+    assert "that file is not there" in done.stdout and "no process runs that file" in done.stdout
+
+
 @pytest.mark.parametrize("wanted", ["executable", "ports"])
 def test_capability(sandbox, keys, wanted):
     """Without CAP_SYS_PTRACE only a service that needs it is refused, with 77 and its name."""

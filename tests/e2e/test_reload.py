@@ -363,21 +363,23 @@ def test_reload_that_fails_late_is_tried_again(nginx, meter, sandbox, keys):
 
 
 def test_more_scopes_than_there_can_be(nginx, meter, sandbox, keys):
-    """The config is in force but for them, and is not loaded again and again."""
+    """The config is in force but for them: that service is told of, the others are metered."""
     key, truth = keys.new("a"), api.new_tally()
     r = Reloader(meter, sandbox, nginx)
     entry, own = r.config["services"][0], r.config["services"][:]
     r.config["services"] = own + [
         dict(entry, name=f"s{i}", match=dict(entry["match"], ports=list(range(i * 100 + 1, i * 100 + 71))))
         for i in range(60)]
-    assert not r.put()
-    assert "config=in_force" in r.agent.log()
-    errors = r'attach_errors_total\{reason="cgroup"\}'
+    assert r.put()
+    assert r.agent.log().count("service_not_attached") == 2, r.agent.log()
+    errors = r'attach_errors_total\{reason="full"\}'
     reloads, looks = r.metric("config_reloads_total"), r.metric(errors)
     wait_for(lambda: r.metric(errors) > looks, 25, "another try of what failed")
     assert r.metric("config_reloads_total") == reloads
+    ask(sandbox, nginx, keys, 2, truth, key)
     r.config["services"] = own
     assert r.put()
+    assert "service_attached" not in r.agent.log()
     ask(sandbox, nginx, keys, 3, truth, key)
     ledger = r.agent.stop()
     assert not differences(truth, ledger, "api")

@@ -203,7 +203,7 @@ static void want(struct tally_cgroups *wanted, const char *path)
 	char mount[256];
 
 	assert_int_equal(tally_cgroup_mount(mount, sizeof(mount)), 0);
-	assert_int_equal(tally_cgroup_find(mount, path + strlen(mount), -1, wanted), 0);
+	assert_int_equal(tally_cgroup_find(mount, path + strlen(mount), NULL, wanted), 0);
 }
 
 static size_t links(const struct tally_load *load)
@@ -393,6 +393,33 @@ static void put_rules(struct tally_load *load, const struct tally_cgroups *cgrou
 	free(rules);
 }
 
+/* As many as the map holds, then as many others: there is no room for both, and all are there. */
+static void test_scopes_full(void **state)
+{
+	struct tally_load *load = open_load(kernel_pin_dir("scopes", 0));
+	struct tally_scope_want *scopes = calloc(TALLY_SCOPES_MAX + 1, sizeof(*scopes));
+	struct tally_scope value;
+
+	assert_non_null(scopes);
+	for (uint64_t round = 1; round <= 3; round++) {
+		for (uint64_t i = 0; i <= TALLY_SCOPES_MAX; i++)
+			scopes[i] = (struct tally_scope_want){ .cgroup = round << 32 | i,
+							       .level = 1,
+							       .port = PORT };
+		assert_int_equal(tally_scopes_set(load, scopes, TALLY_SCOPES_MAX), 0);
+		assert_int_equal(tally_scopes_set(load, scopes, TALLY_SCOPES_MAX + 1), -E2BIG);
+		for (uint64_t i = 0; i < TALLY_SCOPES_MAX; i++) {
+			struct tally_scope_key key = { .cgroup = scopes[i].cgroup, .port = PORT };
+
+			assert_int_equal(
+				bpf_map_lookup_elem(load->maps[TALLY_MAP_SCOPES], &key, &value), 0);
+		}
+	}
+	free(scopes);
+	assert_int_equal(tally_load_remove(load), 0);
+	tally_load_close(load);
+}
+
 static uint64_t count(struct tally_load *load, struct tally_ledger *ledger)
 {
 	struct tally_frozen frozen;
@@ -457,10 +484,10 @@ static void test_replace(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_reuse),	cmocka_unit_test(test_other_abi),
-		cmocka_unit_test(test_ruin),	cmocka_unit_test(test_missing),
-		cmocka_unit_test(test_hooks),	cmocka_unit_test(test_repair),
-		cmocka_unit_test(test_replace),
+		cmocka_unit_test(test_reuse),	    cmocka_unit_test(test_other_abi),
+		cmocka_unit_test(test_ruin),	    cmocka_unit_test(test_missing),
+		cmocka_unit_test(test_hooks),	    cmocka_unit_test(test_repair),
+		cmocka_unit_test(test_scopes_full), cmocka_unit_test(test_replace),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -89,11 +89,47 @@ static void test_matches(void **state)
 		{ "/a/", "/a", true },
 		{ "/[ab]", "/b", true },
 		{ "/[ab]", "/c", false },
+		/* a backslash stands for itself */
+		{ "/s.slice/a@b\\x2dc.service", "/s.slice/a@b\\x2dc.service", true },
+		{ "/s.slice/a@b\\x2d*.service", "/s.slice/a@b\\x2dc.service", true },
+		{ "/a\\*", "/a*", false },
+		{ "/a[*]", "/a*", true },
 	};
 
 	for (size_t i = 0; i < TALLY_ARRAY_SIZE(cases); i++)
 		if (tally_cgroup_matches(cases[i].pattern, cases[i].path) != cases[i].matches)
 			fail_msg("%s on %s", cases[i].pattern, cases[i].path);
+}
+
+static void test_units(void **state)
+{
+	static const struct {
+		const char *unit, *path;
+		bool is;
+	} cases[] = {
+		{ "geo.service", "/system.slice/geo.service", true },
+		{ "geo.service", "/system.slice/system-geo.slice/geo.service", true },
+		{ "geo.service", "/geo.service", true },
+		{ "init.scope", "/init.scope", true },
+		{ "system.slice", "/system.slice", true },
+		{ "geo.service", "/system.slice/geo.service/geo.service", false },
+		{ "geo.service", "/system.slice/geo.service/below", false },
+		{ "geo.service", "/system.slice/geo-2.service", false },
+		{ "geo-*.service", "/system.slice/geo-2.service", true },
+		{ "geo@eu\\x2dwest.service", "/system.slice/geo@eu\\x2dwest.service", true },
+		{ "geo@eu\\x2dwest.service", "/system.slice/geo@eux2dwest.service", false },
+		{ "geo.service", "", false },
+		/* trees that were given to somebody */
+		{ "geo.service",
+		  "/user.slice/user-1000.slice/user@1000.service/app.slice/geo.service", false },
+		{ "geo.service", "/machine.slice/machine-a.scope/system.slice/geo.service", false },
+		{ "geo.service", "/docker/0123/system.slice/geo.service", false },
+		{ "user@1000.service", "/user.slice/user-1000.slice/user@1000.service", true },
+	};
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(cases); i++)
+		if (tally_cgroup_is_unit(cases[i].unit, cases[i].path) != cases[i].is)
+			fail_msg("%s on %s", cases[i].unit, cases[i].path);
 }
 
 /* folders --------------------------------------------------------------------------------------- */
@@ -139,7 +175,7 @@ static void test_find(void **state)
 	struct tally_cgroups found = {};
 	struct stat st;
 
-	assert_int_equal(tally_cgroup_find(root, "/system.slice/geo*", -1, &found), 0);
+	assert_int_equal(tally_cgroup_find(root, "/system.slice/geo*", NULL, &found), 0);
 	assert_int_equal(found.n, 2);
 	for (size_t i = 0; i < found.n; i++) {
 		assert_int_equal(found.items[i].level, 2);
@@ -147,19 +183,40 @@ static void test_find(void **state)
 		assert_int_equal(found.items[i].id, st.st_ino);
 	}
 	/* more of another service are added */
-	assert_int_equal(tally_cgroup_find(root, "**/geo-3.service", -1, &found), 0);
+	assert_int_equal(tally_cgroup_find(root, "**/geo-3.service", NULL, &found), 0);
 	assert_int_equal(found.n, 3);
 	assert_non_null(strstr(found.items[2].path, "/user.slice/geo-3.service"));
 	tally_cgroups_done(&found);
 
-	assert_int_equal(tally_cgroup_find(root, "/", -1, &found), 0);
+	assert_int_equal(tally_cgroup_find_unit(root, "geo-3.service", NULL, &found), 0);
+	assert_int_equal(tally_cgroup_find_unit(root, "inner", NULL, &found), 0);
+	assert_int_equal(found.n, 1);
+	tally_cgroups_done(&found);
+
+	assert_int_equal(tally_cgroup_find(root, "/", NULL, &found), 0);
 	assert_int_equal(found.n, 1);
 	assert_int_equal(found.items[0].level, 0);
 	assert_string_equal(found.items[0].path, root);
 	tally_cgroups_done(&found);
 
-	assert_int_equal(tally_cgroup_find(root, "/nothing/here", -1, &found), 0);
+	assert_int_equal(tally_cgroup_find(root, "/nothing/here", NULL, &found), 0);
 	assert_int_equal(found.n, 0);
+	tally_cgroups_done(&found);
+}
+
+/* What does not fit is counted; what fits is there. */
+static void test_too_many(void **state)
+{
+	const char *root = *state;
+	struct tally_cgroups found = {};
+
+	assert_int_equal(tally_cgroup_find(root, "/system.slice/geo-1.service", NULL, &found), 0);
+	while (found.n < TALLY_CGROUPS_MAX - 1)
+		assert_int_equal(tally_cgroup_add(root, "/user.slice", &found), 0);
+	assert_int_equal(tally_cgroup_find(root, "/system.slice/*", NULL, &found), 0);
+	assert_int_equal(found.n, TALLY_CGROUPS_MAX);
+	assert_int_equal(found.left_out, 1);
+	assert_int_equal(tally_cgroup_add(root, "/user.slice", &found), -E2BIG);
 	tally_cgroups_done(&found);
 }
 
@@ -168,28 +225,32 @@ static void test_watch(void **state)
 {
 	const char *root = *state;
 	int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	struct tally_cgroup_watch watch = { .fd = fd };
 	struct tally_cgroups found = {};
 	char events[4096], path[128];
 
 	assert_true(fd >= 0);
-	assert_int_equal(tally_cgroup_find(root, "/a/b", fd, &found), 0);
+	assert_int_equal(tally_cgroup_find(root, "/a/b", &watch, &found), 0);
 	assert_int_equal(found.n, 0);
 	snprintf(path, sizeof(path), "%s/a", root);
 	assert_int_equal(mkdir(path, 0700), 0);
 	assert_true(read(fd, events, sizeof(events)) > 0);
-	assert_int_equal(tally_cgroup_find(root, "/a/b", fd, &found), 0);
+	assert_int_equal(tally_cgroup_find(root, "/a/b", &watch, &found), 0);
 	assert_int_equal(found.n, 0);
 	snprintf(path, sizeof(path), "%s/a/b", root);
 	assert_int_equal(mkdir(path, 0700), 0);
 	assert_true(read(fd, events, sizeof(events)) > 0);
-	assert_int_equal(tally_cgroup_find(root, "/a/b", fd, &found), 0);
+	assert_int_equal(tally_cgroup_find(root, "/a/b", &watch, &found), 0);
 	assert_int_equal(found.n, 1);
 	tally_cgroups_done(&found);
 	assert_int_equal(rmdir(path), 0);
 	assert_true(read(fd, events, sizeof(events)) > 0);
 	snprintf(path, sizeof(path), "%s/a", root);
 	assert_int_equal(rmdir(path), 0);
+	assert_int_equal(watch.failed, 0);
 	close(fd);
+	assert_int_equal(tally_cgroup_find(root, "/a/b", &watch, &found), 0);
+	assert_true(watch.failed > 0);
 }
 
 int main(void)
@@ -197,7 +258,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_mount),
 		cmocka_unit_test(test_matches),
+		cmocka_unit_test(test_units),
 		cmocka_unit_test_setup_teardown(test_find, make_tree, remove_tree),
+		cmocka_unit_test_setup_teardown(test_too_many, make_tree, remove_tree),
 		cmocka_unit_test_setup_teardown(test_watch, make_tree, remove_tree),
 	};
 

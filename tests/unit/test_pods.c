@@ -37,7 +37,7 @@ static void setup(struct fixture *f, const char *yaml)
 	assert_int_equal(tally_config_parse(text, strlen(text), 0, &diag, &f->config), 0);
 	tally_diag_done(&diag);
 	f->agent.config = f->config;
-	f->agent.tags.watch_fd = -1;
+	f->agent.tags.watch.fd = -1;
 	(void)snprintf(f->agent.tags.mount, sizeof(f->agent.tags.mount), "%s", f->dir);
 	f->pods = json_array();
 }
@@ -399,9 +399,84 @@ static void test_origins_of_before(void **state)
 	teardown(&f);
 }
 
+/* The operator's folder and the pod's own service: one of them has the port, and the other is told so. */
+static void test_taken(void **state)
+{
+	static const char yaml[] =
+		"services: [{name: glob, match: {cgroup: '/kubepods/pod*', ports: [8080, 8081]}}]\n" UNLISTED;
+	_cleanup_(tally_agent_plan_freep) struct tally_agent_plan *plan = NULL;
+	struct fixture f;
+	char glob[] = "glob", own[] = "ns/own", free_[] = "ns/free";
+
+	setup(&f, yaml);
+	add_pod(&f, "own", "8080", NULL);
+	add_pod(&f, "free", "9090", NULL);
+	add_pod(&f, "own", "all", NULL);
+	view(&f);
+	put_in_force(&f);
+	f.agent.rules.names[3] = glob;
+	f.agent.rules.names[1] = own;
+	f.agent.rules.names[2] = free_;
+	assert_int_equal(tally_agent_plan_make(&f.agent, &plan), 0);
+	assert_int_equal(plan->n, 3 * 2 + 1); /* each folder's ports of glob; 9090 */
+	for (size_t i = 0; i < plan->n; i++)
+		assert_int_equal(plan->scopes[i].service, plan->scopes[i].port == 9090 ? 2 : 3);
+	assert_int_equal(plan->cgroups.n, 3);
+	assert_int_equal(plan->troubles[1].kind, TALLY_AGENT_TAKEN);
+	assert_int_equal(plan->troubles[1].left_out, 2);
+	assert_non_null(
+		strstr(plan->troubles[1].text, "service glob has the ports of /kubepods/pod"));
+	assert_int_equal(plan->troubles[2].kind, TALLY_AGENT_UNTROUBLED);
+	assert_int_equal(plan->troubles[3].kind, TALLY_AGENT_UNTROUBLED);
+	assert_int_equal(f.agent.pods.verdicts[TALLY_KUBERNETES_TAKEN], 2);
+	assert_int_equal(f.agent.pods.verdicts[TALLY_KUBERNETES_METERED], 1);
+	teardown(&f);
+}
+
+/* Who does not fit whole comes last, and has what is left; pods and small services are as ever. */
+static void test_one_does_not_fit(void **state)
+{
+	enum { FOLDERS = 45, PORTS = 100, LEFT = TALLY_SCOPES_MAX - 2 };
+	static const char before[] = "services:\n- {name: wide, match: {cgroup: '/w*', ports: [";
+	static const char after[] =
+		"]}}\n- {name: small, match: {cgroup: '/kubepods', ports: 1}}\n" UNLISTED;
+	_cleanup_(tally_agent_plan_freep) struct tally_agent_plan *plan = NULL;
+	char yaml[4096], wide[] = "wide", small[] = "small", own[] = "ns/own";
+	struct fixture f;
+	size_t used = sizeof(before) - 1;
+
+	strcpy(yaml, before);
+	for (int i = 0; i < PORTS; i++)
+		used += (size_t)snprintf(yaml + used, sizeof(yaml) - used, "%d,", 10000 + i);
+	(void)snprintf(yaml + used - 1, sizeof(yaml) - used, "%s", after);
+	setup(&f, yaml);
+	add_pod(&f, "own", "8080", NULL);
+	for (int i = 0; i < FOLDERS; i++) {
+		char path[64];
+
+		(void)snprintf(path, sizeof(path), "%s/w%d", f.dir, i);
+		assert_int_equal(mkdir(path, 0700), 0);
+	}
+	view(&f);
+	put_in_force(&f);
+	f.agent.rules.names[0] = wide;
+	f.agent.rules.names[1] = small;
+	f.agent.rules.names[2] = own;
+	assert_int_equal(tally_agent_plan_make(&f.agent, &plan), 0);
+	assert_int_equal(plan->n, 2 + LEFT / PORTS * PORTS);
+	assert_int_equal(plan->troubles[0].kind, TALLY_AGENT_FULL);
+	assert_int_equal(plan->troubles[0].left_out, (FOLDERS - LEFT / PORTS) * PORTS);
+	assert_int_equal(plan->troubles[1].kind, TALLY_AGENT_UNTROUBLED);
+	assert_int_equal(plan->troubles[2].kind, TALLY_AGENT_UNTROUBLED);
+	assert_int_equal(f.agent.pods.verdicts[TALLY_KUBERNETES_METERED], 1);
+	teardown(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_taken),
+		cmocka_unit_test(test_one_does_not_fit),
 		cmocka_unit_test(test_bad_key),
 		cmocka_unit_test(test_scheme_rolls),
 		cmocka_unit_test(test_query_case),

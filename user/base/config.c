@@ -168,14 +168,18 @@ struct pattern {
 	size_t n;
 };
 
-/* A unit is a cgroup of that name, wherever it stands. */
+/* Any number of slices: above a unit there is nothing else. */
+static const char slices[] = "*.slice";
+
 static void split(const struct tally_config_match *match, struct pattern *pattern)
 {
 	char *rest = pattern->text, *part;
 
-	snprintf(pattern->text, sizeof(pattern->text), "%s%s", match->cgroup ? "" : "**/",
+	snprintf(pattern->text, sizeof(pattern->text), "%s",
 		 match->cgroup ? match->cgroup : match->unit);
 	pattern->n = 0;
+	if (match->unit)
+		pattern->parts[pattern->n++] = slices;
 	while ((part = strsep(&rest, "/")) && pattern->n < PARTS_MAX)
 		if (*part)
 			pattern->parts[pattern->n++] = part;
@@ -188,7 +192,7 @@ static bool globs_meet(const char *a, const char *b)
 	bool rows[2][GLOB_MAX + 8];
 	size_t la = strlen(a), lb = strlen(b);
 
-	if (strpbrk(a, "[\\") || strpbrk(b, "[\\"))
+	if (strchr(a, '[') || strchr(b, '['))
 		return true;
 	for (size_t i = la + 1; i-- > 0;) {
 		bool *row = rows[i % 2], *below = rows[(i + 1) % 2];
@@ -208,6 +212,17 @@ static bool globs_meet(const char *a, const char *b)
 	return rows[0][0];
 }
 
+static bool is_many(const char *part)
+{
+	return part == slices || strcmp(part, "**") == 0;
+}
+
+/* many: can it stand for the other, among others? What stands for many may stand for none. */
+static bool takes(const char *many, const char *other)
+{
+	return many != slices || is_many(other) || globs_meet(many, other);
+}
+
 /* The same, with components for characters and ** for *. */
 static bool patterns_meet(const struct pattern *a, const struct pattern *b)
 {
@@ -215,16 +230,18 @@ static bool patterns_meet(const struct pattern *a, const struct pattern *b)
 
 	for (size_t i = a->n + 1; i-- > 0;) {
 		bool *row = rows[i % 2], *below = rows[(i + 1) % 2];
-		bool rest_a = i < a->n && strcmp(a->parts[i], "**") == 0;
+		bool rest_a = i < a->n && is_many(a->parts[i]);
 
 		for (size_t j = b->n + 1; j-- > 0;) {
-			bool rest_b = j < b->n && strcmp(b->parts[j], "**") == 0;
+			bool rest_b = j < b->n && is_many(b->parts[j]);
 			bool meet = i == a->n && j == b->n;
 
 			if (rest_a)
-				meet = below[j] || (j < b->n && row[j + 1]);
+				meet = below[j] ||
+				       (j < b->n && takes(a->parts[i], b->parts[j]) && row[j + 1]);
 			if (!meet && rest_b)
-				meet = row[j + 1] || (i < a->n && below[j]);
+				meet = row[j + 1] ||
+				       (i < a->n && takes(b->parts[j], a->parts[i]) && below[j]);
 			if (!meet && i < a->n && j < b->n && !rest_a && !rest_b)
 				meet = below[j + 1] && globs_meet(a->parts[i], b->parts[j]);
 			row[j] = meet;

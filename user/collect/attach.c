@@ -169,10 +169,11 @@ static bool is_covered(const struct tally_cgroups *wanted, size_t which)
 
 	for (size_t i = 0; i < wanted->n; i++) {
 		const struct tally_cgroup *above = &wanted->items[i];
-		size_t len = strlen(above->path);
+		size_t len;
 
-		if (i == which || (above->id == cgroup->id && i > which))
+		if (above->level >= cgroup->level && (above->id != cgroup->id || i >= which))
 			continue;
+		len = strlen(above->path);
 		if (!strncmp(above->path, cgroup->path, len) &&
 		    (cgroup->path[len] == '/' || !cgroup->path[len]))
 			return true;
@@ -210,6 +211,8 @@ int tally_attach_set(struct tally_load *load, const struct tally_cgroups *wanted
 			attached++;
 			continue;
 		}
+		if (err == -ENOENT) /* it went a moment ago */
+			continue;
 		failed++;
 		last = err;
 		tally_log_warning("attach_failed", "cgroup=%s error=%s", wanted->items[i].path,

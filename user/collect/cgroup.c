@@ -141,7 +141,7 @@ static bool match(const char *pattern, const char *path, bool *ret_below)
 			return false;
 		(void)snprintf(want, sizeof(want), "%.*s", (int)component(pattern), pattern);
 		(void)snprintf(have, sizeof(have), "%.*s", (int)component(path), path);
-		if (fnmatch(want, have, 0))
+		if (fnmatch(want, have, FNM_NOESCAPE)) /* names of units hold backslashes */
 			return false;
 		pattern += component(pattern);
 		path += component(path);
@@ -153,6 +153,33 @@ bool tally_cgroup_matches(const char *pattern, const char *path)
 	bool below = false;
 
 	return match(pattern, path, &below);
+}
+
+/* As match(). */
+static bool match_unit(const char *unit, const char *path, bool *ret_below)
+{
+	const char *name = strrchr(path, '/');
+	size_t n;
+
+	for (const char *above = path; name && above < name; above += n) {
+		above += strspn(above, "/");
+		n = component(above);
+		if (above < name && (n < 6 || strncmp(above + n - 6, ".slice", 6) != 0))
+			return false;
+	}
+	name = name ? name + 1 : path;
+	if (*name && !fnmatch(unit, name, FNM_NOESCAPE))
+		return true;
+	n = strlen(name);
+	*ret_below = !n || (n >= 6 && !strcmp(name + n - 6, ".slice"));
+	return false;
+}
+
+bool tally_cgroup_is_unit(const char *unit, const char *path)
+{
+	bool below = false;
+
+	return match_unit(unit, path, &below);
 }
 
 int tally_cgroup_add(const char *mount, const char *path, struct tally_cgroups *cgroups)
@@ -180,10 +207,20 @@ int tally_cgroup_add(const char *mount, const char *path, struct tally_cgroups *
 
 struct walk {
 	const char *mount;
-	int watch_fd;
+	struct tally_cgroup_watch *watch;
 	tally_cgroup_fn fn;
 	void *ctx;
 };
+
+/* Without a watch (there is a limit) it is found by the next look. */
+static void watch(struct tally_cgroup_watch *watch, const char *folder)
+{
+	if (watch && watch->fd >= 0 &&
+	    inotify_add_watch(watch->fd, folder, IN_CREATE | IN_DELETE | IN_MOVE | IN_ONLYDIR) <
+		    0 &&
+	    errno != ENOENT)
+		watch->failed++;
+}
 
 static int visit(const struct walk *walk, const char *path);
 
@@ -198,10 +235,7 @@ static int visit_children(const struct walk *walk, const char *path)
 		full = NULL;
 		return -ENOMEM;
 	}
-	if (walk->watch_fd >= 0)
-		/* without a watch (there is a limit) it is found by the next look */
-		(void)inotify_add_watch(walk->watch_fd, full,
-					IN_CREATE | IN_DELETE | IN_MOVE | IN_ONLYDIR);
+	watch(walk->watch, full);
 	dir = opendir(full);
 	if (!dir)
 		return errno == ENOENT ? 0 : -errno;
@@ -229,10 +263,10 @@ static int visit(const struct walk *walk, const char *path)
 	return below > 0 ? visit_children(walk, path) : below;
 }
 
-int tally_cgroup_walk(const char *mount, const char *path, int watch_fd, tally_cgroup_fn fn,
-		      void *ctx)
+int tally_cgroup_walk(const char *mount, const char *path, struct tally_cgroup_watch *watch,
+		      tally_cgroup_fn fn, void *ctx)
 {
-	struct walk walk = { mount, watch_fd, fn, ctx };
+	struct walk walk = { mount, watch, fn, ctx };
 
 	return visit(&walk, path);
 }
@@ -240,6 +274,7 @@ int tally_cgroup_walk(const char *mount, const char *path, int watch_fd, tally_c
 struct find {
 	const char *mount;
 	const char *pattern;
+	bool (*match)(const char *pattern, const char *path, bool *ret_below);
 	struct tally_cgroups *cgroups;
 };
 
@@ -247,16 +282,28 @@ static int on_found(void *ctx, const char *path)
 {
 	const struct find *find = ctx;
 	bool below = false;
+	int err;
 
-	if (match(find->pattern, path, &below))
-		return tally_cgroup_add(find->mount, *path ? path : "/", find->cgroups);
-	return below;
+	if (!find->match(find->pattern, path, &below))
+		return below;
+	err = tally_cgroup_add(find->mount, *path ? path : "/", find->cgroups);
+	if (err == -E2BIG)
+		find->cgroups->left_out++;
+	return err == -E2BIG ? 0 : err;
 }
 
-int tally_cgroup_find(const char *mount, const char *pattern, int watch_fd,
+int tally_cgroup_find(const char *mount, const char *pattern, struct tally_cgroup_watch *watch,
 		      struct tally_cgroups *cgroups)
 {
-	struct find find = { mount, pattern, cgroups };
+	struct find find = { mount, pattern, match, cgroups };
 
-	return tally_cgroup_walk(mount, "", watch_fd, on_found, &find);
+	return tally_cgroup_walk(mount, "", watch, on_found, &find);
+}
+
+int tally_cgroup_find_unit(const char *mount, const char *unit, struct tally_cgroup_watch *watch,
+			   struct tally_cgroups *cgroups)
+{
+	struct find find = { mount, unit, match_unit, cgroups };
+
+	return tally_cgroup_walk(mount, "", watch, on_found, &find);
 }

@@ -23,23 +23,39 @@ static int proc_path(pid_t pid, const char *name, char out[PATH_MAX])
 	return n < 0 || n >= PATH_MAX ? -ENAMETOOLONG : 0;
 }
 
-int tally_processes_exe(pid_t pid, char ret_exe[PATH_MAX])
+int tally_processes_exe(pid_t pid, struct tally_processes_exe *ret_exe)
 {
 	char path[PATH_MAX];
+	struct stat st;
 	int err = proc_path(pid, "exe", path);
-	ssize_t n = err ? 0 : readlink(path, ret_exe, PATH_MAX - 1);
+	ssize_t n = err ? 0 : readlink(path, ret_exe->path, PATH_MAX - 1);
 
 	if (err || n < 0)
 		return err ? err : -errno;
-	ret_exe[n] = 0;
+	ret_exe->path[n] = 0;
+	ret_exe->pid = pid;
+	ret_exe->known = !stat(path, &st);
+	ret_exe->dev = ret_exe->known ? st.st_dev : 0;
+	ret_exe->ino = ret_exe->known ? st.st_ino : 0;
 	return 0;
+}
+
+void tally_processes_file(const char *name, struct tally_processes_file *ret_file)
+{
+	struct stat st;
+
+	if (!realpath(name, ret_file->path))
+		(void)snprintf(ret_file->path, sizeof(ret_file->path), "%s", name);
+	ret_file->known = !stat(name, &st);
+	ret_file->dev = ret_file->known ? st.st_dev : 0;
+	ret_file->ino = ret_file->known ? st.st_ino : 0;
 }
 
 int tally_processes_each(tally_processes_fn fn, void *ctx)
 {
 	_cleanup_closedir_ DIR *dir = opendir("/proc");
+	struct tally_processes_exe exe;
 	struct dirent *entry;
-	char exe[PATH_MAX];
 	int err = 0;
 
 	if (!dir)
@@ -49,23 +65,24 @@ int tally_processes_each(tally_processes_fn fn, void *ctx)
 
 		if (tally_util_parse_u64(entry->d_name, INT32_MAX, &pid))
 			continue;
-		if (!tally_processes_exe((pid_t)pid, exe))
-			err = fn(ctx, (pid_t)pid, exe);
+		if (!tally_processes_exe((pid_t)pid, &exe))
+			err = fn(ctx, &exe);
 	}
 	return err;
 }
 
-bool tally_processes_runs(pid_t pid, const char *exe, const char *file)
+bool tally_processes_runs(const struct tally_processes_exe *exe,
+			  const struct tally_processes_file *file)
 {
-	size_t len = strlen(file);
-	struct stat ours, theirs;
-	char path[PATH_MAX];
+	size_t len = strlen(file->path);
+	bool both = exe->known && file->known;
 
-	if (strncmp(exe, file, len) != 0 || (exe[len] && strcmp(exe + len, DELETED) != 0))
+	if (both && exe->dev == file->dev && exe->ino == file->ino)
+		return true;
+	if (strncmp(exe->path, file->path, len) != 0 ||
+	    (exe->path[len] && strcmp(exe->path + len, DELETED) != 0))
 		return false;
-	if (proc_path(pid, "exe", path) || stat(path, &theirs) || stat(file, &ours))
-		return true; /* nothing to tell them apart by */
-	return ours.st_dev == theirs.st_dev;
+	return !both || exe->dev == file->dev; /* else there is nothing to tell them apart by */
 }
 
 int tally_processes_cgroup(pid_t pid, char ret_path[PATH_MAX])

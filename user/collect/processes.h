@@ -16,18 +16,38 @@
 
 #define TALLY_PROCESSES_PORTS 64 /* of one process */
 
-/* exe: the file's path; " (deleted)" behind it when it was replaced or removed meanwhile. */
-typedef int (*tally_processes_fn)(void *ctx, pid_t pid, const char *exe);
+/* What a process runs. */
+struct tally_processes_exe {
+	pid_t pid;
+	char path[PATH_MAX]; /* " (deleted)" behind it when it was replaced or removed meanwhile */
+	bool known;	     /* the two below are */
+	dev_t dev;
+	ino_t ino;
+};
+
+/* A file that a process may run, as it is now; anew for each look, since it may be replaced. */
+struct tally_processes_file {
+	char path[PATH_MAX]; /* behind all links; as it was given, where there is none */
+	bool known;
+	dev_t dev;
+	ino_t ino;
+};
+
+typedef int (*tally_processes_fn)(void *ctx, const struct tally_processes_exe *exe);
 
 /* Call fn for each process whose file can be read; not 0 ends it, and is returned. */
 TALLY_MUST int tally_processes_each(tally_processes_fn fn, void *ctx);
 
 /* What a process runs now. */
-TALLY_MUST int tally_processes_exe(pid_t pid, char ret_exe[PATH_MAX]);
+TALLY_MUST int tally_processes_exe(pid_t pid, struct tally_processes_exe *ret_exe);
 
-/* Does a process that runs exe run this file? Of two files of one path (containers have their own)
- * only the one of this mount namespace counts. */
-bool tally_processes_runs(pid_t pid, const char *exe, const char *file);
+void tally_processes_file(const char *name, struct tally_processes_file *ret_file);
+
+/* Is it this file, by whatever name? Or one that was there before, under its path: an upgrade replaces
+ * it, and who runs the old one goes on. Of two files of one path (containers have their own) only the
+ * one of this mount namespace counts. */
+bool tally_processes_runs(const struct tally_processes_exe *exe,
+			  const struct tally_processes_file *file);
 
 /* Its cgroup, below the root that we see: "/system.slice/x.service". -EXDEV: it lies outside. */
 TALLY_MUST int tally_processes_cgroup(pid_t pid, char ret_path[PATH_MAX]);

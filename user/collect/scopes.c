@@ -148,7 +148,7 @@ int tally_scopes_set(struct tally_load *load, const struct tally_scope_want *wan
 {
 	_cleanup_free_ uint8_t *ports = calloc(1, PORTS);
 	uint32_t before = 0, after = levels_of(wanted, n);
-	int err;
+	int err, drop_err = 0;
 
 	if (!ports)
 		return -ENOMEM;
@@ -160,8 +160,12 @@ int tally_scopes_set(struct tally_load *load, const struct tally_scope_want *wan
 		err = set_levels(load, before | after);
 	if (!err)
 		err = add_scopes(load, wanted, n);
+	if (!err || err == -E2BIG) /* the new beside the old do not fit */
+		drop_err = drop_scopes(load, wanted, n);
+	if (err == -E2BIG && !drop_err)
+		err = add_scopes(load, wanted, n);
 	if (!err)
-		err = drop_scopes(load, wanted, n);
+		err = drop_err;
 	if (!err)
 		err = write_ports(load, &ports);
 	if (!err)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Which local sockets belong to which service: maps `scopes` and `ports`, and the levels of tagged
- * cgroups in `settings`. New entries are written before old ones go, so that a scope that stays is
- * never missing.
+ * cgroups in `settings`. New entries are written before old ones go (as far as there is room), and a
+ * scope that stays is never missing.
  */
 #ifndef TALLY_COLLECT_SCOPES_H
 #define TALLY_COLLECT_SCOPES_H

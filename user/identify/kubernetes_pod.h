@@ -53,6 +53,7 @@ bool tally_kubernetes_pod_equal(const struct tally_kubernetes_pod *a,
 	X(BAD_PORTS, "bad_ports", "its annotation tallyd.io/ports cannot be read")                \
 	X(BAD_KEY, "bad_key", "tallyd.io/key cannot be read, or does not fit its service's keys") \
 	X(BAD_SERVICE, "bad_service", "what it calls its service cannot be a name")               \
+	X(TAKEN, "taken", "a service by cgroup or unit has its ports")                            \
 	X(SERVICES_FULL, "services_full", "more services than the kernel's tables hold")          \
 	X(SCOPES_FULL, "scopes_full", "more ports of pods than the kernel's tables hold")
 #define TALLY_KUBERNETES_ITEM(symbol, text, why) TALLY_KUBERNETES_##symbol,

@@ -90,7 +90,7 @@ WINDOWED = {
     "TallydUnparsedBytes": ('tallyd_unparsed_bytes_total{reason="gave-up"}', 0, 1000),
     "TallydStreamGaps": ('tallyd_resyncs_total{reason="park-full"}', 0, 100),
 }
-AT_ONCE = {"TallydBooksNotClosing", "TallydPodsNotMetered"}      # their counters wait for no window's end
+AT_ONCE = {"TallydAttachErrors", "TallydBooksNotClosing", "TallydPodsNotMetered"}      # their counters wait for no window's end
 HOUR = 60
 
 

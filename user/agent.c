@@ -307,6 +307,7 @@ static void slow_tick(struct tally_agent *agent)
 {
 	uint64_t number;
 
+	tally_agent_books_open(agent);
 	repair(agent);
 	watch_files(agent);
 	if (!tally_ledger_oldest(agent->ledger, &number) && !tally_agent_books_settle(agent))
@@ -510,6 +511,7 @@ static int start(struct tally_agent *agent)
 		return tally_agent_kernel_explain(agent, err, TALLY_EXIT_KERNEL);
 	if (tally_agent_books_clock(agent) || tally_agent_books_settle(agent))
 		tally_log_warning("start", "reason=%s", "what was frozen before is not sealed yet");
+	tally_agent_books_open(agent);
 	code = start_metering(agent);
 	if (!code)
 		code = start_sinks(agent);

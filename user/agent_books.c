@@ -86,14 +86,34 @@ static int swap(struct tally_agent *agent, uint64_t end_ns, uint64_t next_ns,
 	return 0;
 }
 
+void tally_agent_books_open(struct tally_agent *agent)
+{
+	uint8_t id[TALLY_LEDGER_ID];
+	int err;
+
+	if (agent->opened)
+		return;
+	tally_ledger_id(agent->ledger, id);
+	err = tally_ship_opened(agent->ship, id, tally_ledger_number(agent->ledger));
+	if (err)
+		tally_log_warning("not_opened", "error=%s", strerror(-err));
+	agent->opened = !err;
+}
+
+/* A window of an agent before us, closed in order: that it is complete says more than when it began. */
+static enum tally_close_cause cause_of(const struct tally_agent *agent,
+				       enum tally_close_cause cause)
+{
+	return agent->recovering && cause != TALLY_CAUSE_SHUTDOWN ? TALLY_CAUSE_RECOVERED : cause;
+}
+
 int tally_agent_books_close(struct tally_agent *agent, uint64_t end_ns, uint64_t next_ns,
 			    enum tally_close_cause cause)
 {
 	int err = tally_agent_books_settle(agent); /* G2 */
 
 	if (!err)
-		err = swap(agent, end_ns, next_ns,
-			   agent->recovering ? TALLY_CAUSE_RECOVERED : cause);
+		err = swap(agent, end_ns, next_ns, cause_of(agent, cause));
 	if (!err)
 		err = tally_agent_books_settle(agent);
 	if (!err)

@@ -290,6 +290,7 @@ struct tally_agent {
 	struct tally_agent_hops hops;
 	uint64_t started_ns, watchdog_ns, watchdog_at_ns, slow_at_ns;
 	bool recovering; /* the open window began under an agent before us */
+	bool opened;	 /* the spool knows that we run */
 	bool ready;
 	bool stopping;
 };
@@ -400,6 +401,8 @@ json_t *tally_agent_pods_cgroups(const struct tally_agent *agent, const char *se
 
 /* agent_books.c */
 /* Seal and release every frozen epoch. 0: none is left. */
+/* We run: from here on a window that is not closed is a loss. Tried again until it is on the disk. */
+void tally_agent_books_open(struct tally_agent *agent);
 TALLY_MUST int tally_agent_books_settle(struct tally_agent *agent);
 /* Close the open window and settle. An error leaves it open, and growing. */
 TALLY_MUST int tally_agent_books_close(struct tally_agent *agent, uint64_t end_ns, uint64_t next_ns,

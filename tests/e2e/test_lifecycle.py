@@ -132,6 +132,56 @@ def test_detach(nginx, meter, sandbox, keys):
     assert not differences(truth, ledger, "api")
 
 
+def holes(agent):
+    return [control["hole"]["cause"] for control in agent.ledger().controls if control["hole"]]
+
+
+def take_pins(agent):
+    """As a reboot does: nothing of the kernel's is there any more."""
+    shutil.rmtree(agent.pin_dir)
+
+
+def test_detach_is_a_stop(nginx, meter, sandbox, keys):
+    """Stopped in order, detached, started: that time is told, and is no loss."""
+    key, truth = keys.new("a"), api.new_tally()
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    with Conn(sandbox, nginx.port) as c:
+        exchange(c, truth, keys, key)
+        agent.stop()
+        agent.detach()
+    agent.start()
+    ledger = agent.stop()
+    assert holes(agent) == ["stopped"]
+    assert {control["incarnation"] for control in ledger.controls} == {1}
+    assert not differences(truth, ledger, "api")
+
+
+@pytest.mark.parametrize("end, cause", [("stop", "stopped"), ("kill", "lost")])
+def test_pins_go_after_a_short_second_life(nginx, meter, sandbox, keys, end, cause):
+    """Started on pins that stand, and no window is closed by the clock before it ends."""
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)], window="1h")
+    agent.stop()
+    agent.start()
+    getattr(agent, end)()
+    take_pins(agent)
+    agent.start()
+    agent.stop()
+    assert holes(agent) == [cause]
+
+
+def test_pins_go_in_the_first_window(nginx, meter, sandbox, keys):
+    """What an agent counted after a detach is lost with its pins, however orderly the detach was."""
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)], window="1h")
+    agent.stop()
+    agent.detach()
+    agent.start()
+    agent.kill()
+    take_pins(agent)
+    agent.start()
+    agent.stop()
+    assert holes(agent) == ["lost"]
+
+
 UNUSABLE = {
     "credential": ({"kafka": {"brokers": "127.0.0.1:1", "properties": {"sasl.password": "${cred:pw}"}}},
                    "pw} is not checked"),

@@ -330,6 +330,94 @@ static void test_reset_ledger_is_a_hole(void **state)
 	}
 }
 
+/* Closes a window of this ledger. What hole is before it? */
+static int hole_before(struct place *p, const char *ledger, __u64 number,
+		       enum tally_close_cause cause)
+{
+	struct tally_totals totals;
+	struct tally_frozen frozen = ledger_epoch(number, NULL, 0, &totals);
+	struct tally_sealed sealed;
+	int hole;
+
+	memset(frozen.ledger, 0, sizeof(frozen.ledger));
+	snprintf((char *)frozen.ledger, sizeof(frozen.ledger), "%s", ledger);
+	frozen.cause = cause;
+	ledger_close(&frozen, &sealed);
+	assert_int_equal(tally_spool_seal(&p->spool, &sealed), 0);
+	hole = sealed.hole;
+	tally_sealed_done(&sealed);
+	return hole;
+}
+
+/* An agent starts, with this window open. */
+static void start(struct place *p, const char *ledger, __u64 number)
+{
+	__u8 id[TALLY_LEDGER_ID] = { 0 };
+
+	snprintf((char *)id, sizeof(id), "%s", ledger);
+	close_spool(p);
+	open_spool(p, "machine-a");
+	assert_int_equal(tally_spool_opened(&p->spool, id, number), 0);
+}
+
+#define SHUTDOWN TALLY_CAUSE_SHUTDOWN
+#define INTERVAL TALLY_CAUSE_INTERVAL
+
+/* Closed in order counts as the last word only if no agent ran since. */
+static void test_an_open_window_is_lost(void **state)
+{
+	struct place *p = *state;
+
+	start(p, "a", 1);
+	assert_int_equal(hole_before(p, "a", 1, SHUTDOWN), TALLY_HOLE_NONE);
+	start(p, "a", 2); /* the same pins, and the window is never closed */
+	start(p, "b", 1);
+	assert_int_equal(hole_before(p, "b", 1, SHUTDOWN), TALLY_HOLE_LOST);
+	start(p, "c", 1); /* new pins, and its first window is never closed */
+	start(p, "d", 1);
+	start(p, "d", 1); /* killed, and started on the same pins */
+	assert_int_equal(hole_before(p, "d", 1, INTERVAL), TALLY_HOLE_LOST);
+}
+
+static void test_every_window_closed_in_order_is_a_stop(void **state)
+{
+	struct place *p = *state;
+
+	start(p, "a", 1);
+	assert_int_equal(hole_before(p, "a", 1, SHUTDOWN), TALLY_HOLE_NONE);
+	start(p, "a", 2);
+	assert_int_equal(hole_before(p, "a", 2, SHUTDOWN), TALLY_HOLE_NONE);
+	start(p, "b", 1);
+	start(p, "b", 1); /* killed: the hole before it is what it was */
+	assert_int_equal(hole_before(p, "b", 1, INTERVAL), TALLY_HOLE_STOPPED);
+	/* nobody told that b is open still, but its last window was no end */
+	start(p, "c", 1);
+	assert_int_equal(hole_before(p, "c", 1, SHUTDOWN), TALLY_HOLE_LOST);
+	start(p, "c", 2);
+	assert_int_equal(hole_before(p, "c", 2, INTERVAL), TALLY_HOLE_NONE);
+	close_spool(p); /* killed; `stop --detach` closes the books, and is no agent */
+	open_spool(p, "machine-a");
+	assert_int_equal(hole_before(p, "c", 3, SHUTDOWN), TALLY_HOLE_NONE);
+	start(p, "d", 1);
+	assert_int_equal(hole_before(p, "d", 1, INTERVAL), TALLY_HOLE_STOPPED);
+}
+
+/* The newer of two states is damaged: whether an agent ran since, only that one said. */
+static void test_doubted_state_tells_no_stop(void **state)
+{
+	struct place *p = *state;
+	char *newer;
+
+	start(p, "a", 1);
+	assert_int_equal(hole_before(p, "a", 1, SHUTDOWN), TALLY_HOLE_NONE);
+	start(p, "a", 2);
+	newer = path_of(p, p->spool.state.generation & 1 ? "state.1" : "state.0");
+	flip(newer, 40);
+	free(newer);
+	start(p, "b", 1);
+	assert_int_equal(hole_before(p, "b", 1, INTERVAL), TALLY_HOLE_LOST);
+}
+
 static void test_declared_loss_is_a_batch(void **state)
 {
 	const struct tally_loss loss = { .batch = 3,
@@ -775,6 +863,9 @@ int main(void)
 		TEST(test_only_one_agent_at_a_time),
 		TEST(test_unsent_epochs_of_an_hour_become_one_batch),
 		TEST(test_reset_ledger_is_a_hole),
+		TEST(test_an_open_window_is_lost),
+		TEST(test_every_window_closed_in_order_is_a_stop),
+		TEST(test_doubted_state_tells_no_stop),
 		TEST(test_declared_loss_is_a_batch),
 		TEST(test_declared_loss_says_no_more_than_was_batched),
 		TEST(test_loss_is_declared_once),

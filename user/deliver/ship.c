@@ -261,6 +261,11 @@ bool tally_ship_has(const struct tally_ship *ship, const __u8 ledger[TALLY_LEDGE
 	return tally_spool_has(&ship->spool, ledger, number);
 }
 
+int tally_ship_opened(struct tally_ship *ship, const __u8 ledger[TALLY_LEDGER_ID], __u64 number)
+{
+	return tally_spool_opened(&ship->spool, ledger, number);
+}
+
 __u64 tally_ship_end_s(const struct tally_ship *ship)
 {
 	return ship->spool.state.sealed.end_s;

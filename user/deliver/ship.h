@@ -109,6 +109,10 @@ int tally_ship_replace(struct tally_ship *ship, const struct tally_ship_change *
 /* Is this epoch durable already? Then its pins are only in the way. */
 bool tally_ship_has(const struct tally_ship *ship, const __u8 ledger[TALLY_LEDGER_ID],
 		    __u64 number);
+/* An agent runs, and this window is open: were the pins gone before it is sealed, that is a loss. Durable on
+ * 0; else try again later. */
+int tally_ship_opened(struct tally_ship *ship, const __u8 ledger[TALLY_LEDGER_ID], __u64 number)
+	__attribute__((warn_unused_result));
 /* UTC end of the last epoch sealed, in seconds; 0: none. */
 __u64 tally_ship_end_s(const struct tally_ship *ship);
 /* 0: durable, but perhaps without the connections, where there was no room. Else nothing happened and the

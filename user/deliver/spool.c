@@ -554,10 +554,61 @@ bool tally_spool_has(const struct tally_spool *spool, const __u8 ledger[TALLY_LE
 	       memcmp(last->ledger, ledger, TALLY_LEDGER_ID) == 0 && number <= last->number;
 }
 
-/* The epoch's number among all of this agent, and what lies between it and the one before. */
-static void name_epoch(const struct tally_position *last, struct tally_sealed *sealed)
+static bool same_ledger(const __u8 a[TALLY_LEDGER_ID], const __u8 b[TALLY_LEDGER_ID])
 {
-	bool same = last->epoch && memcmp(last->ledger, sealed->ledger, sizeof(last->ledger)) == 0;
+	return memcmp(a, b, TALLY_LEDGER_ID) == 0;
+}
+
+/* Has what an agent opened last been sealed? */
+static bool is_closed(const struct tally_opening *opened, const struct tally_position *last)
+{
+	return !opened->number ||
+	       (same_ledger(opened->ledger, last->ledger) && opened->number <= last->number);
+}
+
+/*
+ * Before the first window of a ledger. Stopped only if the last window of the one before was closed in order,
+ * and no agent has begun to run since: what it metered would be lost.
+ */
+static enum tally_hole hole_before(const struct tally_spool *spool,
+				   const __u8 ledger[TALLY_LEDGER_ID])
+{
+	const struct tally_position *last = &spool->state.sealed;
+	const struct tally_opening *opened = &spool->state.opened;
+
+	bool known = same_ledger(opened->ledger, ledger);
+
+	if (known && opened->hole)
+		return opened->hole;
+	if (last->cause != TALLY_CAUSE_SHUTDOWN || spool->state_origin == TALLY_STATE_DOUBTED)
+		return TALLY_HOLE_LOST;
+	return known || is_closed(opened, last) ? TALLY_HOLE_STOPPED : TALLY_HOLE_LOST;
+}
+
+int tally_spool_opened(struct tally_spool *spool, const __u8 ledger[TALLY_LEDGER_ID], __u64 number)
+{
+	const struct tally_position *last = &spool->state.sealed;
+	struct tally_opening before, next = { .number = number };
+	int r = tally_spool_settle(spool);
+
+	if (r < 0)
+		return r;
+	memcpy(next.ledger, ledger, sizeof(next.ledger));
+	if (last->epoch && !same_ledger(last->ledger, ledger))
+		next.hole = hole_before(spool, ledger);
+	before = spool->state.opened;
+	spool->state.opened = next;
+	r = save_state(spool);
+	if (r < 0)
+		spool->state.opened = before;
+	return r;
+}
+
+/* The epoch's number among all of this agent, and what lies between it and the one before. */
+static void name_epoch(const struct tally_spool *spool, struct tally_sealed *sealed)
+{
+	const struct tally_position *last = &spool->state.sealed;
+	bool same = last->epoch && same_ledger(last->ledger, sealed->ledger);
 	__u64 step = same ? sealed->number - last->number : 1;
 
 	sealed->epoch_first = sealed->epoch_last = last->epoch + step;
@@ -567,8 +618,7 @@ static void name_epoch(const struct tally_position *last, struct tally_sealed *s
 	sealed->hole = TALLY_HOLE_NONE;
 	if (!last->epoch || (same && step == 1))
 		return;
-	sealed->hole =
-		!same && last->cause == TALLY_CAUSE_SHUTDOWN ? TALLY_HOLE_STOPPED : TALLY_HOLE_LOST;
+	sealed->hole = same ? TALLY_HOLE_LOST : (__u8)hole_before(spool, sealed->ledger);
 	sealed->hole_start_s = last->end_s;
 	sealed->hole_end_s = TALLY_MAX(sealed->start_s, last->end_s);
 }
@@ -670,7 +720,7 @@ int tally_spool_seal(struct tally_spool *spool, struct tally_sealed *sealed)
 		return r;
 	if (tally_spool_has(spool, sealed->ledger, sealed->number))
 		return 1;
-	name_epoch(&spool->state.sealed, sealed);
+	name_epoch(spool, sealed);
 	r = put_sealed(spool, sealed, &entry);
 	if (r < 0)
 		return r;
@@ -1116,6 +1166,7 @@ int tally_spool_overtaken(struct tally_spool *spool, const struct tally_checkpoi
 		spool->reload = true;
 		return r;
 	}
+	state->opened.hole = TALLY_HOLE_NONE; /* it was judged by a position that is not the last */
 	state->incarnation = TALLY_MAX(state->incarnation, at->incarnation);
 	tally_state_bump(state);
 	if (at->batch >= state->next_batch) {

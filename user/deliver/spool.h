@@ -83,6 +83,9 @@ void tally_spool_done(struct tally_spool *spool);
 /* Reads the folders again if a failed write left them in doubt. */
 int tally_spool_settle(struct tally_spool *spool) __attribute__((warn_unused_result));
 
+/* An agent runs, and this window is open. Durable on 0; else nothing is changed: try again later. */
+int tally_spool_opened(struct tally_spool *spool, const __u8 ledger[TALLY_LEDGER_ID], __u64 number)
+	__attribute__((warn_unused_result));
 bool tally_spool_has(const struct tally_spool *spool, const __u8 ledger[TALLY_LEDGER_ID],
 		     __u64 number);
 /* Names the epoch, writes it. Takes nothing. 0: durable; 1: it was already. */

@@ -21,6 +21,9 @@ static void encode(const struct tally_state *state, struct tally_buf *buf)
 	tally_buf_var(buf, state->sealed.epoch);
 	tally_position_put(&state->sealed, buf);
 	tally_position_put(&state->batched, buf);
+	tally_buf_put(buf, state->opened.ledger, sizeof(state->opened.ledger));
+	tally_buf_var(buf, state->opened.number);
+	tally_buf_u8(buf, state->opened.hole);
 }
 
 static void get_bytes(struct tally_reader *in, __u8 *ret_bytes, size_t len)
@@ -29,6 +32,13 @@ static void get_bytes(struct tally_reader *in, __u8 *ret_bytes, size_t len)
 
 	if (p)
 		memcpy(ret_bytes, p, len);
+}
+
+static void get_opened(struct tally_reader *in, struct tally_opening *opened)
+{
+	get_bytes(in, opened->ledger, sizeof(opened->ledger));
+	opened->number = tally_reader_var(in);
+	opened->hole = (__u8)tally_reader_below(in, TALLY_HOLE_LOST + 1);
 }
 
 static int decode(struct tally_reader *in, struct tally_state *state)
@@ -46,6 +56,8 @@ static int decode(struct tally_reader *in, struct tally_state *state)
 		tally_position_get(in, &state->batched);
 	else if (state->batched.epoch == state->sealed.epoch)
 		state->batched = state->sealed;
+	if (!in->error && in->pos < in->len)
+		get_opened(in, &state->opened);
 	return in->error;
 }
 

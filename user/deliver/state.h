@@ -12,6 +12,16 @@
 #include "account/batch.h"
 #include "deliver/fs.h"
 
+/*
+ * The window that was open when an agent began to run: until that one is sealed as closed in order, pins
+ * that are gone are a loss, whatever the window before it says.
+ */
+struct tally_opening {
+	__u8 ledger[TALLY_LEDGER_ID]; /* of it */
+	__u64 number;		      /* 0: of a version that did not write it */
+	__u8 hole; /* enum tally_hole: what the first window of this ledger will say; none: it is not known */
+};
+
 struct tally_state {
 	char agent[TALLY_AGENT_ID + 1];
 	__u8 machine[TALLY_SHA256]; /* digest of the machine's id */
@@ -21,6 +31,7 @@ struct tally_state {
 	__u8 chain[TALLY_CHAIN];
 	struct tally_position batched; /* up to here epochs are in a batch, or were */
 	struct tally_position sealed;  /* the last epoch known */
+	struct tally_opening opened;
 };
 
 enum tally_state_origin {

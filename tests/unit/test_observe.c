@@ -8,8 +8,11 @@
 
 #include <arpa/inet.h>
 #include <pthread.h>
+#include <errno.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include "base/loop.h"
 #include "observe/control.h"
@@ -197,6 +200,18 @@ static void page(void *ctx, const struct tally_http_request *request,
 	}
 }
 
+static bool without_six; /* as with ipv6.disable=1 */
+
+/* In the place of libc's, for the server, too. */
+int socket(int domain, int type, int protocol)
+{
+	if (domain == AF_INET6 && without_six) {
+		errno = EAFNOSUPPORT;
+		return -1;
+	}
+	return (int)syscall(SYS_socket, domain, type, protocol);
+}
+
 static uint16_t free_port(void)
 {
 	struct sockaddr_in at = { .sin_family = AF_INET,
@@ -258,6 +273,38 @@ static void test_http(void **state)
 	assert_non_null(strstr(out, " 404 "));
 	get(s, port, "POST /metrics HTTP/1.0\r\nContent-Length: 0\r\n\r\n", out, sizeof(out));
 	assert_non_null(strstr(out, " 405 "));
+}
+
+static int dial_six(uint16_t port)
+{
+	struct sockaddr_in6 to = { .sin6_family = AF_INET6,
+				   .sin6_port = htons(port),
+				   .sin6_addr = IN6ADDR_LOOPBACK_INIT };
+	int fd = socket(AF_INET6, SOCK_STREAM, 0);
+	int err = connect(fd, (struct sockaddr *)&to, sizeof(to)) ? errno : 0;
+
+	close(fd);
+	return err;
+}
+
+/* One address for the kubelet's probes in every cluster, whichever family its pods have. */
+static void test_http_any(void **state)
+{
+	struct server *s = *state;
+	uint16_t port = free_port();
+	char listen[32], out[2048];
+
+	for (int six = 1; six >= 0; six--) {
+		without_six = !six;
+		snprintf(listen, sizeof(listen), "[::]:%u", port);
+		assert_int_equal(tally_http_open(s->loop, listen, page, s, &s->http), 0);
+		get(s, port, "GET /metrics HTTP/1.0\r\n\r\n", out, sizeof(out));
+		assert_non_null(strstr(out, "/metrics local=1 direct=1"));
+		without_six = false;
+		assert_int_equal(dial_six(port), six ? 0 : ECONNREFUSED);
+		tally_http_close(s->http);
+		s->http = NULL;
+	}
 }
 
 /* Sent to an address, or to a name that somebody may have pointed here. */
@@ -420,12 +467,15 @@ static void test_notify(void **state)
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_prom), TEST(test_control),
-		TEST(test_idle_clients),     TEST(test_http),
-		TEST(test_http_host),	     TEST(test_http_slow_clients),
-		TEST(test_http_deadline),    TEST(test_notify)
-	};
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_prom),
+					    TEST(test_control),
+					    TEST(test_idle_clients),
+					    TEST(test_http),
+					    TEST(test_http_any),
+					    TEST(test_http_host),
+					    TEST(test_http_slow_clients),
+					    TEST(test_http_deadline),
+					    TEST(test_notify) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -261,9 +261,40 @@ void tally_http_tick(struct tally_http *http)
 	(void)MHD_run(http->daemon); /* likewise */
 }
 
-static int start(struct tally_http *http, const struct sockaddr_storage *address)
+/* ipv6.disable=1: not even a socket. */
+static bool has_six(void)
 {
-	unsigned int flags = MHD_USE_EPOLL | (address->ss_family == AF_INET6 ? MHD_USE_IPv6 : 0);
+	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0 || errno != EAFNOSUPPORT;
+}
+
+static bool is_any_six(const struct sockaddr_storage *address)
+{
+	const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)address;
+
+	return address->ss_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&six->sin6_addr);
+}
+
+/* [::] is every address that there is, of both kinds; one kind where the host has no other. */
+static unsigned int flags_of(struct sockaddr_storage *address)
+{
+	in_port_t port = ((const struct sockaddr_in6 *)address)->sin6_port;
+
+	if (!is_any_six(address))
+		return address->ss_family == AF_INET6 ? MHD_USE_IPv6 : 0;
+	if (has_six())
+		return MHD_USE_DUAL_STACK;
+	*address = (struct sockaddr_storage){ .ss_family = AF_INET };
+	((struct sockaddr_in *)address)->sin_port = port;
+	return 0;
+}
+
+static int start(struct tally_http *http, struct sockaddr_storage *address)
+{
+	unsigned int flags = MHD_USE_EPOLL | flags_of(address);
 
 	errno = 0;
 	http->daemon =

@@ -57,14 +57,21 @@ static bool same_text(const char *a, const char *b)
 	return a == b || (a && b && !strcmp(a, b));
 }
 
-static bool needs_restart(const struct tally_config *a, const struct tally_config *b)
+/* What of b comes into force by a restart alone; NULL: nothing. */
+static const char *needs_restart(const struct tally_config *a, const struct tally_config *b)
 {
-	return strcmp(a->agent.state_dir, b->agent.state_dir) ||
-	       strcmp(a->agent.pin_dir, b->agent.pin_dir) ||
-	       strcmp(a->agent.runtime_dir, b->agent.runtime_dir) ||
-	       strcmp(a->agent.metrics.listen, b->agent.metrics.listen) ||
-	       !same_limits(&a->agent.limits, &b->agent.limits) ||
-	       !same_text(a->agent.fleet_secret, b->agent.fleet_secret);
+	if (strcmp(a->agent.state_dir, b->agent.state_dir))
+		return "agent.state_dir";
+	if (strcmp(a->agent.pin_dir, b->agent.pin_dir))
+		return "agent.pin_dir";
+	if (strcmp(a->agent.runtime_dir, b->agent.runtime_dir))
+		return "agent.runtime_dir";
+	if (strcmp(a->agent.metrics.listen, b->agent.metrics.listen))
+		return "agent.metrics.listen";
+	if (!same_limits(&a->agent.limits, &b->agent.limits))
+		return "agent.limits";
+	return same_text(a->agent.fleet_secret, b->agent.fleet_secret) ? NULL
+								       : "agent.fleet_secret";
 }
 
 static void swap_texts(char **a, char **b)
@@ -75,13 +82,15 @@ static void swap_texts(char **a, char **b)
 	*b = text;
 }
 
-/* Folders in use stay those of the start. */
-static void keep_folders(struct tally_config_agent *old, struct tally_config_agent *fresh)
+/* What is in use stays that of the start, so that the next config is compared with that. */
+static void keep_started(struct tally_config_agent *old, struct tally_config_agent *fresh)
 {
 	swap_texts(&old->state_dir, &fresh->state_dir);
 	swap_texts(&old->pin_dir, &fresh->pin_dir);
 	swap_texts(&old->runtime_dir, &fresh->runtime_dir);
 	swap_texts(&old->metrics.listen, &fresh->metrics.listen);
+	swap_texts(&old->fleet_secret, &fresh->fleet_secret);
+	fresh->limits = old->limits;
 }
 
 static int load_config(const char *path, struct tally_config **ret_config)
@@ -187,12 +196,14 @@ static int take_fresh(struct tally_agent *agent, struct fresh *fresh, uint32_t g
 	bool watched_others = !tally_agent_pods_equal(agent->config, fresh->config);
 	int err, sinks_err;
 
-	if (needs_restart(agent->config, fresh->config))
+	agent->counters.restart_for = needs_restart(agent->config, fresh->config);
+	if (agent->counters.restart_for)
 		tally_log_warning(
-			"reload", "reason=%s",
-			"folders, metrics address, limits and fleet secret need a restart");
+			"reload", "reason=%s changed=%s",
+			"folders, metrics address, limits and fleet secret need a restart",
+			agent->counters.restart_for);
 	tally_log_setup(tally_config_log_level(fresh->config), fresh->config->agent.log.format);
-	keep_folders(&agent->config->agent, &fresh->config->agent);
+	keep_started(&agent->config->agent, &fresh->config->agent);
 	tally_agent_rules_take(agent, TAKE_PTR(fresh->catalog));
 	agent->catalog_file = fresh->catalog_file;
 	sinks_err = tally_agent_sinks_replace(agent, fresh->config, &fresh->sinks);

@@ -205,6 +205,9 @@ static void put_config(const struct tally_agent *agent, FILE *out)
 	put_attach_errors(agent, out);
 	gauge(out, "config_last_reload_successful", "1: the config file is the one in force.",
 	      c->reload_ok);
+	gauge(out, "config_restart_pending",
+	      "1: of the config file something comes into force by a restart only.",
+	      c->restart_for != NULL);
 	counter(out, "config_reloads_total", "Attempts to reload the config.", c->reloads);
 	counter(out, "config_reload_errors_total", "Of these, refused.", c->reload_errors);
 	gauge(out, "catalog_last_reload_successful", "1: the key catalog is the one in force.",

@@ -198,6 +198,7 @@ struct tally_agent_counters {
 	uint64_t rows_overflow;	    /* exchanges that found no row */
 	uint64_t reloads, reload_errors;
 	bool reload_ok, catalog_ok;
+	const char *restart_for; /* an option that only a restart puts in force; NULL: none */
 };
 
 /* Rows added up that have the same key, with the members that do not count set to 0. */

@@ -104,6 +104,10 @@ static void warn_config(struct tally_agent *agent, json_t *out)
 		warn(out, "warning", "config",
 		     "%s was refused; the one before is in force. `tallyd check-config` says why.",
 		     agent->config_path);
+	if (agent->counters.restart_for)
+		warn(out, "warning", "restart",
+		     "Restart pending: %s of %s comes into force by a restart.",
+		     agent->counters.restart_for, agent->config_path);
 	if (!agent->counters.catalog_ok)
 		warn(out, "warning", "catalog", "%s was refused; the catalog before is in force.",
 		     agent->config->keys.file);

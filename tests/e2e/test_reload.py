@@ -105,6 +105,30 @@ def change(reloader, i):
         config["sinks"] = [reloader.first_sink] + ([] if again else [reloader.sink("second")])
 
 
+@pytest.mark.parametrize("option", ["limits", "metrics", "fleet_secret"])
+def test_restart_pending(nginx, meter, sandbox, option):
+    """What only a restart puts in force is said for as long as the file asks for it, over other reloads, too."""
+    r = Reloader(meter, sandbox, nginx)
+    secret = sandbox.dir / "fleet"
+    secret.write_text("f" * 64)
+    secret.chmod(0o600)
+    at_start, agent = dict(r.config["agent"]), r.config["agent"]
+
+    def said():
+        text = r.agent.command("status", "--config", str(r.agent.config_path)).stdout
+        assert ("Restart pending: agent." + option in text) == (r.metric("config_restart_pending") == 1), text
+        return r.metric("config_restart_pending")
+
+    assert said() == 0
+    agent[option] = {"limits": {"spool_bytes": 1 << 30}, "metrics": {"listen": f"127.0.0.1:{free_port()}"},
+                     "fleet_secret": f"${{file:{secret}}}"}[option]
+    assert r.put() and said() == 1
+    agent["window"] = "2s"
+    assert r.put() and said() == 1
+    r.config["agent"] = at_start
+    assert r.put() and said() == 0
+
+
 def test_fifty_reloads_under_load(nginx, meter, sandbox, keys):
     """Routes, services, key sources, the catalog and sinks change while 50 connections work."""
     templates = mix(keys)

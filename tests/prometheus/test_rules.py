@@ -200,6 +200,7 @@ def test_every_loss_is_on_a_dashboard_or_in_an_alert():
     left = set(documented()) - shown - {
         "tallyd_build_info", "tallyd_catalog_keys", "tallyd_cgroups_attached", "tallyd_metered_hops", "tallyd_swap_seconds_max",
         "tallyd_config_reloads_total", "tallyd_config_reload_errors_total", "tallyd_attach_errors_total",
+        "tallyd_config_restart_pending",
         "tallyd_window_end_timestamp_seconds", "process_open_fds", "process_max_fds",
         "process_virtual_memory_bytes"}
     assert not left

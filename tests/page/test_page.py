@@ -74,7 +74,7 @@ def test_live_lists(agent, sandbox, keys, server, browse):
     assert rates == sorted(rates, reverse=True)
     assert page.run("state.data.customers.reduce((a, c) => a + c.requests, 0) === "
                     "state.data.rate_requests")
-    assert page.run("state.seconds.some(s => s[0] > 100)")
+    page.wait("state.seconds.some(s => s[0] > 100)", "a second of traffic")
     text = page.run("document.documentElement.innerHTML") + meter.get("/live.json")[2]
     for template in templates + heavy:
         assert not template.key or template.key not in text

@@ -16,8 +16,7 @@ from lib.build import REPO
 from lib.sandbox import HarnessError
 from lib.tallyd import BINARY
 
-WANTED = {"Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ConfigMap",
-          "DaemonSet"}
+WANTED = {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "DaemonSet", "ResourceQuota"}
 
 
 def by_kind(objects):
@@ -28,9 +27,13 @@ def pod_of(objects):
     return by_kind(objects)["DaemonSet"]["spec"]["template"]["spec"]
 
 
+def notes_of(objects):
+    return by_kind(objects)["DaemonSet"]["spec"]["template"]["metadata"]["annotations"]
+
+
 UNHOOKING = {"kustomize": lambda: kustomize("overlays/unhook"), "helm": lambda: helm("--set", "unhook=true")}
 RENDERED = {"kustomize": lambda: kustomize("overlays/plaintext"),
-            "helm": lambda: helm("--set", "namespace.create=true")}
+            "helm": helm}
 
 
 @pytest.fixture(params=RENDERED)
@@ -41,7 +44,7 @@ def rendered(request, tools):
 def test_accepted(cluster, rendered):
     """Server-side apply, dry, with strict validation of every field."""
     cluster.namespace("tallyd-system")
-    assert {o["kind"] for o in rendered} == WANTED
+    assert {o["kind"] for o in rendered} - {"Namespace"} == WANTED
     for manifest in rendered:
         cluster.apply(manifest, dry_run=True)
 
@@ -211,7 +214,8 @@ def test_chart_mirrors_the_base(tools):
         return json.loads(re.sub(r"tallyd-[0-9a-z]{10}", "tallyd", json.dumps(
             [pod["containers"][0] | {"image": "", "imagePullPolicy": ""}, pod["volumes"],
              pod["securityContext"], pod["tolerations"], pod["nodeSelector"],
-             by_kind(objects)["DaemonSet"]["spec"]["template"]["metadata"]["annotations"]])))
+             {k: v for k, v in notes_of(objects).items() if k != "tallyd.io/restart-for"},
+             by_kind(objects)["ResourceQuota"]["spec"]])))
     assert plain(helm()) == plain(kustomize("overlays/plaintext"))
     data = [by_kind(o)["ConfigMap"]["data"] for o in (helm(), kustomize("overlays/plaintext"))]
     assert [yaml.safe_load(d["tallyd.yaml"]) for d in data][0] == \
@@ -220,11 +224,78 @@ def test_chart_mirrors_the_base(tools):
 
 @pytest.mark.parametrize("flag, says", [
     ("tier=executable", "tier"), ("config.sinks=null", "sinks"),
-    ("image.repository=", "repository"), ("unknown=1", "unknown"),
+    ("image.repository=", "repository"), ("unknown=1", "unknown"), ("config.agent.limts.rows=2048", "limts"),
+    ("config.kubernetes.unlisted.kee=a", "kee"), ("updateStrategy.maxUnavailable=abc", "maxUnavailable"),
+    ("namespace.create=true", "namespace"),
     ("catalog.keys[0].id=a", "sha256"), ("networkPolicy.from[0].pod=a", "pod"), ("secrets[0].nam=a", "nam"), ("terminationGracePeriodSeconds=soon", "want integer")])
 def test_values_schema(tools, flag, says):
     with pytest.raises(HarnessError, match=says):
         helm("--set", flag)
+
+
+def test_values_schema_has_the_configs(tools):
+    """That of deploy/schema, word for word: replace it there, too, when a table changes."""
+    config = json.loads((REPO / "deploy/schema/config.schema.json").read_text())
+    values = json.loads((CHART / "values.schema.json").read_text())
+    assert config.pop("$schema") == values["$schema"]
+    assert values["properties"]["config"] == config
+
+
+def test_what_clusters_add(tools):
+    """What the README asks for where the runtime's profiles keep bpf(2) away, and what mesh and scheduler want."""
+    objects = helm("--set", "podSecurityContext.seccompProfile.type=Unconfined",
+                   "--set", "securityContext.seLinuxOptions.type=spc_t,podLabels.team=x,extraEnv[0].name=A,"
+                   "extraEnv[0].value=b,podLabels.app\\.kubernetes\\.io/name=other",
+                   "--set-json", 'affinity={"nodeAffinity":{}}')
+    pod, labels = pod_of(objects), by_kind(objects)["DaemonSet"]["spec"]["template"]["metadata"]["labels"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"] == {"runAsUser": 0, "seccompProfile": {"type": "Unconfined"}}
+    ours = pod_of(helm())["containers"][0]["securityContext"]
+    assert container["securityContext"] == {**ours, "seLinuxOptions": {"type": "spc_t"}}
+    assert container["env"][1:] == [{"name": "A", "value": "b"}] and container["env"][0]["name"] == "NODE_NAME"
+    assert pod["affinity"] == {"nodeAffinity": {}}
+    assert labels["team"] == "x" and labels["app.kubernetes.io/name"] == "tallyd"
+
+
+def test_port_of_the_config(tools):
+    """The chart's port, probes and annotations are where the config listens; none where nobody else reaches it."""
+    objects = helm("--set", "config.agent.metrics.listen=0.0.0.0:9999")
+    (container,) = pod_of(objects)["containers"]
+    assert container["ports"] == [{"name": "metrics", "containerPort": 9999}]
+    assert container["readinessProbe"]["httpGet"]["port"] == "metrics"
+    assert notes_of(objects)["prometheus.io/port"] == "9999"
+    for listen in ("off", "127.0.0.1:9464", "[::1]:1", "localhost:1"):
+        objects = helm("--set", f"config.agent.metrics.listen={listen}")
+        (container,) = pod_of(objects)["containers"]
+        assert not [k for k in container if k.endswith("Probe") or k == "ports"]
+        assert not [k for k in notes_of(objects) if k.startswith("prometheus")]
+    with pytest.raises(HarnessError, match="wants quotes"):
+        helm("--set-json", "config.agent.metrics.listen=false")
+    assert notes_of(helm("--set-string", r"podAnnotations.prometheus\.io/scrape=false"))["prometheus.io/scrape"] == "false"
+
+
+def test_what_needs_a_restart_rolls(tools):
+    """Of the config: limits, folders, the metrics' address. The rest is reloaded where it runs."""
+    def note(*flags):
+        return notes_of(helm(*flags))["tallyd.io/restart-for"]
+
+    assert note("--set", "config.agent.window=20s") == note() == note("--set", "config.records.connections=on")
+    changed = [note("--set", f"config.agent.{what}") for what in
+               ("limits.rows=65536", "state_dir=/x", "pin_dir=/x", "runtime_dir=/x", "metrics.listen=0.0.0.0:1")]
+    assert len({note(), *changed}) == 6
+
+
+def test_no_strategy(tools):
+    update = by_kind(helm("--set", "updateStrategy=null"))["DaemonSet"]["spec"]["updateStrategy"]
+    assert update["rollingUpdate"]["maxUnavailable"] == "10%"
+
+
+def test_quota_of_the_priority(tools):
+    """It goes with the priority that needs it, and can be left out."""
+    assert by_kind(helm())["ResourceQuota"]["spec"]["scopeSelector"]["matchExpressions"][0]["values"] == \
+        ["system-node-critical"]
+    for flag in ("priorityClassName=mine", "priorityQuota.create=false"):
+        assert "ResourceQuota" not in by_kind(helm("--set", flag))
 
 
 def test_helm_lint(tools):

@@ -18,13 +18,13 @@ env:
     valueFrom:
       fieldRef:
         fieldPath: spec.nodeName
+  {{- with .Values.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 securityContext:
-  privileged: false
-  allowPrivilegeEscalation: false
-  readOnlyRootFilesystem: true
-  capabilities:
-    drop: [ALL]
-    add: [BPF, NET_ADMIN, PERFMON]
+  {{- $capabilities := dict "drop" (list "ALL") "add" (list "BPF" "NET_ADMIN" "PERFMON") }}
+  {{- $ours := dict "privileged" false "allowPrivilegeEscalation" false "readOnlyRootFilesystem" true "capabilities" $capabilities }}
+  {{- toYaml (mergeOverwrite $ours (deepCopy (.Values.securityContext | default dict))) | nindent 2 }}
 resources:
   {{- toYaml .Values.resources | nindent 2 }}
 volumeMounts:
@@ -33,4 +33,20 @@ volumeMounts:
   - { name: run, mountPath: /run/tallyd }
   - { name: bpf, mountPath: /sys/fs/bpf }
   - { name: cgroup, mountPath: /host/sys/fs/cgroup, readOnly: true }
+{{- end -}}
+{{- /* Where others reach the metrics: the port; nothing where the config says `off`, or the loopback alone. */ -}}
+{{- define "tallyd.metricsPort" -}}
+{{- $listen := dig "agent" "metrics" "listen" "127.0.0.1:9464" .Values.config | toString -}}
+{{- if eq $listen "false" -}}
+{{- fail "config.agent.metrics.listen: `off` wants quotes in YAML" -}}
+{{- end -}}
+{{- if not (or (eq $listen "off") (hasPrefix "127." $listen) (hasPrefix "localhost:" $listen) (hasPrefix "[::1]:" $listen)) -}}
+{{ regexFind "[0-9]+$" $listen }}
+{{- end -}}
+{{- end -}}
+{{- /* What of the config comes into force by a restart alone; the rest the agent reloads by itself. */ -}}
+{{- define "tallyd.restartFor" -}}
+{{- $agent := .Values.config.agent | default dict -}}
+{{- pick $agent "state_dir" "pin_dir" "runtime_dir" "limits" "fleet_secret" | toJson -}}
+{{- dig "metrics" "listen" "" $agent -}}
 {{- end -}}

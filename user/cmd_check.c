@@ -13,9 +13,11 @@
 #include "tally/ledger.h"
 
 static bool want_schema, want_catalog_schema, want_reference, be_quiet, be_strict;
-static const char *output;
+static const char *output, *config_path;
 
 static const struct tally_cli_option options[] = {
+	{ "config", 'c', TALLY_CLI_TEXT, &config_path, "FILE",
+	  "the same as FILE (default: " TALLY_CONFIG_PATH ")", NULL },
 	{ "schema", 0, TALLY_CLI_FLAG, &want_schema, NULL,
 	  "print the JSON schema of the configuration, for editors", NULL },
 	{ "catalog-schema", 0, TALLY_CLI_FLAG, &want_catalog_schema, NULL,
@@ -321,7 +323,11 @@ static int run(int argc, char **argv)
 		tally_manual_reference(&tally_config_table, stdout);
 		return tally_cli_flush();
 	}
-	return check(argc ? argv[0] : TALLY_CONFIG_PATH);
+	if (argc && config_path)
+		return tally_cli_usage_error("give FILE or --config FILE, not both");
+	if (argc)
+		config_path = argv[0];
+	return check(config_path ? config_path : TALLY_CONFIG_PATH);
 }
 
 static void more_help(void)

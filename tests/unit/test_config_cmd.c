@@ -57,6 +57,17 @@ static void test_good(void **state)
 	assert_string_equal(command_out, "");
 }
 
+/* As with the other commands. */
+static void test_config_option(void **state)
+{
+	assert_int_equal(command_call("check-config --config good.yaml", ""), 0);
+	assert_non_null(strstr(command_out, "good.yaml: good\n"));
+	assert_int_equal(command_call("check-config -c bad.yaml", ""), 78);
+	assert_non_null(strstr(command_err, "bad.yaml:1:"));
+	assert_int_equal(command_call("check-config --config good.yaml good.yaml", ""), 64);
+	assert_non_null(strstr(command_err, "not both"));
+}
+
 static void test_json(void **state)
 {
 	json_t *json;
@@ -386,6 +397,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_good),
+		cmocka_unit_test(test_config_option),
 		cmocka_unit_test(test_json),
 		cmocka_unit_test(test_matches),
 		cmocka_unit_test(test_json_of_any_name),

@@ -236,7 +236,7 @@ static const char *verdict(int code)
 
 static void print_agent(const struct tally_audit_agent *agent)
 {
-	char complete[TALLY_JSON_TIME] = "never", cells[2][4 * HOST + 1];
+	char complete[TALLY_JSON_TIME] = "never", cells[2][TALLY_TEXT_CELL(HOST)];
 
 	if (agent->complete_until_s)
 		tally_json_time(agent->complete_until_s, complete);

@@ -4,7 +4,7 @@
 
 #define PEER 27	    /* columns, for any IPv4 address; IPv6 may take more */
 #define PEER_MAX 64 /* [address]:port */
-#define CELL (4 * PEER_MAX + 1)
+#define CELL TALLY_TEXT_CELL(PEER_MAX)
 
 /* As in a URL: an IPv6 address has colons of its own. */
 static void peer_text(json_t *row, char out[PEER_MAX])

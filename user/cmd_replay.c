@@ -90,7 +90,7 @@ static const char *const unparsed[] = { TALLY_UNPARSED(TEXT) };
 static void cell(const struct tally_sealed *all, uint32_t text, size_t width)
 {
 	const char *word = text == TALLY_NO_TEXT ? "-" : all->strings[text];
-	char out[4 * CELL_MAX + 1];
+	char out[TALLY_TEXT_CELL(CELL_MAX)];
 
 	printf("%s ", tally_text_cell(word, width, out, sizeof(out)));
 }

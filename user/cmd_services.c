@@ -3,7 +3,7 @@
 #include "base/text.h"
 
 #define CGROUPS_SHOWN 4
-#define CELL (4 * 22 + 1)
+#define CELL TALLY_TEXT_CELL(22)
 
 static void print_ports(json_t *ports, char *out, size_t size)
 {
@@ -86,7 +86,7 @@ static void print_pod(json_t *pod)
 	const char *why = json_string_value(json_object_get(pod, "why_not"));
 	json_t *services = json_object_get(pod, "services");
 	const char *first = json_string_value(json_array_get(services, 0));
-	char name[TALLY_TEXT_LINE], cells[2][4 * 40 + 1];
+	char name[TALLY_TEXT_LINE], cells[2][TALLY_TEXT_CELL(40)];
 
 	(void)snprintf(name, sizeof(name), "%s/%s", tally_ask_text(pod, "namespace"),
 		       tally_ask_text(pod, "name"));

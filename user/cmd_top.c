@@ -10,7 +10,7 @@
 #include "base/text.h"
 
 #define ROUTE_MAX 120 /* columns */
-#define CELL (4 * ROUTE_MAX + 1)
+#define CELL TALLY_TEXT_CELL(ROUTE_MAX)
 #define INTERVAL_MAX 86400
 
 static bool once;

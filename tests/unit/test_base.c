@@ -334,6 +334,10 @@ static const struct {
 	{ "\355\240\200", R R R, R R R },
 	{ "\364\220\200\200", R R R R, R R R R },
 	{ "a\342\202", "a" R R, "a" R R },
+	/* U+202E turns the line, U+2066 isolates, U+200B and U+FEFF are not seen, U+E0041 is a tag */
+	{ "a\342\200\256b\342\201\246", "a\342\200\256b\342\201\246", "a" R "b" R },
+	{ "\342\200\213\357\273\277\363\240\201\201", "\342\200\213\357\273\277\363\240\201\201",
+	  R R R },
 };
 
 static void test_texts_of_others(void **state)
@@ -366,16 +370,43 @@ static void test_cells(void **state)
 	assert_string_equal(tally_text_cell("ab", 1, out, sizeof(out)), "~");
 }
 
+#define WIDE "\345\256\242" /* U+5BA2, two columns */
+#define ACUTE "\314\201"    /* U+0301, with the character before it */
+
+static void test_cells_of_wide_characters(void **state)
+{
+	char out[64];
+
+	assert_string_equal(tally_text_cell(WIDE, 3, out, sizeof(out)), WIDE " ");
+	assert_string_equal(tally_text_cell(WIDE WIDE, 4, out, sizeof(out)), WIDE WIDE);
+	assert_string_equal(tally_text_cell(WIDE WIDE WIDE, 5, out, sizeof(out)), "~" WIDE WIDE);
+	assert_string_equal(tally_text_cell(WIDE "abcdefgh", 8, out, sizeof(out)), WIDE "~defgh");
+	assert_string_equal(tally_text_cell("abc" WIDE WIDE WIDE, 8, out, sizeof(out)),
+			    "ab~" WIDE WIDE " ");
+	assert_string_equal(tally_text_cell("e" ACUTE, 2, out, sizeof(out)), "e" ACUTE " ");
+	assert_string_equal(tally_text_cell("abcde" ACUTE "f", 3, out, sizeof(out)),
+			    "~e" ACUTE "f");
+	assert_string_equal(tally_text_cell("abcde" ACUTE "f", 2, out, sizeof(out)), "~f");
+	assert_string_equal(tally_text_cell(WIDE WIDE, 1, out, sizeof(out)), "~");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_write_file),   cmocka_unit_test(test_texts),
-		cmocka_unit_test(test_option_texts), cmocka_unit_test(test_log_journal),
-		cmocka_unit_test(test_log_text),     cmocka_unit_test(test_log_json),
-		cmocka_unit_test(test_log_rate),     cmocka_unit_test(test_loop_timer),
-		cmocka_unit_test(test_loop_signal),  cmocka_unit_test(test_loop_remove),
-		cmocka_unit_test(test_loop_failure), cmocka_unit_test(test_texts_of_others),
+		cmocka_unit_test(test_write_file),
+		cmocka_unit_test(test_texts),
+		cmocka_unit_test(test_option_texts),
+		cmocka_unit_test(test_log_journal),
+		cmocka_unit_test(test_log_text),
+		cmocka_unit_test(test_log_json),
+		cmocka_unit_test(test_log_rate),
+		cmocka_unit_test(test_loop_timer),
+		cmocka_unit_test(test_loop_signal),
+		cmocka_unit_test(test_loop_remove),
+		cmocka_unit_test(test_loop_failure),
+		cmocka_unit_test(test_texts_of_others),
 		cmocka_unit_test(test_cells),
+		cmocka_unit_test(test_cells_of_wide_characters),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

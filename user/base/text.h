@@ -7,15 +7,19 @@
  *	tally_text_plain()	and nothing of it controls a terminal: for every text in a table
  *	tally_text_cell()	and it is as wide as its column
  *
- * What cannot stay becomes U+FFFD, one column wide. Where room is short, texts are cut between characters.
+ * What cannot stay becomes U+FFFD, one column wide: in a table controls, what turns the direction of writing, and
+ * what is not seen. Where room is short, texts are cut between characters, and never before a combining one.
+ * Widths are those of the C library; without its locale C.UTF-8, each character is one column.
  */
 #ifndef TALLY_BASE_TEXT_H
 #define TALLY_BASE_TEXT_H
 
 #include "base/util.h"
 
-/* Enough of a text for one line; of a cell: 4 octets a column, and NUL. */
+/* Enough of a text for one line. */
 #define TALLY_TEXT_LINE 1024
+/* And with the blanks of a column; any number of characters may combine in one. */
+#define TALLY_TEXT_CELL(columns) (TALLY_TEXT_LINE + (columns) + 1)
 
 /* Length of the well-formed UTF-8 sequence at p (RFC 3629), or 0. */
 size_t tally_text_utf8(const void *p, size_t left);
@@ -25,8 +29,8 @@ const char *tally_text_clean(const char *text, char *out, size_t bytes);
 const char *tally_text_plain(const char *text, char *out, size_t bytes);
 
 /*
- * Plain and of exactly that many characters, blanks included. What is too long keeps its begin and its end,
- * with ~ between: what tells routes, keys and addresses apart stands there.
+ * Plain and of exactly that many columns, blanks included; out has TALLY_TEXT_CELL of them. What is too long keeps its begin and its end, with ~ between: what tells routes, keys
+ * and addresses apart stands there.
  */
 const char *tally_text_cell(const char *text, size_t width, char *out, size_t bytes);
 

@@ -253,8 +253,10 @@ $(B)/.tools:
 
 DESTDIR ?=
 PREFIX	?= /usr
+# As conffiles: what is there is the operator's.
+install_conffile = test -e $(DESTDIR)$(3) || install -D -m $(1) $(2) $(DESTDIR)$(3)
 PAGES	:= tallyd.8 tallyd.yaml.5 tallyd-keys.yaml.5
-install: all $(if $(CROSS_COMPILE),native,$(MANUAL)) ## copy the binary, units, manual, schema and licences under DESTDIR
+install: all $(if $(CROSS_COMPILE),native,$(MANUAL)) ## copy what the package holds under DESTDIR and PREFIX
 	install -D -m 0755 $(B)/tallyd $(DESTDIR)$(PREFIX)/sbin/tallyd
 	@command -v scdoc >/dev/null || echo 'scdoc is missing: no manual (scripts/install-deps.sh package)' >&2
 	$(Q)! command -v scdoc >/dev/null || for page in $(PAGES); do \
@@ -265,10 +267,15 @@ install: all $(if $(CROSS_COMPILE),native,$(MANUAL)) ## copy the binary, units, 
 	sed 's|/usr/sbin/|$(PREFIX)/sbin/|' deploy/systemd/tallyd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/tallyd.service
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/tallyd README.md LICENSE
 	$(if $(wildcard LICENSES/*),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/tallyd/LICENSES LICENSES/*)
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/tallyd/examples deploy/examples/*.yaml
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/tallyd/examples/tallyd.service.d deploy/systemd/tallyd.service.d/*.conf
 	$(if $(wildcard deploy/schema/*),install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/tallyd/schema deploy/schema/*)
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/tallyd/prometheus deploy/prometheus/*
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/tallyd/grafana deploy/grafana/*.json
-	install -d -m 0755 $(DESTDIR)/etc/tallyd $(DESTDIR)/var/lib/tallyd
+	install -d -m 0750 $(DESTDIR)/etc/tallyd $(DESTDIR)/var/lib/tallyd
+	$(call install_conffile,0640,deploy/debian/tallyd.yaml,/etc/tallyd/tallyd.yaml)
+	$(call install_conffile,0640,deploy/debian/keys.yaml,/etc/tallyd/keys.yaml)
+	$(call install_conffile,0644,deploy/debian/logrotate,/etc/logrotate.d/tallyd)
 
 deb: all $(if $(CROSS_COMPILE),native,$(MANUAL)) ## the Debian package, in the build folder
 	NATIVE=$(NATIVE) deploy/debian/build.sh $(B) $(VERSION) $(ARCH)

@@ -174,6 +174,35 @@ def test_install_under_another_prefix(tmp_path):
     assert "complete" in (prefix / "share/bash-completion/completions/tallyd").read_text()
 
 
+# What only a package has.
+OF_A_PACKAGE = {"usr/share/doc/tallyd/copyright", "usr/share/doc/tallyd/changelog.gz",
+                "usr/share/lintian/overrides/tallyd"}
+
+
+def modes_of(root):
+    """Mode of every file, and of each folder of ours."""
+    return {str(p.relative_to(root)): oct(p.stat().st_mode & 0o777) for p in root.rglob("*")
+            if p.is_file() or p.name == "tallyd"}
+
+
+def test_install_has_what_the_package_has(tree, tmp_path):
+    """The same files with the same modes; configuration that is there stays."""
+    def install():
+        run("make", "-s", "-j2", "install", f"DESTDIR={tmp_path}", cwd=ROOT)
+        return modes_of(tmp_path)
+
+    package = {re.sub(r"^lib/", "usr/lib/", re.sub(r"(/man/.*)\.gz$", r"\1", name)): mode
+               for name, mode in modes_of(tree).items() if name not in OF_A_PACKAGE}
+    made = install()
+    assert made.pop("var/lib/tallyd") == "0o750"    # of the package the unit makes it
+    for name in ("LICENSE", "LICENSES/Apache-2.0.txt", "LICENSES/GPL-2.0-only.txt"):
+        assert made.pop(f"usr/share/doc/tallyd/{name}")     # Debian has them in common-licenses
+    assert made == package
+    (tmp_path / "etc/tallyd/tallyd.yaml").write_text("# mine\n")
+    install()
+    assert (tmp_path / "etc/tallyd/tallyd.yaml").read_text() == "# mine\n"
+
+
 @pytest.mark.parametrize("words", [(), ("BUILD={}",), ("BUILD={}-arm64",)])
 def test_another_machine_has_a_folder_of_its_own(tmp_path, words):
     """Objects for arm64 never land among those of this machine, whoever set BUILD."""

@@ -298,6 +298,22 @@ def test_quota_of_the_priority(tools):
         assert "ResourceQuota" not in by_kind(helm("--set", flag))
 
 
+def test_prometheus_operator(tools):
+    """Off by default; the rules are those of deploy/prometheus, and the job is the one they ask for. Its CRDs are not here."""
+    assert not {"PodMonitor", "PrometheusRule"} & set(by_kind(helm()))
+    objects = by_kind(helm("--set", "prometheusOperator.podMonitor=true,prometheusOperator.rules=true,"
+                                    "prometheusOperator.labels.release=p"))
+    rules = (REPO / "deploy/prometheus/tallyd.rules.yaml").read_text()
+    assert (CHART / "files/tallyd.rules.yaml").read_text() == rules
+    assert objects["PrometheusRule"]["spec"] == yaml.safe_load(rules)
+    monitor, template = objects["PodMonitor"], objects["DaemonSet"]["spec"]["template"]
+    assert monitor["metadata"]["labels"]["release"] == objects["PrometheusRule"]["metadata"]["labels"]["release"] == "p"
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] == template["spec"]["containers"][0]["ports"][0]["name"]
+    assert {"targetLabel": "job", "replacement": "tallyd"} in endpoint["relabelings"]
+
+
 def test_helm_lint(tools):
     run(BIN / "helm", "lint", "--strict", "--kube-version", "1.34.0", CHART)
 

@@ -14,6 +14,7 @@
 
 char command_dir[32], command_out[65536], command_err[65536];
 long command_peak_kb;
+bool command_returned;
 
 static void path_of(const char *name, char *path, size_t bytes)
 {
@@ -77,7 +78,7 @@ static void run(int argc, char **argv)
 		_exit(99);
 	status = tally_cli_main(tally_cli_commands, argc, argv);
 	fflush(stdout);
-	_exit(status);
+	_exit(creat("returned", 0600) < 0 ? 99 : status);
 }
 
 int command_call(const char *words, const char *input)
@@ -99,6 +100,8 @@ int command_call(const char *words, const char *input)
 	assert_int_equal(wait4(pid, &status, 0, &usage), pid);
 	assert_true(WIFEXITED(status));
 	command_peak_kb = usage.ru_maxrss;
+	snprintf(copy, sizeof(copy), "%s/returned", command_dir);
+	command_returned = unlink(copy) == 0;
 	get("out", command_out, sizeof(command_out));
 	get("err", command_err, sizeof(command_err));
 	return WEXITSTATUS(status);

@@ -9,7 +9,8 @@
 #include "cli.h"
 
 extern char command_dir[32], command_out[65536], command_err[65536];
-extern long command_peak_kb; /* of memory, of the last call */
+extern long command_peak_kb;  /* of memory, of the last call */
+extern bool command_returned; /* it did not end the process itself */
 
 void command_open(void);
 /* All of the folder goes. 0, -1. */

@@ -24,7 +24,7 @@ struct place {
 };
 
 static __s64 low; /* of the control topic: retention took what stands before it */
-static bool hangs;
+static bool hangs, refuses;
 
 typedef rd_kafka_resp_err_t offsets_fn(rd_kafka_t *client, rd_kafka_topic_partition_list_t *list,
 				       int timeout_ms);
@@ -41,6 +41,8 @@ rd_kafka_resp_err_t rd_kafka_offsets_for_times(rd_kafka_t *client,
 	rd_kafka_resp_err_t err;
 	offsets_fn *real;
 
+	if (refuses)
+		return RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
 	memcpy(&real, &found, sizeof(real));
 	err = real(client, list, timeout_ms);
 	if (!err && begins)
@@ -129,7 +131,7 @@ static int tear_down(void **state)
 	struct place *p = *state;
 
 	low = 0;
-	hangs = false;
+	hangs = refuses = false;
 	rd_kafka_destroy(p->producer);
 	rd_kafka_mock_cluster_destroy(p->cluster);
 	rd_kafka_destroy(p->host);
@@ -150,6 +152,7 @@ static int audit(const struct place *p)
 static void test_records_without_control(void **state)
 {
 	assert_int_equal(audit(*state), TALLY_EXIT_DIFFERS);
+	assert_true(command_returned);
 	assert_non_null(strstr(command_out, "gap: 000000000000: 1 records, and no control record"));
 }
 
@@ -170,6 +173,16 @@ static void test_library_that_hangs(void **state)
 	assert_non_null(strstr(command_out, "the books balance"));
 }
 
+/* Nor does it after a failure: the command ends at once, and says both. */
+static void test_library_that_hangs_after_a_failure(void **state)
+{
+	hangs = refuses = true;
+	assert_int_equal(audit(*state), TALLY_EXIT_UNAVAILABLE);
+	assert_false(command_returned); /* to what the library still uses */
+	assert_non_null(strstr(command_err, "librdkafka does not come back from closing " CONTROL));
+	assert_string_equal(command_out, "");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -177,6 +190,7 @@ int main(void)
 		TEST(test_records_without_control),
 		TEST(test_retention_of_control_records),
 		TEST(test_library_that_hangs),
+		TEST(test_library_that_hangs_after_a_failure),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

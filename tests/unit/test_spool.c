@@ -569,6 +569,33 @@ static void test_state_put_back(void **state)
 	assert_int_equal(count(p, "sealed/e6-6"), 1);
 }
 
+/* ... and of its last batch the sink holds a part: what may be the rest is kept. */
+static void test_state_put_back_behind_half_a_batch(void **state)
+{
+	struct place *p = *state;
+	struct tally_checkpoint at;
+	char *kept;
+
+	seal(p, 1);
+	ship_all(p, &at);
+	seal(p, 2);
+	kept = keep(p);
+	seal(p, 3);
+	ship_all(p, &at);
+	at.whole = false;
+	close_spool(p);
+	put_back(p, kept);
+	open_spool(p, "machine-a");
+	seal(p, 4);
+	assert_int_equal(tally_spool_overtaken(&p->spool, &at), 0);
+	assert_int_equal(count(p, "sealed/*"), 1);
+	assert_int_equal(count(p, "quarantine/*-e2-2"), 1);
+	assert_int_equal(p->spool.quarantined, 1);
+	assert_int_equal(tally_spool_build(&p->spool, LEDGER_START_S), 1);
+	assert_int_equal(p->spool.batches.items[0].number, at.batch + 1);
+	assert_int_equal(p->spool.batches.items[0].epoch_first, 4);
+}
+
 /* The kernel lost a window: nobody knows what else was lost, so numbers begin anew. */
 static void test_hole_raises_the_incarnation(void **state)
 {
@@ -870,6 +897,7 @@ int main(void)
 		TEST(test_declared_loss_says_no_more_than_was_batched),
 		TEST(test_loss_is_declared_once),
 		TEST(test_state_put_back),
+		TEST(test_state_put_back_behind_half_a_batch),
 		TEST(test_hole_raises_the_incarnation),
 		TEST(test_damaged_file_that_others_cover_is_not_lost),
 		TEST(test_damaged_file_is_not_covered_by_numbers_of_others),

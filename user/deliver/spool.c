@@ -1078,15 +1078,18 @@ void tally_spool_make_room(struct tally_spool *spool)
 	(void)tally_reserve_release(&spool->reserve); /* or there is none */
 }
 
-/* Batches the sink holds go; others under the numbers it uses step aside. */
-static int clear_batches(struct tally_spool *spool, const struct tally_position *at)
+/*
+ * Batches the sink holds go; others under the numbers it uses step aside. So do all where it holds only a part
+ * of its last one: which windows those were nobody can tell.
+ */
+static int clear_batches(struct tally_spool *spool, const struct tally_position *at, bool whole)
 {
 	int r = 0;
 
 	while (r == 0 && spool->batches.n) {
 		const struct tally_spool_entry *entry = &spool->batches.items[0];
 
-		if (at->epoch && is_batched(at, entry))
+		if (whole && at->epoch && is_batched(at, entry))
 			r = spool->fs->unlink(spool->fs->ctx, BATCHES, entry->name);
 		else
 			r = quarantine(spool, BATCHES, entry->name, -ESTALE);
@@ -1096,17 +1099,24 @@ static int clear_batches(struct tally_spool *spool, const struct tally_position 
 	return r;
 }
 
-/* Of a merged file the sink holds a part, and we cannot take it apart. */
+/* Does the file hold a window at or before this position? */
+static bool begins_by(const struct tally_spool_entry *entry, const struct tally_position *at)
+{
+	__u64 first = entry->number_last - (entry->epoch_last - entry->epoch_first);
+
+	return is_batched(at, entry) ||
+	       (memcmp(entry->ledger, at->ledger, sizeof(at->ledger)) == 0 && first <= at->number);
+}
+
+/* Of what these files hold the sink has a part, and we cannot take them apart. */
 static int clear_halves(struct tally_spool *spool, const struct tally_position *at)
 {
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < spool->sealed.n;) {
 		const struct tally_spool_entry *entry = &spool->sealed.items[i];
-		__u64 first = entry->number_last - (entry->epoch_last - entry->epoch_first);
 
-		if (memcmp(entry->ledger, at->ledger, sizeof(at->ledger)) != 0 ||
-		    first > at->number) {
+		if (!begins_by(entry, at)) {
 			i++;
 			continue;
 		}
@@ -1142,13 +1152,16 @@ static int follow(struct tally_spool *spool, const struct tally_position *at)
 	return 0;
 }
 
-static int adopt(struct tally_spool *spool, const struct tally_position *at)
+static int adopt(struct tally_spool *spool, const struct tally_position *at, bool whole)
 {
-	int r;
+	int r = 0;
 
+	if (!whole)
+		r = clear_halves(spool, at);
 	spool->state.batched = *at;
-	r = drop_covered(spool);
 	if (r == 0)
+		r = drop_covered(spool);
+	if (r == 0 && whole)
 		r = clear_halves(spool, at);
 	return r < 0 ? r : follow(spool, at);
 }
@@ -1159,9 +1172,9 @@ int tally_spool_overtaken(struct tally_spool *spool, const struct tally_checkpoi
 	int r = tally_spool_settle(spool);
 
 	if (r == 0)
-		r = clear_batches(spool, &at->position);
+		r = clear_batches(spool, &at->position, at->whole);
 	if (r == 0 && at->position.epoch)
-		r = adopt(spool, &at->position);
+		r = adopt(spool, &at->position, at->whole);
 	if (r < 0) {
 		spool->reload = true;
 		return r;

@@ -108,7 +108,8 @@ int tally_spool_load(struct tally_spool *spool, const struct tally_spool_entry *
 int tally_spool_trim(struct tally_spool *spool, __u64 number);
 /* A sink holds a batch we never made: our state is older than the sink's, as after the restore of a
  * backup. Numbers, chain and position continue behind it, in a new incarnation. What the sink is known to
- * hold is removed; what else has numbers goes to quarantine, as they may be in use there. */
+ * hold is removed; what else has numbers goes to quarantine, as they may be in use there. Where the sink holds
+ * only a part of its last batch, all that may be of it goes to quarantine. */
 int tally_spool_overtaken(struct tally_spool *spool, const struct tally_checkpoint *at)
 	__attribute__((warn_unused_result));
 

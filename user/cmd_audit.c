@@ -41,6 +41,16 @@ static void say_unreadable(const char *path, size_t line)
 			     line);
 }
 
+/* Is it no whole text? Whoever writes the file may have been killed in the middle of a line. */
+static bool is_cut(const char *line, size_t n)
+{
+	json_t *root = json_loadb(line, n, 0, NULL);
+	bool cut = !root;
+
+	json_decref(root);
+	return cut;
+}
+
 static int read_lines(struct tally_audit *audit, FILE *in, const char *path)
 {
 	uint64_t before = tally_audit_count(audit, TALLY_FIND_UNREADABLE);
@@ -54,6 +64,13 @@ static int read_lines(struct tally_audit *audit, FILE *in, const char *path)
 		number++;
 		if (line[n - 1] == '\n')
 			n--;
+		else if (is_cut(line, (size_t)n)) {
+			(void)fprintf(
+				stderr,
+				"%s:%zu: half a line at the end: an agent that starts cuts it off\n",
+				path, number);
+			break;
+		}
 		if (n)
 			r = tally_audit_feed(audit, line, (size_t)n);
 		if (!said && tally_audit_count(audit, TALLY_FIND_UNREADABLE) > before) {

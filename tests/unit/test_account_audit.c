@@ -18,14 +18,15 @@ struct books {
 	struct tally_audit *audit;
 };
 
-/* Batch n of ROWS records; the chain goes on, held too. */
-static struct tally_batch *make(__u64 n, __u64 epoch, const __u8 *prev_chain)
+/* Batch n of ROWS records, its window so much later. A second incarnation begins with it. */
+static struct tally_batch *make_at(__u64 n, __u64 epoch, __u64 later_s, const __u8 *prev_chain,
+				   __u32 incarnation)
 {
 	struct tally_batch_head head = {
 		.agent = "9f2c71d4a0b1",
-		.incarnation = 1,
+		.incarnation = incarnation,
 		.number = n,
-		.seq_first = (n - 1) * ROWS + 1,
+		.seq_first = incarnation == 1 ? (n - 1) * ROWS + 1 : 1,
 		.recorded_s = LEDGER_START_S + n,
 		.version = "1",
 		.host = "host",
@@ -38,11 +39,21 @@ static struct tally_batch *make(__u64 n, __u64 epoch, const __u8 *prev_chain)
 	struct tally_batch *batch = NULL;
 	struct tally_sealed sealed;
 
+	for (size_t i = 0; i < ROWS; i++)
+		rows[i].key.hour += (__u32)(later_s / 3600);
+	frozen.start_ns += later_s * TALLY_NS_PER_S;
+	frozen.end_ns += later_s * TALLY_NS_PER_S;
 	ledger_close(&frozen, &sealed);
 	if (prev_chain)
 		memcpy(head.prev_chain, prev_chain, TALLY_CHAIN);
 	assert_int_equal(tally_batch_new(&head, &sealed, &batch), 0);
 	return batch;
+}
+
+/* The chain goes on, held too. */
+static struct tally_batch *make(__u64 n, __u64 epoch, const __u8 *prev_chain)
+{
+	return make_at(n, epoch, 0, prev_chain, 1);
 }
 
 static int set_up(void **state)
@@ -518,6 +529,92 @@ static void test_records_that_outlive_their_control(void **state)
 	}
 }
 
+/* Of an agent with control records, too, records wait for theirs only for a while. */
+static void test_records_that_wait_too_long(void **state)
+{
+	static const __u64 live_since[] = { LEDGER_START_S + 20, LEDGER_START_S + 21 };
+	struct books *books = *state;
+
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(live_since); i++) {
+		start_again(books);
+		feed_batch(books, 0);
+		feed(books, 1, 0);
+		feed(books, 1, 2);
+		tally_audit_live_since(books->audit, live_since[i]);
+		expect(books, TALLY_FIND_BEHIND, i);
+		assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_NOTE), !i);
+	}
+}
+
+/* An incarnation ended at seq 3, the next is chained to it: what else came of the first is nobody's. */
+static void test_records_past_an_incarnation(void **state)
+{
+	struct books *books = *state;
+	struct tally_batch *next = make_at(2, 2, 0, books->batches[0]->chain, 2);
+
+	feed_batch(books, 0);
+	for (size_t i = 0; i < ROWS; i++) {
+		ledger_feed(books->audit, next, i, NULL, NULL);
+		feed(books, 1, i);
+	}
+	ledger_feed(books->audit, next, LEDGER_CONTROL, NULL, NULL);
+	tally_audit_live_since(books->audit, 0);
+	expect(books, TALLY_FIND_GAP, 1);
+	tally_batch_free(next);
+}
+
+/* A state that was put back and used twice: two batches of one number, both behind batch 1. */
+static void test_fork(void **state)
+{
+	struct books *books = *state;
+	struct tally_batch *other = make_at(2, 3, 0, books->batches[0]->chain, 2);
+
+	feed_batch(books, 0);
+	feed_batch(books, 1);
+	for (size_t i = 0; i < ROWS; i++)
+		ledger_feed(books->audit, other, i, NULL, NULL);
+	ledger_feed(books->audit, other, LEDGER_CONTROL, NULL, NULL);
+	assert_int_equal(tally_audit_close(books->audit, 0), 0);
+	assert_true(tally_audit_count(books->audit, TALLY_FIND_CHAIN) > 0);
+	tally_batch_free(other);
+}
+
+/* The clock was a day ahead, and was put right: what comes later says until when the books are complete. */
+static void test_clock_that_was_ahead(void **state)
+{
+	struct books *books = *state;
+	struct tally_batch *ahead = make_at(1, 1, 86400, NULL, 1);
+	struct tally_batch *right = make_at(2, 2, 0, ahead->chain, 1);
+	struct tally_audit_agent agent;
+
+	for (size_t i = 0; i < ROWS; i++) {
+		ledger_feed(books->audit, ahead, i, NULL, NULL);
+		ledger_feed(books->audit, right, i, NULL, NULL);
+	}
+	ledger_feed(books->audit, ahead, LEDGER_CONTROL, NULL, NULL);
+	ledger_feed(books->audit, right, LEDGER_CONTROL, NULL, NULL);
+	assert_int_equal(tally_audit_expect(books->audit, "9f2c71d4a0b1"), 0);
+	assert_int_equal(tally_audit_close(books->audit, LEDGER_START_S + 43200), 0);
+	assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_BEHIND), 1);
+	tally_audit_agent(books->audit, 0, &agent);
+	assert_true(agent.complete_until_s < LEDGER_START_S + 43200);
+	tally_batch_free(ahead);
+	tally_batch_free(right);
+}
+
+/* Rules or a key's text were gone when the window was closed: usage without units is a loss. */
+static void test_unresolved(void **state)
+{
+	struct books *books = *state;
+
+	feed_batch(books, 0);
+	for (size_t i = 0; i < ROWS; i++)
+		feed(books, 1, i);
+	feed_changed(books, 1, ROWS, "\"unresolved\":0", "\"unresolved\":5");
+	assert_int_equal(tally_audit_close(books->audit, 0), 0);
+	assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_LOSS), 1);
+}
+
 static void test_what_is_no_record(void **state)
 {
 	struct books *books = *state;
@@ -562,6 +659,11 @@ int main(void)
 		TEST(test_expected_agent_without_batch),
 		TEST(test_records_without_control),
 		TEST(test_records_that_outlive_their_control),
+		TEST(test_records_that_wait_too_long),
+		TEST(test_records_past_an_incarnation),
+		TEST(test_fork),
+		TEST(test_clock_that_was_ahead),
+		TEST(test_unresolved),
 		TEST(test_what_is_no_record),
 	};
 

@@ -58,7 +58,7 @@ struct batch {
 	struct tally_loss loss;
 	char hole; /* 's'topped, 'l'ost or 0 */
 	__u64 hole_start_s, hole_end_s, start_s, complete_until_s;
-	__s64 held_before, held_after, seen, attributed, unattributed;
+	__s64 held_before, held_after, seen, attributed, unattributed, unresolved;
 	__u8 prev_chain[TALLY_CHAIN], chain[TALLY_CHAIN], digest[TALLY_SHA256];
 	__u8 connections_digest[TALLY_SHA256];
 	u128 told[SUMS], found[SUMS];
@@ -648,6 +648,7 @@ static void read_kernel(const json_t *kernel, struct batch *batch)
 	batch->held_after = integer(kernel, "held_after");
 	batch->seen = integer(kernel, "seen");
 	batch->attributed = integer(kernel, "attributed");
+	batch->unresolved = integer(kernel, "unresolved");
 	json_object_foreach(json_object_get(kernel, "unattributed"), name, value)
 		batch->unattributed += json_integer_value(value);
 }
@@ -929,6 +930,10 @@ static void judge_batch(struct tally_audit *audit, const struct agent *agent,
 		find(audit, TALLY_FIND_IDENTITY, agent->id,
 		     "batch %llu: held_before + seen = %lld, attributed + unattributed + held_after = %lld",
 		     (unsigned long long)batch->number, (long long)in, (long long)out);
+	if (batch->unresolved)
+		find(audit, TALLY_FIND_LOSS, agent->id,
+		     "batch %llu: %lld requests carry no units: whose key it was, or which rules held, could not be told any more",
+		     (unsigned long long)batch->number, (long long)batch->unresolved);
 	if (batch->lost)
 		find(audit, TALLY_FIND_LOSS, agent->id,
 		     "batch %llu, seq %llu to %llu, epochs %llu to %llu: given up",
@@ -989,6 +994,12 @@ static void judge_link(struct tally_audit *audit, const struct agent *agent,
 		     before->incarnation, (unsigned long long)batch->number);
 	if (linked)
 		return;
+	if (batch->number <= before->number) {
+		find(audit, TALLY_FIND_CHAIN, agent->id,
+		     "batch %llu is there twice, in incarnations %u and %u: the chain parts",
+		     (unsigned long long)batch->number, before->incarnation, batch->incarnation);
+		return;
+	}
 	if (batch->number == before->number + 1) {
 		find(audit, TALLY_FIND_CHAIN, agent->id, "batch %llu is not chained to batch %llu",
 		     (unsigned long long)batch->number, (unsigned long long)before->number);
@@ -1151,10 +1162,19 @@ static void judge_since(struct tally_audit *audit, const struct agent *agent)
 	     (unsigned long long)first->number, from, since);
 }
 
-static __u64 judge_agent(struct tally_audit *audit, const struct agent *agent)
+/* What its last batch says: a clock that went ahead for a while does not make later windows complete. */
+static __u64 complete_until(const struct agent *agent)
+{
+	for (size_t i = agent->n_batches; i > 0; i--) {
+		if (!agent->batches[i - 1].lost)
+			return agent->batches[i - 1].complete_until_s;
+	}
+	return 0;
+}
+
+static void judge_agent(struct tally_audit *audit, const struct agent *agent)
 {
 	const struct batch *before = NULL, *epochs = NULL;
-	__u64 until = 0;
 
 	for (size_t i = 0; i < agent->n_batches; i++) {
 		const struct batch *batch = &agent->batches[i];
@@ -1173,13 +1193,11 @@ static __u64 judge_agent(struct tally_audit *audit, const struct agent *agent)
 			judge_held(audit, agent, epochs, batch);
 		}
 		epochs = batch;
-		until = TALLY_MAX(until, batch->complete_until_s);
 	}
 	judge_since(audit, agent);
 	judge_told(audit, agent, false);
 	if (!audit->without_connections)
 		judge_told(audit, agent, true);
-	return until;
 }
 
 static bool is_behind(const struct batch *last, const struct loose *loose)
@@ -1187,6 +1205,29 @@ static bool is_behind(const struct batch *last, const struct loose *loose)
 	if (loose->incarnation != last->incarnation)
 		return loose->incarnation > last->incarnation;
 	return loose->connection ? loose->batch > last->number : loose->seq >= last->seq_first;
+}
+
+static bool is_before(const struct batch *first, const struct loose *loose)
+{
+	if (loose->incarnation != first->incarnation)
+		return loose->incarnation < first->incarnation;
+	return loose->connection ? loose->batch < first->number : loose->seq < first->seq_first;
+}
+
+/* Of a batch that was given up, in part sent before. */
+static bool is_given_up(const struct agent *agent, const struct loose *loose)
+{
+	for (size_t i = 0; i < agent->n_batches; i++) {
+		const struct tally_loss *loss = &agent->batches[i].loss;
+
+		if (!agent->batches[i].lost || loss->incarnation != loose->incarnation)
+			continue;
+		if (loose->connection
+			    ? loose->batch == loss->batch
+			    : loose->seq >= loss->seq_first && loose->seq <= loss->seq_last)
+			return true;
+	}
+	return false;
 }
 
 /* Records that no control record speaks of: before the anchor, or not yet. */
@@ -1264,15 +1305,48 @@ static void judge_uncovered(struct tally_audit *audit, const struct agent *agent
 		     (unsigned long long)(agent->n_loose - old));
 }
 
+/* With an anchor: before it nothing is judged, behind the last batch what is new may still get its own. */
+static void judge_uncontrolled(struct tally_audit *audit, const struct agent *agent)
+{
+	const struct batch *first = &agent->batches[0],
+			   *last = &agent->batches[agent->n_batches - 1];
+	__u64 before = 0, pending = 0, late = 0, stray = 0;
+
+	for (size_t i = 0; i < agent->n_loose; i++) {
+		const struct loose *loose = &agent->loose[i];
+
+		if (is_before(first, loose))
+			before++;
+		else if (is_behind(last, loose) && loose->end_s >= audit->live_s)
+			pending++;
+		else if (is_behind(last, loose))
+			late++;
+		else if (!is_given_up(agent, loose))
+			stray++;
+	}
+	if (stray)
+		find(audit, TALLY_FIND_GAP, agent->id,
+		     "%llu records, and no control record of this agent vouches for them",
+		     (unsigned long long)stray);
+	if (late)
+		find(audit, TALLY_FIND_BEHIND, agent->id,
+		     "%llu records still wait for their control record", (unsigned long long)late);
+	if (before)
+		find(audit, TALLY_FIND_NOTE, agent->id,
+		     "%llu records are older than its oldest control record, of batch %llu: they are not judged",
+		     (unsigned long long)before, (unsigned long long)first->number);
+	if (pending)
+		find(audit, TALLY_FIND_NOTE, agent->id,
+		     "%llu records are of a batch that is not complete yet",
+		     (unsigned long long)pending);
+}
+
 static void judge_pending(struct tally_audit *audit, const struct agent *agent)
 {
-	__u64 n = count_pending(agent);
-
-	if (!agent->n_batches)
+	if (agent->n_batches)
+		judge_uncontrolled(audit, agent);
+	else
 		judge_uncovered(audit, agent);
-	else if (n)
-		find(audit, TALLY_FIND_NOTE, agent->id,
-		     "%llu records are of a batch that is not complete yet", (unsigned long long)n);
 }
 
 /* until: what its books are complete to; until_s: what they are wanted to, 0: nobody asks. */
@@ -1299,9 +1373,10 @@ int tally_audit_close(struct tally_audit *audit, __u64 until_s)
 		all &= !audit->agents[i].expected;
 	for (size_t i = 0; i < audit->n_agents; i++) {
 		const struct agent *agent = &audit->agents[i];
-		__u64 until = judge_agent(audit, agent);
 
-		judge_progress(audit, agent, until, all || agent->expected ? until_s : 0);
+		judge_agent(audit, agent);
+		judge_progress(audit, agent, complete_until(agent),
+			       all || agent->expected ? until_s : 0);
 		judge_pending(audit, agent);
 	}
 	return 0;
@@ -1320,7 +1395,8 @@ void tally_audit_agent(const struct tally_audit *audit, size_t index,
 
 	*ret_agent = (struct tally_audit_agent){ .duplicates = agent->duplicates,
 						 .batches = agent->n_batches,
-						 .pending = count_pending(agent) };
+						 .pending = count_pending(agent),
+						 .complete_until_s = complete_until(agent) };
 	memcpy(ret_agent->id, agent->id, sizeof(ret_agent->id));
 	memcpy(ret_agent->host, agent->host, sizeof(ret_agent->host));
 	for (size_t i = 0; i < agent->n_batches; i++) {
@@ -1331,9 +1407,6 @@ void tally_audit_agent(const struct tally_audit *audit, size_t index,
 		ret_agent->requests += (__u64)batch->found[0];
 		ret_agent->incarnations += batch->incarnation != incarnation;
 		incarnation = batch->incarnation;
-		if (!batch->lost)
-			ret_agent->complete_until_s =
-				TALLY_MAX(ret_agent->complete_until_s, batch->complete_until_s);
 	}
 }
 

@@ -60,8 +60,8 @@ void tally_audit_free(struct tally_audit *audit);
 int tally_audit_feed(struct tally_audit *audit, const void *value, size_t len);
 /* Records of connections are left out: for who may not read them, or whose copy has none. */
 void tally_audit_without_connections(struct tally_audit *audit);
-/* The books are still written: records of windows that ended since, of an agent without any control record,
- * are those of its first batch. Else all such records are a gap. */
+/* The books are still written: records of windows that ended since may wait for their control record. Older
+ * ones are a gap where the agent has none at all, and behind where they follow its last one. */
 void tally_audit_live_since(struct tally_audit *audit, __u64 since_s);
 /* Does any control record so far tell of records of connections? */
 bool tally_audit_told_connections(const struct tally_audit *audit);

@@ -31,7 +31,7 @@ pytest='/usr/bin/python3 -m pytest -q -rsfE --color=no'
 suites="
 build       | check | 300  | scripts/check.sh --run-build              | everything compiles
 lint        | check | 120  | tests/lint/run.sh                         | format, layers, licences, functions
-unit        | check | 180  | scripts/check.sh --run-programs unit      | modules of the agent, ASan and UBSan
+unit        | check | 240  | scripts/check.sh --run-programs unit      | modules of the agent, ASan and UBSan
 vectors     | check | 240  | scripts/check.sh --run-programs vectors   | the engine, whole and at every split
 diff        | check | 90   | $diff -s 1795652129940229 -t 60           | the engine and two other parsers agree
 sim         | check | 120  | $sim --histories 5000                     | sealing and shipping through seeded faults

@@ -158,6 +158,7 @@ static const struct {
 	{ "sinks: []", "sinks: 0 entries; from 1 to 16" },
 	{ "sinks: [{}]", "sinks[0]: must have exactly one of kafka, file, stdout" },
 	{ "sinks: [{stdout: , file: {path: /x}}]", "must have exactly one of" },
+	{ "sinks: [{name: out.tmp, stdout: }]", "sinks[0].name: must not end in .tmp" },
 	{ "sinks: [{stdout: }, {stdout: }]", "sinks[1].name: sinks[0] is named \"stdout\", too" },
 	{ "sinks: [{file: {path: /a}}, {name: b, file: {path: /a}}]", "has the same path" },
 	{ "sinks: [{kafka: {brokers: b}}, {name: b, kafka: {brokers: b}}]",

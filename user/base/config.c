@@ -434,6 +434,9 @@ static void check_sink(const struct tally_config *config, size_t index, struct t
 		tally_diag_error(
 			diag, sink->place, path,
 			"must begin with a letter or digit and have only these, '.', '-' and '_'");
+	/* Its checkpoint is a file of that name, and such files are removed at a start. */
+	if (strlen(sink->name) >= 4 && !strcmp(sink->name + strlen(sink->name) - 4, ".tmp"))
+		tally_diag_error(diag, sink->place, path, "must not end in .tmp");
 	for (size_t i = 0; i < index; i++)
 		if (strcmp(config->sinks[i].name, sink->name) == 0)
 			tally_diag_error(diag, sink->place, path,

@@ -467,7 +467,7 @@ const struct tally_cli_command tally_cmd_audit = {
 		"Exit 0: they balance. 1: they do not. 3: they do, but for losses that they declare "
 		"themselves\n(spool declare-lost, a window lost in a power cut). Closing a billing "
 		"period: --until END --agents FILE;\nan agent of that file without any control record is behind, with "
-		"--until and without.\nRecords of an agent without any control record are a gap, unless they are of the "
+		"--until and without.\nRecords that no control record vouches for are a gap, unless they are of the "
 		"last 15 minutes,\nor retention took control records as old, and they are of no period that is closed.\n"
 		"What retention took of a topic, before it took its control records, is a note, unless the period "
 		"that is\nclosed begins before it (--since).\nWhere records of connections are kept, they must "

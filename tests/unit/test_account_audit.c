@@ -563,6 +563,22 @@ static void test_records_past_an_incarnation(void **state)
 	tally_batch_free(next);
 }
 
+/* Nobody took control records for their age, and those of the records are not here. */
+static void test_control_records_that_vanished(void **state)
+{
+	struct books *books = *state;
+
+	for (size_t i = 0; i < 3; i++) {
+		start_again(books);
+		tally_audit_gone_control(books->audit, i == 2 ? LEDGER_START_S : 0);
+		if (i)
+			feed(books, 1, 0);
+		feed_batch(books, 2);
+		expect(books, TALLY_FIND_GAP, i == 1);
+		assert_int_equal(tally_audit_count(books->audit, TALLY_FIND_NOTE), i == 2);
+	}
+}
+
 /* A state that was put back and used twice: two batches of one number, both behind batch 1. */
 static void test_fork(void **state)
 {
@@ -661,6 +677,7 @@ int main(void)
 		TEST(test_records_that_outlive_their_control),
 		TEST(test_records_that_wait_too_long),
 		TEST(test_records_past_an_incarnation),
+		TEST(test_control_records_that_vanished),
 		TEST(test_fork),
 		TEST(test_clock_that_was_ahead),
 		TEST(test_unresolved),

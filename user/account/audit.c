@@ -92,6 +92,7 @@ struct tally_audit {
 	__u64 since_s, first_s; /* where it begins; the end of the oldest batch */
 	__u64 live_s;
 	__u64 control_gone_s; /* 0: none is gone, or nobody knows until when */
+	bool control_whole;   /* who read them says that none is gone */
 	struct agent *agents;
 	size_t n_agents, last;
 	struct tally_finding *findings;
@@ -838,6 +839,7 @@ void tally_audit_gone(struct tally_audit *audit, bool connections, __u64 until_s
 void tally_audit_gone_control(struct tally_audit *audit, __u64 until_s)
 {
 	audit->control_gone_s = until_s == UINT64_MAX ? 0 : until_s;
+	audit->control_whole = !until_s;
 }
 
 void tally_audit_since(struct tally_audit *audit, __u64 since_s)
@@ -1305,6 +1307,23 @@ static void judge_uncovered(struct tally_audit *audit, const struct agent *agent
 		     (unsigned long long)(agent->n_loose - old));
 }
 
+/*
+ * Records from before the agent's oldest control record. Retention took those that vouched for them; or it took
+ * none, and they are gone. (A sink that is added begins in the middle of the chain, and has no such records.)
+ */
+static void judge_before(struct tally_audit *audit, const struct agent *agent, __u64 n)
+{
+	const struct batch *first = &agent->batches[0];
+	bool vanished =
+		audit->control_whole && !audit->asked && !declared_before(agent, first->number);
+
+	if (n)
+		find(audit, vanished ? TALLY_FIND_GAP : TALLY_FIND_NOTE, agent->id,
+		     "%llu records are older than its oldest control record, of batch %llu%s",
+		     (unsigned long long)n, (unsigned long long)first->number,
+		     vanished ? ", though retention took none" : ": they are not judged");
+}
+
 /* With an anchor: before it nothing is judged, behind the last batch what is new may still get its own. */
 static void judge_uncontrolled(struct tally_audit *audit, const struct agent *agent)
 {
@@ -1331,10 +1350,7 @@ static void judge_uncontrolled(struct tally_audit *audit, const struct agent *ag
 	if (late)
 		find(audit, TALLY_FIND_BEHIND, agent->id,
 		     "%llu records still wait for their control record", (unsigned long long)late);
-	if (before)
-		find(audit, TALLY_FIND_NOTE, agent->id,
-		     "%llu records are older than its oldest control record, of batch %llu: they are not judged",
-		     (unsigned long long)before, (unsigned long long)first->number);
+	judge_before(audit, agent, before);
 	if (pending)
 		find(audit, TALLY_FIND_NOTE, agent->id,
 		     "%llu records are of a batch that is not complete yet",

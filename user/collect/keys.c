@@ -53,21 +53,33 @@ static struct known *place(struct known *table, size_t size, uint64_t hash)
 	return &table[i];
 }
 
-static int resize(struct tally_keys *keys, size_t size)
+static bool every(const struct known *known, uint64_t epoch)
+{
+	return true;
+}
+
+/* Into a new table of that size, if it can be had, what is kept. */
+static int rebuild(struct tally_keys *keys, size_t size,
+		   bool (*kept)(const struct known *known, uint64_t epoch), uint64_t epoch)
 {
 	struct known *table;
+	size_t used = 0;
 
 	if (!size) /* doubled too often */
 		return -ENOMEM;
 	table = calloc(size, sizeof(*table));
 	if (!table)
 		return -ENOMEM;
-	for (size_t i = 0; i < keys->size; i++)
-		if (keys->table[i].hash)
-			*place(table, size, keys->table[i].hash) = keys->table[i];
+	for (size_t i = 0; i < keys->size; i++) {
+		if (!keys->table[i].hash || !kept(&keys->table[i], epoch))
+			continue;
+		*place(table, size, keys->table[i].hash) = keys->table[i];
+		used++;
+	}
 	free(keys->table);
 	keys->table = table;
 	keys->size = size;
+	keys->used = used;
 	return 0;
 }
 
@@ -76,7 +88,7 @@ static int remember(struct tally_keys *keys, uint64_t hash, const uint8_t *sha25
 	struct known *known;
 
 	if (keys->used * 2 >= keys->size) {
-		int err = resize(keys, keys->size * 2);
+		int err = rebuild(keys, keys->size * 2, every, 0);
 
 		if (err)
 			return err;
@@ -145,7 +157,7 @@ int tally_keys_open(struct tally_load *load, uint64_t epoch, struct tally_keys *
 	keys->load = load;
 	keys->epoch = epoch;
 	keys->capacity = tally_load_capacity(load, TALLY_MAP_DICTIONARY);
-	err = resize(keys, 1024);
+	err = rebuild(keys, 1024, every, 0);
 	if (!err)
 		err = map_pool(&keys->pools[0], load->maps[TALLY_MAP_CANDIDATES],
 			       sizeof(struct tally_candidate), TALLY_CANDIDATES);
@@ -301,20 +313,10 @@ static bool is_idle(const struct known *known, uint64_t epoch)
 	return known->epoch + TALLY_KEYS_IDLE < epoch;
 }
 
-/* Rebuild the table without what the kernel dropped and nobody used since. */
-static int forget(struct tally_keys *keys, uint64_t epoch)
+/* Not what the kernel dropped and nobody used since. */
+static bool is_kept(const struct known *known, uint64_t epoch)
 {
-	size_t kept = 0;
-
-	for (size_t i = 0; i < keys->size; i++) {
-		struct known *known = &keys->table[i];
-
-		if (known->hash && !known->in_kernel && is_idle(known, epoch - TALLY_KEYS_IDLE))
-			known->hash = 0;
-		kept += known->hash != 0;
-	}
-	keys->used = kept;
-	return resize(keys, keys->size);
+	return known->in_kernel || !is_idle(known, epoch - TALLY_KEYS_IDLE);
 }
 
 int tally_keys_trim(struct tally_keys *keys, uint64_t epoch)
@@ -334,7 +336,7 @@ int tally_keys_trim(struct tally_keys *keys, uint64_t epoch)
 		keys->in_kernel--;
 		keys->status.dropped++;
 	}
-	return epoch > 2 * TALLY_KEYS_IDLE ? forget(keys, epoch) : 0;
+	return epoch > 2 * TALLY_KEYS_IDLE ? rebuild(keys, keys->size, is_kept, epoch) : 0;
 }
 
 void tally_keys_status(const struct tally_keys *keys, struct tally_keys_status *ret_status)

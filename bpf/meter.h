@@ -104,7 +104,8 @@ TALLY_GLOBAL int meter_book(struct tally_run *run, struct tally_conn *c, struct 
 TALLY_INLINE void meter_take_request_bytes(struct tally_run *run, struct tally_conn *c,
 					   struct tally_exchange *x)
 {
-	if (x->flags & EX_WHOLE && !c->tunnel) { /* nobody adds to them */
+	/* Nobody adds to them; but the slot's next request must not find them zeroed late. */
+	if (TALLY_STORES_IN_ORDER && x->flags & EX_WHOLE && !c->tunnel) {
 		run->delta.request_bytes += x->request_bytes;
 		x->request_bytes = 0;
 	} else {

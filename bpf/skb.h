@@ -950,6 +950,7 @@ static __always_inline int conn_wait_both(struct tally_conn *c)
 /*
  * Both locks are held now; or, 0: somebody holds one for longer than can be waited for (a virtual processor
  * that does not run), and will see that the connection has ended, because that is looked at behind each unlock.
+ * On x86 that look may overtake the store that unlocks, but not by as long as the second wait here takes.
  */
 static __always_inline int conn_take_whole(struct tally_conn *c)
 {

@@ -46,14 +46,20 @@ static inline long tally_loop(__u32 n, long (*body)(__u32, void *), void *ctx)
 
 #define TALLY_INLINE static inline __attribute__((always_inline))
 
+/* Do all processors see stores in the order in which one makes them (x86: SDM 3A 8.2.2)? */
+#if defined(__TARGET_ARCH_x86) || (!defined(__bpf__) && defined(__x86_64__))
+#define TALLY_STORES_IN_ORDER 1
+#else
+#define TALLY_STORES_IN_ORDER 0
+#endif
+
 /*
- * A word that says that all stores before it are done: who reads it may read them. Where the processor keeps
- * stores in order (x86: SDM 3A 8.2.2) a store does; elsewhere the exchange is the only ordered one that BPF
- * has on Linux 6.1.
+ * A word that says that all stores before it are done: who reads it may read them. Where stores keep their
+ * order a store does; elsewhere the exchange is the only ordered one that BPF has on Linux 6.1.
  */
 TALLY_INLINE void tally_publish(__u32 *at, __u32 value)
 {
-#if defined(__TARGET_ARCH_x86) || defined(__x86_64__)
+#if TALLY_STORES_IN_ORDER
 	asm volatile("" ::: "memory");
 	*(volatile __u32 *)at = value;
 #else

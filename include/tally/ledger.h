@@ -24,7 +24,8 @@
 #include "tally/reasons.h"
 #include "tally/types.h"
 
-#define TALLY_ABI_VERSION 3
+#define TALLY_ABI_VERSION 4
+#define TALLY_ABI_BEFORE 3 /* its rows have no late_bytes: read by us, but ours not by it */
 
 /* Identity of a row. All bytes are significant: it is a hash key, so padding is zero. */
 struct tally_row_key {

@@ -198,6 +198,25 @@ static void test_trim(void **state)
 	tally_keys_close(keys);
 }
 
+/* What is dropped may be in the window that is open: it has a name when that is sealed, however idle it was. */
+static void test_trim_open_window(void **state)
+{
+	struct tally_load *load = *state;
+	struct tally_keys *keys = open_keys(load, 1);
+	uint64_t hashes[CAPACITY], late = 3 + 2 * TALLY_KEYS_IDLE;
+	uint8_t sha256[32];
+	char text[32];
+
+	for (uint32_t i = 0; i < CAPACITY; i++) {
+		snprintf(text, sizeof(text), "key-%u", i);
+		hashes[i] = leave(load, i, text, TALLY_CAND_ACCEPTED);
+	}
+	assert_int_equal(tally_keys_poll(keys), 0);
+	assert_int_equal(tally_keys_trim(keys, late), 0);
+	assert_int_equal(tally_keys_find(keys, hashes[7], late + 1, sha256), 0);
+	tally_keys_close(keys);
+}
+
 /*
  * A restart reads the dictionary. An entry that is gone meanwhile may be missing; after any other error the
  * agent does not start with a key that it cannot name.
@@ -237,7 +256,7 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = { TEST(test_resolve), TEST(test_wipe), TEST(test_trim),
-					    TEST(test_lookup_fails) };
+					    TEST(test_trim_open_window), TEST(test_lookup_fails) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

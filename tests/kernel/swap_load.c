@@ -110,6 +110,24 @@ static void test_other_abi(void **state)
 	kernel_unpin(dir);
 }
 
+/* Of the version before: read, and from our first start on no longer its own. */
+static void test_abi_before(void **state)
+{
+	const char *dir = kernel_pin_dir("before", 0);
+	struct tally_load *load = open_load(dir);
+	struct tally_settings settings;
+	__u32 zero = 0;
+
+	write_abi(load, TALLY_ABI_BEFORE);
+	tally_load_close(load);
+	load = open_load(dir);
+	assert_true(load->reused);
+	assert_int_equal(bpf_map_lookup_elem(load->maps[TALLY_MAP_SETTINGS], &zero, &settings), 0);
+	assert_int_equal(settings.abi_version, TALLY_ABI_VERSION);
+	tally_load_close(load);
+	kernel_unpin(dir);
+}
+
 /* A start that died before its last pin left nothing that counts; with a hook it would. */
 static void test_ruin(void **state)
 {
@@ -484,10 +502,11 @@ static void test_replace(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_reuse),	    cmocka_unit_test(test_other_abi),
-		cmocka_unit_test(test_ruin),	    cmocka_unit_test(test_missing),
-		cmocka_unit_test(test_hooks),	    cmocka_unit_test(test_repair),
-		cmocka_unit_test(test_scopes_full), cmocka_unit_test(test_replace),
+		cmocka_unit_test(test_reuse),	   cmocka_unit_test(test_other_abi),
+		cmocka_unit_test(test_abi_before), cmocka_unit_test(test_ruin),
+		cmocka_unit_test(test_missing),	   cmocka_unit_test(test_hooks),
+		cmocka_unit_test(test_repair),	   cmocka_unit_test(test_scopes_full),
+		cmocka_unit_test(test_replace),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,7 +11,8 @@
 /* The dictionary as we know it: open addressing, hash 0 is a free place. */
 struct known {
 	uint64_t hash;
-	uint64_t epoch; /* last used */
+	uint64_t
+		epoch; /* last used, or dropped by us: the window that was open then may still hold it */
 	uint8_t sha256[32];
 	bool in_kernel;
 };
@@ -316,7 +317,7 @@ static bool is_idle(const struct known *known, uint64_t epoch)
 /* Not what the kernel dropped and nobody used since. */
 static bool is_kept(const struct known *known, uint64_t epoch)
 {
-	return known->in_kernel || !is_idle(known, epoch - TALLY_KEYS_IDLE);
+	return known->in_kernel || !is_idle(known, epoch);
 }
 
 int tally_keys_trim(struct tally_keys *keys, uint64_t epoch)
@@ -333,10 +334,11 @@ int tally_keys_trim(struct tally_keys *keys, uint64_t epoch)
 		if (bpf_map_delete_elem(fd, &known->hash) && errno != ENOENT)
 			return -errno;
 		known->in_kernel = false;
+		known->epoch = epoch;
 		keys->in_kernel--;
 		keys->status.dropped++;
 	}
-	return epoch > 2 * TALLY_KEYS_IDLE ? rebuild(keys, keys->size, is_kept, epoch) : 0;
+	return rebuild(keys, keys->size, is_kept, epoch);
 }
 
 void tally_keys_status(const struct tally_keys *keys, struct tally_keys_status *ret_status)

@@ -219,7 +219,7 @@ static int check_pins(struct tally_load *load, bool *ret_exists)
 		return err;
 	if (bpf_map_lookup_elem(fd, &zero, &settings))
 		return -errno;
-	if (settings.abi_version != TALLY_ABI_VERSION) {
+	if (settings.abi_version != TALLY_ABI_VERSION && settings.abi_version != TALLY_ABI_BEFORE) {
 		tally_log_error("pinned_abi_differs", "pin_dir=%s pinned=%u ours=%u", load->pin_dir,
 				settings.abi_version, TALLY_ABI_VERSION);
 		return -EPROTO;
@@ -376,6 +376,22 @@ static int make_settings(struct tally_load *load)
 	if (bpf_map_update_elem(load->maps[TALLY_MAP_SETTINGS], &zero, &settings, BPF_ANY))
 		return -errno;
 	return pin(load, load->maps[TALLY_MAP_SETTINGS], map_names[TALLY_MAP_SETTINGS]);
+}
+
+/* Our programs are about to count in rows that an agent of the version before would read wrongly. */
+static int raise_abi(struct tally_load *load)
+{
+	struct tally_settings settings;
+	__u32 zero = 0;
+
+	if (bpf_map_lookup_elem(load->maps[TALLY_MAP_SETTINGS], &zero, &settings))
+		return -errno;
+	if (settings.abi_version == TALLY_ABI_VERSION)
+		return 0;
+	settings.abi_version = TALLY_ABI_VERSION;
+	return bpf_map_update_elem(load->maps[TALLY_MAP_SETTINGS], &zero, &settings, BPF_ANY)
+		       ? -errno
+		       : 0;
 }
 
 static int open_windows(struct tally_load *load)
@@ -544,6 +560,8 @@ int tally_load_open(const struct tally_load_options *options, struct tally_load 
 	if (err)
 		return err;
 	err = load_object(load);
+	if (!err)
+		err = raise_abi(load);
 	if (err)
 		err = fall_back(load, err);
 	if (err)

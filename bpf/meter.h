@@ -161,11 +161,7 @@ TALLY_INLINE void meter_key_lookup(struct tally_run *run, struct tally_conn *c,
 
 	if (!(x->flags & EX_UNKNOWN))
 		return;
-	if (c->known_epoch && c->known_epoch == run->epoch_number && c->known_key == x->key) {
-		x->flags &= ~EX_UNKNOWN;
-		return;
-	}
-	if (port_key_known(run, x->key)) {
+	if (conn_knows(c, x, run->epoch_number) || port_key_known(run, x->key)) {
 		x->flags &= ~EX_UNKNOWN;
 		c->known_key = x->key;
 		c->known_epoch = run->epoch_number;
@@ -290,8 +286,8 @@ TALLY_INLINE void meter_response_final(struct tally_run *run, struct tally_conn 
 		c->last_key = x->key;
 		c->owner_known = 1;
 	}
-	tally_publish(&x->answered,
-		      1); /* before the octets are taken, which is ordered (meter_take) */
+	/* Before octets are taken, by an exchange: who adds some behind it sees that it is answered. */
+	tally_publish(&x->answered, 1);
 	t->held_enter++;
 }
 

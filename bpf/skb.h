@@ -142,11 +142,9 @@ static __always_inline int port_load(struct __sk_buff *skb, struct tally_run *ru
 	return bpf_skb_load_bytes(skb, off, chunk->b, chunk_len(n));
 }
 
-/* A connection's row is written by who holds its OUT lock; but for late_bytes, which are IN's. */
+/* A connection's row is written by who holds its OUT lock; but for late_bytes (row_book), which are IN's. */
 static __always_inline void row_add(struct tally_row *row, const struct tally_delta *d)
 {
-	if (d->late_bytes)
-		__sync_fetch_and_add(&row->late_bytes, d->late_bytes);
 	if (!(d->requests | d->request_bytes | d->response_bytes))
 		return;
 	row->requests += d->requests;
@@ -159,8 +157,6 @@ static __always_inline void row_add(struct tally_row *row, const struct tally_de
 /* One without connection is anybody's on this CPU, and programs interrupt each other. */
 static __always_inline void row_add_shared(struct tally_row *row, const struct tally_delta *d)
 {
-	if (d->late_bytes)
-		__sync_fetch_and_add(&row->late_bytes, d->late_bytes);
 	if (d->requests)
 		__sync_fetch_and_add(&row->requests, d->requests);
 	if (d->incomplete)
@@ -197,6 +193,8 @@ static __always_inline int row_book(void *map, const struct tally_row_key *key,
 			row->peer_port = c->peer_port;
 		}
 	}
+	if (run->delta.late_bytes)
+		__sync_fetch_and_add(&row->late_bytes, run->delta.late_bytes);
 	if (c)
 		row_add(row, &run->delta);
 	else

@@ -202,6 +202,8 @@ json_t *tally_agent_service_cgroups(const struct tally_agent *agent,
 	return out;
 }
 
+#define ALL_HOOKS ((1U << TALLY_HOOK_COUNT) - 1)
+
 /* Hooks at this folder as it is now, or at one above it, which covers it. */
 static uint32_t hooks_at(const struct tally_agent *agent, const char *path)
 {
@@ -226,7 +228,7 @@ static uint32_t hooks_at(const struct tally_agent *agent, const char *path)
 /* The hooks that all of its cgroups have. */
 static uint32_t hooks_of(const struct tally_agent *agent, const json_t *cgroups)
 {
-	uint32_t common = json_array_size(cgroups) ? (1U << TALLY_HOOK_COUNT) - 1 : 0;
+	uint32_t common = json_array_size(cgroups) ? ALL_HOOKS : 0;
 	const json_t *cgroup;
 	size_t i;
 
@@ -263,13 +265,15 @@ const char *tally_agent_service_why_not(const struct tally_agent *agent,
 					const struct tally_config_service *service)
 {
 	const struct tally_agent_trouble *trouble = trouble_of(agent, service);
-	json_t *cgroups = tally_agent_service_cgroups(agent, service);
-	bool none = !json_array_size(cgroups);
-	bool whole = hooks_of(agent, cgroups) == (1U << TALLY_HOOK_COUNT) - 1;
+	json_t *cgroups;
+	bool none, whole;
 
-	json_decref(cgroups);
 	if (trouble)
 		return trouble->text;
+	cgroups = tally_agent_service_cgroups(agent, service);
+	none = !json_array_size(cgroups);
+	whole = hooks_of(agent, cgroups) == ALL_HOOKS;
+	json_decref(cgroups);
 	if (none)
 		return why_none(&service->match);
 	if (whole)
@@ -282,9 +286,13 @@ const char *tally_agent_service_why_not(const struct tally_agent *agent,
 bool tally_agent_service_is_partly(const struct tally_agent *agent,
 				   const struct tally_config_service *service)
 {
-	json_t *cgroups = tally_agent_service_cgroups(agent, service);
-	bool partly = trouble_of(agent, service) && hooks_of(agent, cgroups);
+	json_t *cgroups;
+	bool partly;
 
+	if (!trouble_of(agent, service))
+		return false;
+	cgroups = tally_agent_service_cgroups(agent, service);
+	partly = hooks_of(agent, cgroups) != 0;
 	json_decref(cgroups);
 	return partly;
 }

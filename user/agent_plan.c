@@ -46,6 +46,12 @@ void tally_agent_plan_free(struct tally_agent_plan *plan)
 	free(plan);
 }
 
+/* Below the mount; "": that itself. */
+static const char *path_of(const struct look *look, const struct tally_cgroup *cgroup)
+{
+	return cgroup->path + strlen(look->agent->tags.mount);
+}
+
 static size_t count_ports(const struct tally_option_ports *ports)
 {
 	return ports->all ? 1 : ports->n;
@@ -127,15 +133,14 @@ static const struct tally_cgroup *find_cgroup(const struct tally_agent_plan *pla
 static int add_cgroup(struct look *look, const char *path, const struct tally_cgroup **ret_cgroup)
 {
 	struct tally_cgroups *cgroups = &look->plan->cgroups;
-	const char *mount = look->agent->tags.mount;
+	const char *below = strcmp(path, "/") ? path : "";
 	size_t at = cgroups->n;
 	int err = 0;
 
-	while (at && strcmp(cgroups->items[at - 1].path + strlen(mount),
-			    strcmp(path, "/") ? path : "") != 0)
+	while (at && strcmp(path_of(look, &cgroups->items[at - 1]), below) != 0)
 		at--;
 	if (!at) {
-		err = tally_cgroup_add(mount, path, cgroups);
+		err = tally_cgroup_add(look->agent->tags.mount, path, cgroups);
 		at = err ? 0 : cgroups->n;
 	}
 	if (err || !at)
@@ -195,7 +200,7 @@ static int place_one(struct look *look, const struct found *found,
 		     const struct tally_cgroup *cgroup)
 {
 	const struct tally_config_match *match = &found->service->match;
-	const char *path = cgroup->path + strlen(look->agent->tags.mount);
+	const char *path = path_of(look, cgroup);
 	size_t ports = count_ports(&match->ports);
 	bool anywhere = !match->cgroup && !match->unit;
 	struct tally_scope_want want = {
@@ -222,8 +227,7 @@ static int place_one(struct look *look, const struct found *found,
 	err = add_cgroup(look, *path ? path : "/", &cgroup);
 	if (err)
 		return err == -ENOENT ? 0 : err;
-	add_scopes(look->plan, &match->ports, want,
-		   anywhere ? NULL : cgroup->path + strlen(look->agent->tags.mount));
+	add_scopes(look->plan, &match->ports, want, anywhere ? NULL : path_of(look, cgroup));
 	return 0;
 }
 
@@ -284,7 +288,7 @@ static int on_pod(void *ctx, const char *path, const struct tally_agent_claim *c
 		is_of_another(look, index, path, other->service);
 		return -EADDRINUSE;
 	}
-	add_scopes(look->plan, claim->ports, want, cgroup->path + strlen(look->agent->tags.mount));
+	add_scopes(look->plan, claim->ports, want, path_of(look, cgroup));
 	return 0;
 }
 
@@ -333,7 +337,7 @@ static int on_executable(void *ctx, const char *path, const char *service, uint1
 	want.cgroup = cgroup->id;
 	want.level = cgroup->level;
 	want.service = index;
-	add_scopes(plan, &all, want, cgroup->path + strlen(look->agent->tags.mount));
+	add_scopes(plan, &all, want, path_of(look, cgroup));
 	plan->scopes[plan->n - 1].port = port;
 	return 0;
 }

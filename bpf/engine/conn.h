@@ -227,6 +227,12 @@ TALLY_INLINE void conn_attribute_tainted(struct tally_conn *c, const struct tall
 	conn_attribute(x, TALLY_ATTR_TAINTED, conn_taint(c));
 }
 
+/* Was the key found in the dictionary in this epoch already? epoch 0: it is not told. */
+TALLY_INLINE int conn_knows(const struct tally_conn *c, const struct tally_exchange *x, __u32 epoch)
+{
+	return epoch && c->known_epoch == epoch && c->known_key == x->key;
+}
+
 /* What the request's head alone says of its exchange: enum tally_exchange_flag. */
 TALLY_INLINE __u8 conn_head_flags(const struct tally_h1 *p, const struct tally_rules *r)
 {

@@ -160,14 +160,10 @@ static void test_wipe(void **state)
 	tally_keys_close(keys);
 }
 
-static void test_trim(void **state)
+/* The dictionary is full of keys that were used in epoch 1. */
+static struct tally_keys *open_full(struct tally_load *load, uint64_t hashes[CAPACITY])
 {
-	struct tally_load *load = *state;
 	struct tally_keys *keys = open_keys(load, 1);
-	uint64_t hashes[CAPACITY], late = 2 + TALLY_KEYS_IDLE;
-	struct tally_keys_status status;
-	struct tally_key_entry entry;
-	uint8_t sha256[32];
 	char text[32];
 
 	for (uint32_t i = 0; i < CAPACITY; i++) {
@@ -175,6 +171,18 @@ static void test_trim(void **state)
 		hashes[i] = leave(load, i, text, TALLY_CAND_ACCEPTED);
 	}
 	assert_int_equal(tally_keys_poll(keys), 0);
+	return keys;
+}
+
+static void test_trim(void **state)
+{
+	struct tally_load *load = *state;
+	uint64_t hashes[CAPACITY], late = 2 + TALLY_KEYS_IDLE;
+	struct tally_keys *keys = open_full(load, hashes);
+	struct tally_keys_status status;
+	struct tally_key_entry entry;
+	uint8_t sha256[32];
+
 	assert_int_equal(tally_keys_trim(keys, late - 1), 0);
 	tally_keys_status(keys, &status);
 	assert_int_equal(status.entries, CAPACITY);
@@ -201,17 +209,10 @@ static void test_trim(void **state)
 /* What is dropped may be in the window that is open: it has a name when that is sealed, however idle it was. */
 static void test_trim_open_window(void **state)
 {
-	struct tally_load *load = *state;
-	struct tally_keys *keys = open_keys(load, 1);
 	uint64_t hashes[CAPACITY], late = 3 + 2 * TALLY_KEYS_IDLE;
+	struct tally_keys *keys = open_full(*state, hashes);
 	uint8_t sha256[32];
-	char text[32];
 
-	for (uint32_t i = 0; i < CAPACITY; i++) {
-		snprintf(text, sizeof(text), "key-%u", i);
-		hashes[i] = leave(load, i, text, TALLY_CAND_ACCEPTED);
-	}
-	assert_int_equal(tally_keys_poll(keys), 0);
 	assert_int_equal(tally_keys_trim(keys, late), 0);
 	assert_int_equal(tally_keys_find(keys, hashes[7], late + 1, sha256), 0);
 	tally_keys_close(keys);

@@ -140,16 +140,24 @@ static void fill_cell(const char *plain, size_t width, char *out, size_t bytes)
 		       "");
 }
 
+/* Loaded once, as that reads files; 0: there is none. */
+static locale_t get_utf8(void)
+{
+	static locale_t utf8;
+	static bool tried;
+
+	if (!tried)
+		utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
+	tried = true;
+	return utf8;
+}
+
 const char *tally_text_cell(const char *text, size_t width, char *out, size_t bytes)
 {
-	locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
-	locale_t before = utf8 ? uselocale(utf8) : (locale_t)0;
+	locale_t before = uselocale(get_utf8());
 	char plain[TALLY_TEXT_LINE];
 
 	fill_cell(tally_text_plain(text, plain, sizeof(plain)), width, out, bytes);
-	if (utf8) {
-		(void)uselocale(before);
-		freelocale(utf8);
-	}
+	(void)uselocale(before);
 	return out;
 }

@@ -29,8 +29,9 @@ const char *tally_text_clean(const char *text, char *out, size_t bytes);
 const char *tally_text_plain(const char *text, char *out, size_t bytes);
 
 /*
- * Plain and of exactly that many columns, blanks included; out has TALLY_TEXT_CELL of them. What is too long keeps its begin and its end, with ~ between: what tells routes, keys
- * and addresses apart stands there.
+ * Plain and of exactly that many columns, blanks included; out has TALLY_TEXT_CELL of them. What is too long
+ * keeps its begin and its end, with ~ between: what tells routes, keys and addresses apart stands there.
+ * Not for several threads at once.
  */
 const char *tally_text_cell(const char *text, size_t width, char *out, size_t bytes);
 

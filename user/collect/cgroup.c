@@ -155,6 +155,11 @@ bool tally_cgroup_matches(const char *pattern, const char *path)
 	return match(pattern, path, &below);
 }
 
+static bool is_slice(const char *name, size_t n)
+{
+	return n >= 6 && !strncmp(name + n - 6, ".slice", 6);
+}
+
 /* As match(). */
 static bool match_unit(const char *unit, const char *path, bool *ret_below)
 {
@@ -164,14 +169,14 @@ static bool match_unit(const char *unit, const char *path, bool *ret_below)
 	for (const char *above = path; name && above < name; above += n) {
 		above += strspn(above, "/");
 		n = component(above);
-		if (above < name && (n < 6 || strncmp(above + n - 6, ".slice", 6) != 0))
+		if (above < name && !is_slice(above, n))
 			return false;
 	}
 	name = name ? name + 1 : path;
 	if (*name && !fnmatch(unit, name, FNM_NOESCAPE))
 		return true;
 	n = strlen(name);
-	*ret_below = !n || (n >= 6 && !strcmp(name + n - 6, ".slice"));
+	*ret_below = !n || is_slice(name, n);
 	return false;
 }
 

@@ -190,9 +190,14 @@ static int quarantine(struct tally_spool *spool, const char *dir, const char *na
 	return 0;
 }
 
+static bool same_ledger(const __u8 a[TALLY_LEDGER_ID], const __u8 b[TALLY_LEDGER_ID])
+{
+	return memcmp(a, b, TALLY_LEDGER_ID) == 0;
+}
+
 static bool is_later(const struct tally_position *a, const struct tally_position *b)
 {
-	if (memcmp(a->ledger, b->ledger, sizeof(a->ledger)) == 0)
+	if (same_ledger(a->ledger, b->ledger))
 		return a->number > b->number;
 	return a->epoch > b->epoch;
 }
@@ -378,7 +383,7 @@ static int compare_numbers(const void *a, const void *b)
 /* Of one ledger the number decides; of another, which was before, order and time. */
 static bool is_batched(const struct tally_position *at, const struct tally_spool_entry *entry)
 {
-	if (memcmp(at->ledger, entry->ledger, sizeof(at->ledger)) == 0)
+	if (same_ledger(at->ledger, entry->ledger))
 		return entry->number_last <= at->number;
 	return entry->epoch_last <= at->epoch && entry->end_s <= at->end_s;
 }
@@ -550,13 +555,8 @@ bool tally_spool_has(const struct tally_spool *spool, const __u8 ledger[TALLY_LE
 {
 	const struct tally_position *last = &spool->state.sealed;
 
-	return !spool->reload && last->epoch &&
-	       memcmp(last->ledger, ledger, TALLY_LEDGER_ID) == 0 && number <= last->number;
-}
-
-static bool same_ledger(const __u8 a[TALLY_LEDGER_ID], const __u8 b[TALLY_LEDGER_ID])
-{
-	return memcmp(a, b, TALLY_LEDGER_ID) == 0;
+	return !spool->reload && last->epoch && same_ledger(last->ledger, ledger) &&
+	       number <= last->number;
 }
 
 /* Has what an agent opened last been sealed? */
@@ -630,7 +630,7 @@ static void name_epoch(const struct tally_spool *spool, struct tally_sealed *sea
 static void place(const struct tally_position *last, struct tally_sealed *sealed)
 {
 	__u64 span = sealed->epoch_last - sealed->epoch_first, first = sealed->number - span;
-	bool same = memcmp(last->ledger, sealed->ledger, sizeof(last->ledger)) == 0;
+	bool same = same_ledger(last->ledger, sealed->ledger);
 
 	if (!last->epoch || !sealed->windows)
 		return;
@@ -905,8 +905,7 @@ static bool is_last(const struct tally_spool *spool, const struct tally_spool_en
 {
 	const struct tally_position *last = &spool->state.sealed;
 
-	return entry->number_last == last->number &&
-	       memcmp(entry->ledger, last->ledger, sizeof(last->ledger)) == 0;
+	return entry->number_last == last->number && same_ledger(entry->ledger, last->ledger);
 }
 
 /* Of the first n sealed files. */
@@ -1105,7 +1104,7 @@ static bool begins_by(const struct tally_spool_entry *entry, const struct tally_
 	__u64 first = entry->number_last - (entry->epoch_last - entry->epoch_first);
 
 	return is_batched(at, entry) ||
-	       (memcmp(entry->ledger, at->ledger, sizeof(at->ledger)) == 0 && first <= at->number);
+	       (same_ledger(entry->ledger, at->ledger) && first <= at->number);
 }
 
 /* Of what these files hold the sink has a part, and we cannot take them apart. */
@@ -1144,7 +1143,7 @@ static int follow(struct tally_spool *spool, const struct tally_position *at)
 		(void)tally_sealed_position(&one, &last); /* sealed files hold windows */
 		tally_sealed_done(&one);
 	}
-	if (memcmp(mine->ledger, last.ledger, sizeof(last.ledger)) == 0 &&
+	if (same_ledger(mine->ledger, last.ledger) &&
 	    mine->number > last.number) /* it was batched for another sink */
 		mine->epoch = last.epoch + mine->number - last.number;
 	else

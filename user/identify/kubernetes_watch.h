@@ -13,8 +13,9 @@
  *
  * To that comes what the server asks for by Retry-After. Pods that ended (Succeeded, Failed) are not
  * asked for: one that ends is gone by an event. The kubelet says so when its containers are stopped; one
- * that is being stopped is still Running. Only metadata of pods is asked for (PartialObjectMetadata), with verbs list and watch, and nothing
- * else. The token is read from its file for each request, so that a rotated one is taken.
+ * that is being stopped is still Running. Only metadata of pods is asked for (PartialObjectMetadata),
+ * with verbs list and watch, and nothing else. The token is read from its file for each request, so that
+ * a rotated one is taken.
  *
  * Invariants: W1 a server that cannot be reached takes nothing away: pods go only by an event, or
  * because a whole list does not hold them; W2 memory is bounded by a page or an event; what is larger

@@ -34,7 +34,8 @@ typedef void (*tally_http_fn)(void *ctx, const struct tally_http_request *reques
 
 struct tally_http;
 
-/* listen: ADDRESS:PORT, [ADDRESS]:PORT; [::]:PORT is IPv4, too, and alone where there is no IPv6. -EINVAL: it is not; -EADDRINUSE. */
+/* listen: ADDRESS:PORT, [ADDRESS]:PORT; [::]:PORT is IPv4, too, and alone where there is no IPv6.
+ * -EINVAL: it is not; -EADDRINUSE. */
 TALLY_MUST int tally_http_open(struct tally_loop *loop, const char *listen, tally_http_fn fn,
 			       void *ctx, struct tally_http **ret_http);
 void tally_http_close(struct tally_http *http);

@@ -1089,8 +1089,47 @@ TALLY_INLINE int meter_urgent(const struct tally_run *run)
 {
 	__s32 ahead = run->seq - run->rcv_nxt;
 
-	return run->flags & SEG_URG && ahead <= (__s32)TALLY_WINDOW_MAX &&
-	       ahead >= -(__s32)TALLY_WINDOW_MAX;
+	return run->flags & SEG_URG && ahead <= (__s32)TALLY_URGENT_REACH &&
+	       ahead >= -(__s32)TALLY_URGENT_REACH;
+}
+
+/*
+ * TCP may have taken `len` octets of the client at `seq` that are not kept anywhere: what comes in their
+ * place later can be compared with nothing. Inside a body of known length nobody reads them; elsewhere
+ * nothing of the connection is believed any more.
+ */
+TALLY_INLINE void meter_unkept(struct tally_conn *c, __u32 seq, __u32 len)
+{
+	const struct tally_h1 *p = &c->h1[TALLY_IN];
+	__u32 ahead = seq - c->next[TALLY_IN];
+
+	if (c->taint || !c->synced[TALLY_IN])
+		return;
+	if (p->state == H1_CLOSE || p->state == H1_TUNNEL || p->state == H1_BAD)
+		return;
+	if ((p->state == H1_BODY || p->state == H1_CHUNK_DATA) && (__s32)ahead >= 0 &&
+	    (__u64)ahead + len <= p->remain)
+		return;
+	c->taint = TALLY_DETAIL_GAP;
+}
+
+/* The same, of what came while somebody else held the lock. */
+TALLY_INLINE void meter_unkept_before(struct tally_conn *c)
+{
+	__u64 unread;
+
+	if (!c->unread)
+		return;
+	unread = __sync_lock_test_and_set(&c->unread, 0);
+	if (unread)
+		meter_unkept(c, unread >> 32, (__u32)unread);
+}
+
+/* For who has no lock. Two such stretches at a time are more than there is room for. */
+TALLY_INLINE void meter_unkept_later(struct tally_conn *c, __u32 seq, __u32 len)
+{
+	if (__sync_val_compare_and_swap(&c->unread, 0, (__u64)seq << 32 | len) && !c->taint)
+		c->taint = TALLY_DETAIL_GAP;
 }
 
 /*
@@ -1116,6 +1155,8 @@ TALLY_INLINE void meter_park(TALLY_PACKET *pkt, struct tally_run *run, struct ta
 		return;
 	t->gaps[TALLY_GAP_PARKED]--;
 	t->gaps[TALLY_GAP_PARK_FULL]++;
+	if (run->dir == TALLY_IN)
+		meter_unkept(c, run->seq + run->at, run->len - run->at);
 }
 
 /* ---- heads that repeat themselves ---- */
@@ -1232,8 +1273,10 @@ TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct
 	if (meter_parked(c, run->dir))
 		meter_catch_up_first(pkt, run, c, r, t);
 	meter_fin(run, c);
-	if (run->dir == TALLY_IN)
+	if (run->dir == TALLY_IN) {
+		meter_unkept_before(c);
 		meter_doubt(pkt, run, c, t);
+	}
 	if (run->len && !c->synced[conn_side(run->dir)])
 		meter_join(run, c, t);
 	if (run->dir == TALLY_IN) {

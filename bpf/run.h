@@ -5,7 +5,8 @@
 
 #include "engine/conn.h"
 
-#define TALLY_WINDOW_MAX (1u << 30) /* RFC 7323 2.2 */
+#define TALLY_WINDOW_MAX (1u << 30)   /* RFC 7323 2.2 */
+#define TALLY_URGENT_REACH (1u << 25) /* more than windows are by default: tcp_rmem, tcp_wmem */
 
 enum tally_segment_flag { SEG_FIN = 1, SEG_RST = 2, SEG_URG = 4 };
 

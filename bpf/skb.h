@@ -446,6 +446,7 @@ static __always_inline void piece_free(__u32 slot, __u64 owner)
 	if (!k)
 		return;
 	chunk_wipe(&k->data);
+	k->since_ns = 0; /* whoever takes it next may be looked at before it has set its own */
 	__sync_lock_test_and_set(&k->busy, 0);
 }
 
@@ -670,7 +671,8 @@ static __always_inline __u32 tcp_offset(struct __sk_buff *skb)
 	__u32 off = 40;
 
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		if (bpf_skb_load_bytes(skb, 0, b, 1))
+		if (bpf_skb_load_bytes(skb, 0, b, 1) || bpf_skb_load_bytes(skb, 9, &next, 1) ||
+		    next != IPPROTO_TCP)
 			return 0;
 		return (b[0] & 15) * 4;
 	}
@@ -720,7 +722,8 @@ static __always_inline int packet_parse(struct __sk_buff *skb, struct packet_hea
 {
 	__u8 *ip = (__u8 *)(long)skb->data, *end = (__u8 *)(long)skb->data_end;
 
-	if (ip + 20 + 16 <= end && skb->protocol == bpf_htons(ETH_P_IP) && ip[0] == 0x45)
+	if (ip + 20 + 16 <= end && skb->protocol == bpf_htons(ETH_P_IP) && ip[0] == 0x45 &&
+	    ip[9] == IPPROTO_TCP)
 		return packet_tcp(ip + 20, 20, skb->len, h);
 	if (ip + 40 + 16 <= end && skb->protocol == bpf_htons(ETH_P_IPV6) && ip[6] == IPPROTO_TCP)
 		return packet_tcp(ip + 40, 40, skb->len, h);
@@ -914,6 +917,7 @@ static __always_inline void catch_up(struct __sk_buff *skb, struct tally_run *ru
 	r = conn_rules(c, TALLY_IN, r, slot);
 	if (r)
 		meter_catch_up(skb, run, c, r, t);
+	meter_unkept_before(c);
 	conn_unlock(c, TALLY_IN);
 }
 
@@ -1020,6 +1024,16 @@ static __always_inline void run_tcp(struct tally_run *run, struct bpf_tcp_sock *
 		run->snd_una = h->ack;
 }
 
+/*
+ * Near enough for TCP to look at the segment: RFC 5961 5. Its snd_nxt may grow until then. Who knows nothing
+ * of a connection but its addresses guesses no acknowledgement.
+ */
+static __always_inline int ack_is_near(const struct tally_run *run, const struct packet_head *h)
+{
+	return h->flags & TCP_ACK && h->ack - (run->snd_una - TALLY_URGENT_REACH) <=
+					     run->snd_nxt - run->snd_una + 2 * TALLY_URGENT_REACH;
+}
+
 static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scratch *s,
 					struct tally_conn *c, const struct packet_head *h,
 					__u32 dir)
@@ -1038,9 +1052,11 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 		c->counted = 1;
 		t->connections++;
 	}
-	if (dir == TALLY_OUT && c->parked_count[TALLY_IN])
+	if (dir == TALLY_OUT && (c->parked_count[TALLY_IN] || c->unread))
 		catch_up(skb, run, c, r, slot, t);
 	run_packet(run, h, dir);
+	if (run->flags & SEG_URG && !ack_is_near(run, h))
+		run->flags &= ~SEG_URG;
 	if (c->closed) {
 		meter_unparsed(t, dir, TALLY_UNPARSED_AFTER_CLOSE, h->len);
 		return 0;
@@ -1051,8 +1067,11 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 		if (dir == TALLY_IN && meter_urgent(run))
 			c->taint = TALLY_DETAIL_CONFLICT;
 		run->raw = 1;
-		if (park_segment(skb, run, c))
+		if (park_segment(skb, run, c)) {
 			t->gaps[TALLY_GAP_PARK_FULL]++;
+			if (dir == TALLY_IN)
+				meter_unkept_later(c, run->seq + run->at, run->len - run->at);
+		}
 		return 0;
 	}
 	r = conn_rules(c, dir, r, slot);

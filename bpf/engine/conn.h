@@ -88,6 +88,7 @@ struct tally_conn {
 	__u32 next[2];	 /* stream position expected next */
 	__u32 synced[2]; /* next is known */
 	__u32 parked_count[2];
+	__u64 unread; /* IN: position << 32 | length of octets that no place was left for; shared, atomic */
 	/* Rules of the message under way: those that were in force when it began. */
 	__u32 rules_slot[2], rules_id[2];
 	/* Queue. Free-running indices. */

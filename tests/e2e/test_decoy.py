@@ -10,13 +10,14 @@ import pytest
 
 from lib import api, servers, view
 from lib.client import Conn
-from lib.decoy import (REFUSED, Injector, RawTcp, RawTcp6, destination_options, later_fragment,
+from lib.decoy import (ACK, PSH, REFUSED, URG, Injector, RawTcp, RawTcp6, destination_options, later_fragment,
                        whole_fragment)
 from lib.sandbox import Sandbox
 from lib.tallyd import Tallyd, differences, service
 
 veth = pytest.mark.parametrize("sandbox", ["veth"], indirect=True)
 PATHS = 5
+PARK_PIECES = 32  # TALLY_PARK_PIECES: early octets that are kept per connection
 
 
 @pytest.fixture
@@ -243,6 +244,49 @@ def test_forged_request_in_flight_body(decoys, sandbox):
             c.real(data[-100:])
             answers(c, i + 1)
     settle(decoys, PATHS, tainted=PATHS)
+
+
+@veth
+def test_no_place_left(decoys, sandbox):
+    """A request that TCP keeps and the meter has no place for; later a refused one, in its place."""
+    real, fake = decoys.texts
+    first, early, decoy = ask(1, real), ask(2, real), ask(2, fake)
+    assert len(decoy) == len(early)
+    with RawTcp(sandbox, decoys.port) as c:
+        c.real(ask(0, real))
+        answers(c, 1)
+        at = c.next
+        for _ in range(PARK_PIECES):
+            c.segment(at + 1, first[1:2])
+        c.segment(at + len(first), early)
+        c.segment(at, first[:20])
+        c.segment(at + len(first), decoy, bad_checksum=True)
+        c.segment(at + 20, first[20:])
+        c.next = at + len(first) + len(early)
+        answers(c, 3)
+    assert {row[0] for row in decoys.witness(3)} == {"key_real"}
+    ledger = decoys.agent.stop()
+    assert ledger.gaps()["park-full"] == 1
+    assert not ledger.count("api", api_key_id="key_fake"), "a key that the server never saw was billed"
+    assert ledger.count("api", attribution="tainted", attribution_detail="gap") >= 1
+    assert not ledger.audit()
+
+
+@veth
+@pytest.mark.parametrize("seq, ack", [(1 << 26, 0), (0, 1 << 26), (1 << 29, 1 << 29)])
+def test_urgent_mark_of_a_stranger(decoys, sandbox, seq, ack):
+    """Who knows the addresses and ports alone cannot name positions near those of the connection."""
+    real, _ = decoys.texts
+    with RawTcp(sandbox, decoys.port) as c:
+        c.real(ask(0, real))
+        answers(c, 1)
+        c.segment(c.next + seq, b"", flags=PSH | ACK | URG, urgent=1, ack_delta=ack)
+        for i in range(1, PATHS):
+            c.real(ask(i, real))
+            answers(c, i + 1)
+    ledger = decoys.agent.stop()
+    assert ledger.count("api", api_key_id="key_real", status=200) == PATHS
+    assert not ledger.audit()
 
 
 def test_urgent_octet(start, meter, sandbox, keys):

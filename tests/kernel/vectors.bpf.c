@@ -28,7 +28,8 @@ static __always_inline int run_segment(struct __sk_buff *skb, __u32 dir)
 	h.seq = v.seq;
 	h.off = VECTORS_OFF;
 	h.len = v.len;
-	h.flags = v.flags;
+	h.flags = v.flags | TCP_ACK;
+	h.ack = v.snd_una;
 	s->run.rcv_nxt = v.rcv_nxt;
 	s->run.snd_nxt = v.snd_nxt;
 	s->run.snd_una = v.snd_una;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The end of a connection while another processor is in the middle of one of its segments, for longer than can
+ * What comes while another processor is in the middle of a segment of the same connection, for longer than can
  * be waited for: a virtual processor may not run for milliseconds. Nothing is booked without the locks; who
- * holds one closes the connection behind its segment. The lock is held by hand here.
+ * holds one closes a connection that ended meanwhile behind its segment, and knows of octets that no place was
+ * left for. The lock is held by hand here.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -20,6 +21,7 @@
 #include "tests/vectors/libplay.h"
 
 #define REQUEST "GET /v1/items HTTP/1.1\r\nX-API-Key: A\r\n\r\n"
+#define DECOY "GET /v1/items HTTP/1.1\r\nX-API-Key: B\r\n\r\n" /* as long */
 #define RESPONSE "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 #define IN_FROM 1000u
 #define OUT_FROM 5000u
@@ -27,6 +29,7 @@
 static struct {
 	struct programs p;
 	uint32_t in, out;
+	uint64_t key_a, key_b;
 } k;
 
 static struct tally_conn *conn_read(void)
@@ -83,7 +86,8 @@ static void end(void)
 	programs_run(k.p.skel->progs.vectors_close, &v, NULL, 0);
 }
 
-static void begin(void)
+/* No server has asked for anything yet. */
+static void born(void)
 {
 	struct tally_conn *c = test_calloc(1, sizeof(*c));
 
@@ -93,6 +97,11 @@ static void begin(void)
 	c->cookie = 1;
 	c->resolved = 1;
 	conn_write(c);
+}
+
+static void begin(void)
+{
+	born();
 	client(REQUEST);
 }
 
@@ -167,13 +176,105 @@ static void test_nobody_holds(void **state)
 	assert_int_equal(t.aborted, before.aborted + 1);
 }
 
+/* All places for early octets are in use, or none is. */
+static void fill_places(uint32_t slot)
+{
+	struct tally_conn *c = conn_read();
+
+	for (int i = 0; i < TALLY_PARK_PIECES; i++)
+		c->parked[TALLY_IN][i] = slot;
+	conn_write(c);
+}
+
+/* The client's octets come while the lock is held, and there is no place for them. TCP takes them. */
+static void client_unkept(const char *text)
+{
+	hold(TALLY_IN, 1);
+	fill_places(TALLY_PARK_POOL);
+	client(text);
+	hold(TALLY_IN, 0);
+	fill_places(0);
+}
+
+static enum tally_detail taint(void)
+{
+	struct tally_conn *c = conn_read();
+	enum tally_detail detail = c->taint;
+
+	test_free(c);
+	return detail;
+}
+
+static uint64_t requests_of(uint64_t key)
+{
+	struct tally_row_key at, *before = NULL, next;
+	struct tally_row row;
+	uint64_t n = 0;
+
+	while (!bpf_map_get_next_key(k.p.rows, before, &next)) {
+		at = next;
+		before = &at;
+		if (!bpf_map_lookup_elem(k.p.rows, &at, &row) && at.key == key)
+			n += row.requests;
+	}
+	return n;
+}
+
+/* A request that TCP refused was read; another one that it takes in its place can be compared with nothing. */
+static void test_head_without_place(void **state)
+{
+	uint64_t before = requests_of(k.key_b);
+	struct vectors_segment decoy;
+
+	born();
+	decoy = told(k.in, (uint32_t)strlen(DECOY));
+	programs_run(k.p.skel->progs.vectors_in, &decoy, DECOY, decoy.len);
+	client_unkept(REQUEST);
+	server(RESPONSE);
+	client(REQUEST);
+	assert_int_equal(taint(), TALLY_DETAIL_GAP);
+	server(RESPONSE);
+	assert_int_equal(requests_of(k.key_b), before);
+}
+
+/* The octets of a body are read by nobody: the connection is what it was, and so is the next request. */
+static void test_body_without_place(void **state)
+{
+	struct tally_totals before = totals(), t;
+	uint64_t keyed = requests_of(k.key_a);
+
+	born();
+	client("POST /v1/items HTTP/1.1\r\nX-API-Key: A\r\nContent-Length: 20\r\n\r\n");
+	client_unkept("GET /x HTT");
+	client("P/1.1\r\n123");
+	server(RESPONSE);
+	client(REQUEST);
+	server(RESPONSE);
+	assert_int_equal(taint(), 0);
+	assert_int_equal(requests_of(k.key_a), keyed + 2);
+	t = totals();
+	assert_int_equal(t.gaps[TALLY_GAP_PARK_FULL], before.gaps[TALLY_GAP_PARK_FULL] + 1);
+}
+
+/* Two such stretches may be in a body both, but only one can be remembered. */
+static void test_two_without_place(void **state)
+{
+	born();
+	client("POST /v1/items HTTP/1.1\r\nX-API-Key: A\r\nContent-Length: 20\r\n\r\n");
+	client_unkept("01234");
+	assert_int_equal(taint(), 0);
+	client_unkept("56789");
+	assert_int_equal(taint(), TALLY_DETAIL_GAP);
+}
+
 static int setup(void **state)
 {
 	const struct vector_rules *rules = vector_rules("tests/vectors", "default");
 
 	programs_load(&k.p);
 	programs_put(k.p.skel->maps.rulesets, rules->rules);
-	(void)programs_know(&k.p, rules->rules, "A");
+	k.key_a = programs_know(&k.p, rules->rules, "A");
+	k.key_b = programs_know(&k.p, rules->rules, "B");
 	return 0;
 }
 
@@ -190,6 +291,9 @@ int main(void)
 		cmocka_unit_test(test_holder_closes),
 		cmocka_unit_test(test_holder_reads_on),
 		cmocka_unit_test(test_nobody_holds),
+		cmocka_unit_test(test_head_without_place),
+		cmocka_unit_test(test_body_without_place),
+		cmocka_unit_test(test_two_without_place),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -520,7 +520,7 @@ TALLY_GLOBAL int tally_h1_match_scheme(struct tally_h1 *p, const struct tally_ru
 TALLY_INLINE void h1_value_begin(struct tally_h1 *p, const struct tally_rules *r)
 {
 	p->state = H1_OWS;
-	p->flags &= ~(H1_F_DIGITS | H1_F_VALUE_END | H1_F_AUTH_AGAIN);
+	p->flags &= ~(H1_F_DIGITS | H1_F_VALUE_END | H1_F_AUTH_AGAIN | H1_F_BASIC_DONE);
 	p->pending_len = 0;
 	p->number = 0;
 	p->fill = 0;

@@ -13,7 +13,8 @@
  *
  * Invariants:
  *  C1 every final response head is `seen` once and leads to exactly one booked request;
- *  C2 a tainted connection stays tainted, its responses still count;
+ *  C2 a tainted connection stays tainted, its responses still count; a request whose key alone is in
+ *     doubt taints its own exchange: no boundary moves, and behind a proxy others' requests come next;
  *  C3 an exchange is charged to a key only if TCP took the whole head that names it (rcv_nxt).
  */
 #ifndef TALLY_ENGINE_CONN_H
@@ -33,7 +34,7 @@ enum tally_exchange_flag {
 	EX_NO_LEARN = 1 << 3, /* the route does not check keys */
 	EX_NO_ROOM = 1 << 4,  /* no candidate slot for the key's text */
 	EX_ORPHAN = 1 << 5,   /* no request of its own */
-	EX_TAINTED = 1 << 6,  /* read at or after the connection's taint */
+	EX_TAINTED = 1 << 6,  /* in doubt, or read at or after the connection's taint: `detail` */
 	EX_OVER = 1 << 7,     /* an orphan that stands for one past the depth */
 	EX_NAMED = 1 << 8,    /* the key is the answer's, not the request's */
 	EX_WHOLE = 1 << 9,    /* no octets of the request follow its head */
@@ -218,14 +219,16 @@ TALLY_INLINE void conn_attribute(struct tally_exchange *x, __u8 attribution, __u
 TALLY_INLINE void conn_attribute_tainted(struct tally_conn *c, const struct tally_rules *r,
 					 struct tally_exchange *x)
 {
+	__u8 detail = x->flags & EX_TAINTED && !c->taint ? x->detail : conn_taint(c);
+
 	if (r->flags & TALLY_RULES_TAINTED_OWNER && c->owner_known) {
 		x->key = c->last_key;
 		x->attribution = TALLY_ATTR_KEY;
-		x->detail = conn_taint(c);
+		x->detail = detail;
 		x->flags &= ~EX_UNKNOWN;
 		return;
 	}
-	conn_attribute(x, TALLY_ATTR_TAINTED, conn_taint(c));
+	conn_attribute(x, TALLY_ATTR_TAINTED, detail);
 }
 
 /* Was the key found in the dictionary in this epoch already? epoch 0: it is not told. */
@@ -260,6 +263,7 @@ TALLY_INLINE struct tally_exchange *
 tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32 head_end)
 {
 	struct tally_h1 *p = &c->h1[TALLY_IN];
+	__u8 taint = conn_taint(c);
 	struct tally_exchange *x;
 
 	/* Where nothing waits the first slot serves again: who does not pipeline needs no other. */
@@ -291,10 +295,14 @@ tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32
 	else
 		conn_attribute(x, TALLY_ATTR_ANONYMOUS,
 			       p->flags & H1_F_EMPTY_KEY ? TALLY_DETAIL_EMPTY_KEY : 0);
-	if (conn_taint(c))
+	if (!taint)
+		taint = h1_doubt(p);
+	if (taint) {
+		x->detail = taint;
 		x->flags |= EX_TAINTED;
-	else if (x->attribution == TALLY_ATTR_KEY)
+	} else if (x->attribution == TALLY_ATTR_KEY) {
 		x->flags |= EX_UNKNOWN;
+	}
 	return x;
 }
 

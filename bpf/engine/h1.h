@@ -12,7 +12,8 @@
  * Invariants:
  *  H1 every octet is consumed exactly once and counted in `octets` of the message it belongs to;
  *  H2 `taint` only goes from 0 to a reason, and stays: what cannot be framed beyond doubt is never
- *     clean again (a response is the operator's own: it gives up instead);
+ *     clean again (a response is the operator's own: it gives up instead). A doubt about whose one
+ *     message is moves no boundary: it is a flag of that message, and the next one has none;
  *  H3 framing never searches for something that looks like a message;
  *  H4 key octets are kept only in key_text, and key_hash is of exactly the value's octets.
  */
@@ -97,6 +98,11 @@ enum tally_h1_flag {
 	H1_F_BASIC_DONE = 1 << 18, /* Basic: padding or white space was read: no digit may follow */
 	H1_F_KEY_AMBIGUOUS = 1 << 19, /* of a response: its key source has two different values */
 	H1_F_AUTH = 1 << 20, /* and up to 1 << 27, by name: a header with schemes has had a value */
+	/* Doubts about whose this request is, or which route it has (h1_doubt). */
+	H1_F_DOUBT_KEY = 1 << 28,    /* values that differ: servers take the first, or the last */
+	H1_F_DOUBT_BASIC = 1 << 29,  /* Basic credentials that decoders read in different ways */
+	H1_F_DOUBT_TARGET = 1 << 30, /* a '#' in the target: some servers cut there */
+	H1_F_DOUBTS = H1_F_DOUBT_KEY | H1_F_DOUBT_BASIC | H1_F_DOUBT_TARGET,
 };
 TALLY_ASSERT(TALLY_NAMES <= 8, "a flag for each name");
 
@@ -188,6 +194,16 @@ TALLY_INLINE void h1_taint(struct tally_h1 *p, __u8 detail)
 {
 	if (!p->taint)
 		p->taint = detail;
+}
+
+/* Why this one request cannot be charged beyond doubt; 0: it can. The connection goes on. */
+TALLY_INLINE __u8 h1_doubt(const struct tally_h1 *p)
+{
+	if (!(p->flags & H1_F_DOUBTS))
+		return 0;
+	if (p->flags & H1_F_DOUBT_KEY)
+		return TALLY_DETAIL_AMBIGUOUS_KEY;
+	return p->flags & H1_F_DOUBT_BASIC ? TALLY_DETAIL_BAD_BASIC : TALLY_DETAIL_BAD_START;
 }
 
 /* Octets that nobody reads. Behind a request of HTTP/0.9 there should be none. */
@@ -413,7 +429,7 @@ TALLY_INLINE void key_end(struct tally_h1 *p, const struct tally_rules *r)
 		if (!same && tally_h1_is_response(p))
 			p->flags |= H1_F_KEY_AMBIGUOUS; /* of this answer only */
 		else if (!same)
-			h1_taint(p, TALLY_DETAIL_AMBIGUOUS_KEY);
+			p->flags |= H1_F_DOUBT_KEY;
 		p->key_len = p->kept_len;
 		return;
 	}
@@ -621,7 +637,7 @@ TALLY_INLINE void h1_value_done(struct tally_h1 *p, const struct tally_rules *r)
 			p->flags |= H1_F_EMPTY_KEY;
 		if (p->flags & H1_F_AUTH_AGAIN &&
 		    !(p->flags & H1_F_KEY_OPEN && p->flags & H1_F_KEY_DUPLICATE))
-			h1_taint(p, TALLY_DETAIL_AMBIGUOUS_KEY);
+			p->flags |= H1_F_DOUBT_KEY;
 		key_end(p, r);
 	}
 	p->name = TALLY_NAMES;
@@ -693,8 +709,9 @@ TALLY_INLINE void h1_head_done(struct tally_h1 *p)
 /*
  * A client sends the same head again and again. The machine is a function of the octets, the rules and
  * its state at START; so if a head's octets are those of the head before it, under the same rules, what
- * was found then is what would be found now, and it still stands here: only a head without chunked
- * coding, of one chunk, clean and of a short key is recalled, and bodies of a length leave it alone.
+ * was found then is what would be found now, doubts too, and it still stands here: only a head without
+ * chunked coding, of one chunk, that taints nothing and has a short key is recalled, and bodies of a
+ * length leave it alone.
  */
 #define RECALL_PATIENCE 4 /* misses in a row, after which only every 16th head is tried */
 #define RECALL_TURNS 16
@@ -902,7 +919,7 @@ TALLY_INLINE void step_scheme(struct tally_h1 *p, __u64 w)
 
 	if (c <= ' ' || c == '?' || c == '#') {
 		if (c == '#')
-			h1_taint(p, TALLY_DETAIL_BAD_START);
+			p->flags |= H1_F_DOUBT_TARGET;
 		p->state = H1_QUERY_SKIP;
 		if (p->number >= 2 && c != '#')
 			p->flags |= H1_F_SEGMENT_OPEN; /* empty path is "/" */
@@ -984,7 +1001,7 @@ TALLY_INLINE void step_path(struct tally_h1 *p, const struct tally_chunk *chunk,
 		p->state = H1_VERSION;
 	} else if (c < ' ' || c == '#') {
 		if (c == '#') /* never in a target (RFC 9112 3.2): some servers cut there */
-			h1_taint(p, TALLY_DETAIL_BAD_START);
+			p->flags |= H1_F_DOUBT_TARGET;
 		path_end(p, r);
 		p->state = H1_QUERY_SKIP;
 	} else {
@@ -1210,7 +1227,7 @@ TALLY_INLINE void step_query_skip(struct tally_h1 *p, const struct tally_rules *
 	if (c == '#' || (c == '&' && p->flags & H1_F_SEGMENT_OPEN) ||
 	    (c == '?' && !(p->flags & H1_F_SEGMENT_OPEN))) {
 		if (c == '#')
-			h1_taint(p, TALLY_DETAIL_BAD_START);
+			p->flags |= H1_F_DOUBT_TARGET;
 		h1_take(p, 1);
 		return;
 	}
@@ -1701,19 +1718,20 @@ TALLY_INLINE void step_basic(struct tally_h1 *p, const struct tally_rules *r, __
 	__u8 c = tally_octet(w, 0), octet;
 	__u32 v = h1_base64(c), bits = p->basic >> 24, acc;
 
-	if (v == 255 && (c == '\r' || c == '\n')) {
+	if (v == 255 && c != '=' && c != ' ' && c != '\t') {
+		/* decoders differ in what they skip and where they stop */
+		if (c != '\r' && c != '\n')
+			p->flags |= H1_F_DOUBT_BASIC;
 		p->state = H1_SKIP_LINE;
 		return;
 	}
 	h1_take(p, 1);
-	if (v == 255) { /* decoders differ in what they skip and where they stop */
-		if (c != '=' && c != ' ' && c != '\t')
-			h1_taint(p, TALLY_DETAIL_BAD_BASIC);
+	if (v == 255) {
 		p->flags |= H1_F_BASIC_DONE;
 		return;
 	}
 	if (p->flags & H1_F_BASIC_DONE) {
-		h1_taint(p, TALLY_DETAIL_BAD_BASIC);
+		p->flags |= H1_F_DOUBT_BASIC;
 		p->state = H1_SKIP_LINE;
 		return;
 	}

@@ -50,6 +50,12 @@ static void frame_response(struct engine *e)
 	tally_h1_frame_response(p, kind == KIND_HEAD, tunnel);
 }
 
+/* Of the connection, or of this request alone. */
+static uint8_t engine_doubt(const struct tally_h1 *p)
+{
+	return p->taint ? p->taint : h1_doubt(p);
+}
+
 static void engine_head(struct engine *e, size_t at)
 {
 	struct message *m = &e->r->m[e->r->n];
@@ -69,7 +75,7 @@ static void engine_head(struct engine *e, size_t at)
 		memcpy(m->method, &e->rules->method[p->method], 8);
 	m->has_key = p->key_priority;
 	m->key_hash = p->key_hash;
-	m->taint = p->taint;
+	m->taint = engine_doubt(p);
 	m->end = p->state == H1_START ? at : 0;
 	e->r->n++;
 }
@@ -90,7 +96,7 @@ static void engine_event(struct engine *e, size_t at)
 			p->spill_slot = 0;
 	} else if (event == TALLY_EV_END && e->r->n && !e->r->m[e->r->n - 1].end) {
 		e->r->m[e->r->n - 1].end = at;
-		e->r->m[e->r->n - 1].taint = p->taint;
+		e->r->m[e->r->n - 1].taint = engine_doubt(p);
 	}
 }
 
@@ -121,7 +127,7 @@ void read_engine(const struct stream *s, const struct tally_rules *rules, uint64
 	/* Responses are the operator's own: doubts do not count as long as they can be read. */
 	for (size_t i = 0; s->response && i < ret->n; i++)
 		ret->m[i].taint = 0;
-	ret->taint = s->response && !ret->bad ? 0 : e->h1.taint;
+	ret->taint = s->response && !ret->bad ? 0 : engine_doubt(&e->h1);
 	ret->open = e->h1.state != H1_START;
 	free(e);
 }

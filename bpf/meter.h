@@ -281,7 +281,7 @@ TALLY_INLINE void meter_response_final(struct tally_run *run, struct tally_conn 
 	if (x->candidate)
 		port_candidate_drop(run, x->candidate);
 	x->candidate = 0;
-	if (x->attribution == TALLY_ATTR_KEY && !(x->flags & EX_TAINTED) && x->status != 401 &&
+	if (x->attribution == TALLY_ATTR_KEY && conn_owns(c, x) && x->status != 401 &&
 	    x->status != 403) {
 		c->last_key = x->key;
 		c->owner_known = 1;
@@ -1317,14 +1317,14 @@ static long meter_abort_step(__u32 i, void *ctx)
 		return 1;
 	if (x->candidate)
 		port_candidate_drop(l->run, x->candidate);
-	if (x->flags & EX_UNKNOWN && x->attribution == TALLY_ATTR_KEY)
-		conn_attribute(x, TALLY_ATTR_ANONYMOUS, TALLY_DETAIL_UNVERIFIED_KEY);
 	x->candidate = 0;
 	x->status = 0;
 	if (c->midstream)
 		conn_attribute(x, TALLY_ATTR_MIDSTREAM, 0);
 	else if (c->taint || x->flags & EX_TAINTED)
 		conn_attribute_tainted(c, l->r, x);
+	if (x->flags & EX_UNKNOWN && x->attribution == TALLY_ATTR_KEY)
+		conn_attribute(x, TALLY_ATTR_ANONYMOUS, TALLY_DETAIL_UNVERIFIED_KEY);
 	if (!conn_head_taken(x, l->run->rcv_nxt)) {
 		/* TCP never took this head: nobody has asked for anything. */
 		meter_unparsed(l->t, TALLY_IN, TALLY_UNPARSED_GAVE_UP,

@@ -215,7 +215,26 @@ TALLY_INLINE void conn_attribute(struct tally_exchange *x, __u8 attribution, __u
 		x->key = 0;
 }
 
-/* Tainted: to nobody, or, where the operator chose so, to the connection's last clean key. */
+/* Doubts about the key itself, and about the octets that hold it. */
+#define CONN_KEYLESS                                                       \
+	(1u << TALLY_DETAIL_AMBIGUOUS_KEY | 1u << TALLY_DETAIL_BAD_BASIC | \
+	 1u << TALLY_DETAIL_CONFLICT | 1u << TALLY_DETAIL_GAP)
+TALLY_ASSERT(TALLY_DETAIL_COUNT <= 32, "a bit for each detail");
+
+/*
+ * May a tainted exchange pay with its own key? Under `owner`, while the connection has no clean key: else
+ * who spoils the first request pays for none.
+ */
+TALLY_INLINE int conn_own_key(const struct tally_conn *c, const struct tally_rules *r, __u8 detail)
+{
+	return r->flags & TALLY_RULES_TAINTED_OWNER && !c->owner_known &&
+	       !(CONN_KEYLESS >> (detail & 31) & 1);
+}
+
+/*
+ * Tainted: to nobody, or, where the operator chose so, to the connection's last clean key, or while there
+ * is none to its own; that is looked up, and learnt, as any (tally_conn_request_head).
+ */
 TALLY_INLINE void conn_attribute_tainted(struct tally_conn *c, const struct tally_rules *r,
 					 struct tally_exchange *x)
 {
@@ -226,9 +245,17 @@ TALLY_INLINE void conn_attribute_tainted(struct tally_conn *c, const struct tall
 		x->attribution = TALLY_ATTR_KEY;
 		x->detail = detail;
 		x->flags &= ~EX_UNKNOWN;
-		return;
+	} else if (x->attribution == TALLY_ATTR_KEY && conn_own_key(c, r, detail)) {
+		x->detail = detail;
+	} else {
+		conn_attribute(x, TALLY_ATTR_TAINTED, detail);
 	}
-	conn_attribute(x, TALLY_ATTR_TAINTED, detail);
+}
+
+/* Does the key of this exchange, if the server accepts it, become the connection's last clean one? */
+TALLY_INLINE int conn_owns(const struct tally_conn *c, const struct tally_exchange *x)
+{
+	return !(x->flags & EX_TAINTED) || (!c->owner_known && !(x->flags & EX_NAMED));
 }
 
 /* Was the key found in the dictionary in this epoch already? epoch 0: it is not told. */
@@ -298,11 +325,13 @@ tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32
 	if (!taint)
 		taint = h1_doubt(p);
 	if (taint) {
+		if (!conn_own_key(c, r, taint))
+			conn_attribute(x, TALLY_ATTR_TAINTED, taint);
 		x->detail = taint;
 		x->flags |= EX_TAINTED;
-	} else if (x->attribution == TALLY_ATTR_KEY) {
-		x->flags |= EX_UNKNOWN;
 	}
+	if (x->attribution == TALLY_ATTR_KEY)
+		x->flags |= EX_UNKNOWN;
 	return x;
 }
 

@@ -69,7 +69,8 @@ struct tally_edge {
 };
 
 enum tally_rules_flag {
-	TALLY_RULES_TAINTED_OWNER = 1, /* tainted exchanges go to the last clean key */
+	TALLY_RULES_TAINTED_OWNER =
+		1, /* tainted exchanges go to the last clean key, or their own */
 };
 
 enum tally_route_flag {

@@ -109,7 +109,7 @@ static const struct tally_option service_options[] = {
 	  .help = "Endpoints told apart. What matches none is `_other`, without credits." },
 	{ "tainted", TALLY_OPTION_ENUM, AT(tally_config_service, tainted),
 	  .fallback = "unattributed", .words = tainted_words,
-	  .help = "What becomes of a request whose key servers may understand in different ways, and of all that follow one whose end they may: `unattributed` counts and does not charge them; `owner` charges the last clean key of the connection. `owner` is right where clients connect directly, and wrong behind a proxy that shares connections." },
+	  .help = "What becomes of a request whose key servers may understand in different ways, and of all that follow one whose end they may: `unattributed` counts and does not charge them; `owner` charges the last clean key of the connection, or, before there is one, that of the request. `owner` is right where clients connect directly, and wrong behind a proxy that shares connections." },
 	{ "anonymous", TALLY_OPTION_SECTION, AT(tally_config_service, anonymous),
 	  .table = &anonymous_table, .help = "Requests without a key, or with an empty one." },
 };

@@ -428,6 +428,7 @@ static int new_own(const struct tally_config_kubernetes *kubernetes, const char 
 		.match.pods.place = kubernetes->unlisted.place,
 		.routes = kubernetes->unlisted.routes,
 		.n_routes = kubernetes->unlisted.n_routes,
+		.paths = kubernetes->unlisted.paths,
 		.tainted = kubernetes->unlisted.tainted,
 		.anonymous = kubernetes->unlisted.anonymous,
 	};

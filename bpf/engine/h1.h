@@ -304,7 +304,8 @@ TALLY_INLINE void path_pop(struct tally_h1 *p)
 
 /*
  * A path segment is complete; last: the path is, too. Dot segments are removed as RFC 3986 5.2.4
- * says: "/a/." and "/a/b/.." end in an empty segment.
+ * says: "/a/." and "/a/b/.." end in an empty segment. Slashes are merged before that, as servers that
+ * merge them do: "/a//../b" is "/b" then.
  */
 TALLY_GLOBAL int tally_h1_segment(struct tally_h1 *p, const struct tally_rules *r, int last)
 {
@@ -314,6 +315,8 @@ TALLY_GLOBAL int tally_h1_segment(struct tally_h1 *p, const struct tally_rules *
 	if (!p || !r)
 		return 0;
 	m = &p->segment;
+	if (!m->len && !last && r->flags & TALLY_RULES_MERGE_SLASHES)
+		return 0;
 	if (m->len == 1 && m->acc == '.')
 		dots = 1;
 	if (m->len == 2 && m->acc == ('.' | '.' << 8))
@@ -1034,7 +1037,7 @@ TALLY_INLINE int h1_unreserved(__u8 c)
 }
 
 /* '%' was read, and `number` is the first digit once that is. Bad escapes stay as they are. */
-TALLY_INLINE void step_percent(struct tally_h1 *p, __u64 w)
+TALLY_INLINE void step_percent(struct tally_h1 *p, const struct tally_rules *r, __u64 w)
 {
 	__u8 c = tally_octet(w, 0);
 	__u32 high = h1_hex(p->number), low = h1_hex(c);
@@ -1056,7 +1059,9 @@ TALLY_INLINE void step_percent(struct tally_h1 *p, __u64 w)
 		return;
 	}
 	h1_take(p, 1);
-	if (h1_unreserved(high << 4 | low))
+	if ((high << 4 | low) == '/' && r->flags & TALLY_RULES_DECODE_SLASH)
+		tally_h1_segment(p, r, 0);
+	else if (h1_unreserved(high << 4 | low))
 		tally_mix_add(&p->segment, high << 4 | low, 1);
 	else
 		tally_mix_add(&p->segment,
@@ -1976,7 +1981,7 @@ TALLY_INLINE void h1_step_target(struct tally_h1 *p, const struct tally_rules *r
 		break;
 	case H1_PERCENT1:
 	case H1_PERCENT2:
-		step_percent(p, w);
+		step_percent(p, r, w);
 		break;
 	case H1_QUERY_NAME:
 		step_query_name(p, r, w, n);

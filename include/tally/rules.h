@@ -71,6 +71,8 @@ struct tally_edge {
 enum tally_rules_flag {
 	TALLY_RULES_TAINTED_OWNER =
 		1, /* tainted exchanges go to the last clean key, or their own */
+	TALLY_RULES_MERGE_SLASHES = 2, /* an empty segment counts at the end of a path only */
+	TALLY_RULES_DECODE_SLASH = 4,  /* %2F ends a segment */
 };
 
 enum tally_route_flag {

@@ -235,6 +235,36 @@ def test_tainted_owner(start, meter, sandbox, keys):
     assert not ledger.audit()
 
 
+# (method, path, octets of the endpoint's answer), as nginx reads them
+SPELLINGS = [("POST", p, 256) for p in (
+    "/v1/enrich", "//v1//enrich", "/v1///enrich?x=//", "/v1%2fenrich", "/%2Fv1%2F/enrich",
+    "/x//../v1/enrich", "/x/..%2fv1%2Fenrich", "/x%2f%2e%2E/v1//enrich", "/%76%31//%65nrich")] + [
+    ("POST", p, 512) for p in (
+        "/v1/documents/7/extract", "//v1/documents/7/extract", "/v1/documents//7/extract",
+        "/v1/documents%2F7%2fextract", "/v1//documents/x//../7%2Fextract")]
+
+
+@pytest.mark.parametrize("paths", [{}, {"paths": {"merge_slashes": False, "decode_slash": False}}])
+def test_spellings_of_a_path(start, meter, sandbox, keys, paths):
+    """Whatever a client writes to reach an endpoint of nginx is counted under its route, unless
+    the configuration says that the server reads slashes otherwise."""
+    key = keys.new("a")
+    server = start("nginx", proxied=False)
+    agent = meter([service("api", server.ports, sandbox.cgroup_path, **paths)])
+    for method, path, octets in SPELLINGS:
+        with Conn(sandbox, server.port) as c:
+            answer = c.ask(api.request(method, path, key), method)
+        assert (answer.status, len(answer.body)) == (200, octets), path
+    logged = server.witness(len(SPELLINGS), 20)
+    ledger = agent.stop()
+    routes = {256: "/v1/enrich", 512: "/v1/documents/{id}/extract"}
+    for octets, route in routes.items():
+        assert ledger.count("api", api_key_id="key_a", route=route, status=200) == \
+            (1 if paths else len([s for s in SPELLINGS if s[2] == octets])), ledger.tally("api")
+    assert api.total(ledger.tally("api")) == api.total(logged)
+    assert not ledger.audit()
+
+
 @pytest.mark.parametrize("one_per_connection", [False, True])
 def test_more_rows_than_the_maps_hold(start, meter, sandbox, keys, one_per_connection):
     """1,000 keys on 100 connections, or on 30,000, and room for 1,024 rows: totals stay exact; who

@@ -432,13 +432,15 @@ static void test_unlisted(void **state)
 						 "    - match: get v1/*/x\n"
 						 "    - match: /a/{b}\n"
 						 "    - match: /a/{c}\n"
-						 "      billable: {4x: true}\n";
+						 "      billable: {4x: true}\n"
+						 "    - match: /a//b\n";
 	static const char *const said[] = {
 		"F:6:7: kubernetes.unlisted.key[0]: this header frames messages",
 		"F:8:7: kubernetes.unlisted.key[2]: names the same place",
 		"F:10:7: kubernetes.unlisted.routes[0].match: ",
 		"F:12:7: kubernetes.unlisted.routes[2].match: takes the same requests as routes[1]",
 		"kubernetes.unlisted.routes[2].billable: must be a status",
+		"F:14:7: kubernetes.unlisted.routes[3].match: slashes are merged",
 	};
 	_cleanup_(tally_config_freep) struct tally_config *config = NULL;
 	FILE *stream;

@@ -482,6 +482,51 @@ static void test_bad_templates(void **state)
 	}
 }
 
+/* What the service's paths keep every request away from. */
+static const struct {
+	const char *match;
+	bool merge_slashes, decode_slash;
+	const char *why; /* NULL: it can be taken */
+} slashes[] = {
+	{ "/a//b", true, false, "// would never match" },
+	{ "//a", true, true, "// would never match" },
+	{ "/a//", true, true, "// would never match" },
+	{ "/a//**", true, false, "// would never match" },
+	{ "/a//b", false, true, NULL },
+	{ "/a/", true, true, NULL },
+	{ "/", true, true, NULL },
+	{ "/**", true, true, NULL },
+	{ "/a/{x}/", true, true, NULL },
+	{ "/a%2fb", true, true, "%2F in paths is a slash" },
+	{ "/a/%2F", false, true, "%2F in paths is a slash" },
+	{ "/a%2fb", true, false, NULL },
+	{ "/a%252Fb", true, true, NULL },
+};
+
+static void test_slashes(void **state)
+{
+	for (size_t i = 0; i < TALLY_ARRAY_SIZE(slashes); i++) {
+		int expected = slashes[i].why ? -EINVAL : 0, r;
+		char out[512] = "";
+		struct fixture f;
+
+		fixture_init(&f, &slashes[i].match, 1);
+		f.service.paths.merge_slashes = slashes[i].merge_slashes;
+		f.service.paths.decode_slash = slashes[i].decode_slash;
+		r = check_text(&f, out, sizeof(out));
+		if (r != expected || (r && !strstr(out, slashes[i].why)) ||
+		    (r && strncmp(out, "F:1:1: services[0].routes[0].match: ", 36) != 0))
+			fail_msg("\"%s\": %d, %s", slashes[i].match, r, out);
+		assert_int_equal(tally_rules_compile(&f.service, &target, f.rules), expected);
+		if (!r)
+			assert_int_equal(f.rules->flags,
+					 slashes[i].merge_slashes * TALLY_RULES_MERGE_SLASHES |
+						 slashes[i].decode_slash *
+							 TALLY_RULES_DECODE_SLASH);
+		fixture_done(&f);
+	}
+}
+
 static void test_same_templates(void **state)
 {
 	static const char *const same[] = { "GET /v1/{a}/%7e", "GET /v1/{b}/~", "/v1/{b}/~" };
@@ -677,6 +722,7 @@ int main(void)
 		cmocka_unit_test(test_full_table),
 		cmocka_unit_test(test_too_many_states),
 		cmocka_unit_test(test_bad_templates),
+		cmocka_unit_test(test_slashes),
 		cmocka_unit_test(test_same_templates),
 		cmocka_unit_test(test_too_many_methods),
 		cmocka_unit_test(test_key_sources),

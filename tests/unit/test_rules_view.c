@@ -180,7 +180,15 @@ static void test_id(void **state)
 	      "- {name: a, match: {ports: [7]}, tainted: owner, key: [{header: x-a}], routes: [{match: /b, credits: 0}, {match: /~}]}\n",
 	      NULL, other);
 	assert_string_equal(id, other);
-	/* a price, a rule, a key source: another one */
+	/* how slashes are read, a price, a rule, a key source: another one */
+	id_of(HEAD
+	      "- {name: a, match: {ports: 1}, tainted: owner, paths: {decode_slash: false}, key: [{header: X-A}], routes: [{match: /~}, {match: /b}]}\n",
+	      NULL, other);
+	assert_string_not_equal(id, other);
+	id_of(HEAD
+	      "- {name: a, match: {ports: 1}, tainted: owner, paths: {merge_slashes: false}, key: [{header: X-A}], routes: [{match: /~}, {match: /b}]}\n",
+	      NULL, other);
+	assert_string_not_equal(id, other);
 	id_of(HEAD
 	      "- {name: a, match: {ports: 1}, tainted: owner, key: [{header: X-A}], routes: [{match: /~, credits: 1}, {match: /b}]}\n",
 	      NULL, other);
@@ -200,13 +208,13 @@ static void test_id_golden(void **state)
 	assert_int_equal(tally_rules_dump(config, NULL, &json), 0);
 	assert_string_equal(
 		json,
-		"{\"id\":\"sha256:8a966800\",\"indices\":[\"api\",\"open\"],\"services\":{"
-		"\"api\":{\"key\":[{\"header\":\"x-key\"}],\"routes\":["
+		"{\"id\":\"sha256:cc1dfd0d\",\"indices\":[\"api\",\"open\"],\"services\":{"
+		"\"api\":{\"decode_slash\":true,\"key\":[{\"header\":\"x-key\"}],\"merge_slashes\":true,\"routes\":["
 		"{\"billable\":{\"404\":false,\"4xx\":true},\"credits\":\"0.25\",\"method\":\"GET\",\"template\":\"/a\"},"
 		"{\"credits\":\"3\",\"health\":true,\"method\":\"GET\",\"template\":\"/b\"},"
 		"{\"auth\":\"none\",\"method\":\"GET\",\"template\":\"/c\",\"truncated\":\"unbillable\"}],"
 		"\"tainted\":\"owner\"},"
-		"\"open\":{\"anonymous_billable\":true,\"key\":[],\"routes\":[{\"method\":\"LOCK\",\"template\":\"/z\"}]}}}");
+		"\"open\":{\"anonymous_billable\":true,\"decode_slash\":true,\"key\":[],\"merge_slashes\":true,\"routes\":[{\"method\":\"LOCK\",\"template\":\"/z\"}]}}}");
 }
 
 static void test_not_a_ruleset(void **state)

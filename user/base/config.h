@@ -64,6 +64,12 @@ struct tally_config_anonymous {
 	bool billable;
 };
 
+/* How the server reads slashes in a path. */
+struct tally_config_paths {
+	struct tally_place place;
+	bool merge_slashes, decode_slash;
+};
+
 struct tally_config_service {
 	struct tally_place place;
 	char *name;
@@ -72,6 +78,7 @@ struct tally_config_service {
 	size_t n_key;
 	struct tally_config_route *routes;
 	size_t n_routes;
+	struct tally_config_paths paths;
 	unsigned int tainted; /* enum tally_config_tainted */
 	struct tally_config_anonymous anonymous;
 };
@@ -157,6 +164,7 @@ struct tally_config_unlisted {
 	size_t n_key;
 	struct tally_config_route *routes;
 	size_t n_routes;
+	struct tally_config_paths paths;
 	unsigned int tainted; /* enum tally_config_tainted */
 	struct tally_config_anonymous anonymous;
 };

@@ -92,6 +92,16 @@ static const struct tally_option anonymous_options[] = {
 };
 TABLE(anonymous, "Anonymous requests", tally_config_anonymous);
 
+static const struct tally_option paths_options[] = {
+	{ "merge_slashes", TALLY_OPTION_BOOL, AT(tally_config_paths, merge_slashes),
+	  .fallback = "true",
+	  .help = "`//` in a path is one slash, as nginx (`merge_slashes`) and Apache (`MergeSlashes`) read it by default; `/a//../b` is then `/b`. `false` where the server takes `//` for another path, as Node, Express and nginx with `merge_slashes off` do, or redirects it, as Go's ServeMux and Flask do: else that redirect is charged as the route is, by its `billable`." },
+	{ "decode_slash", TALLY_OPTION_BOOL, AT(tally_config_paths, decode_slash),
+	  .fallback = "true",
+	  .help = "`%2F` in a path is a slash, as nginx reads it where it chooses the `location`, and Flask, and others behind WSGI. `false` where it is part of a segment, as for Go's ServeMux and Express, or refused, as by Apache (`AllowEncodedSlashes`)." },
+};
+TABLE(paths, "Paths", tally_config_paths);
+
 static const char *const tainted_words[] = { "unattributed", "owner", NULL };
 
 static const struct tally_option service_options[] = {
@@ -107,6 +117,8 @@ static const struct tally_option service_options[] = {
 	{ "routes", TALLY_OPTION_LIST, AT_LIST(tally_config_service, routes),
 	  .max = TALLY_ROUTES - 1, .table = &route_table,
 	  .help = "Endpoints told apart. What matches none is `_other`, without credits." },
+	{ "paths", TALLY_OPTION_SECTION, AT(tally_config_service, paths), .table = &paths_table,
+	  .help = "Which spellings of a path the server takes for the same. Wrong here, a client has a route's work for the price of another, or of none, by writing its path otherwise. By default as nginx does: what another server refuses is free in any case." },
 	{ "tainted", TALLY_OPTION_ENUM, AT(tally_config_service, tainted),
 	  .fallback = "unattributed", .words = tainted_words,
 	  .help = "What becomes of a request whose key servers may understand in different ways, and of all that follow one whose end they may: `unattributed` counts and does not charge them; `owner` charges the last clean key of the connection, or, before there is one, that of the request. `owner` is right where clients connect directly, and wrong behind a proxy that shares connections." },
@@ -273,6 +285,8 @@ static const struct tally_option unlisted_options[] = {
 	  .help = "Key sources of pods without the annotation `tallyd.io/key`." },
 	{ "routes", TALLY_OPTION_LIST, AT_LIST(tally_config_unlisted, routes),
 	  .max = TALLY_ROUTES - 1, .table = &route_table, .help = "As of a service." },
+	{ "paths", TALLY_OPTION_SECTION, AT(tally_config_unlisted, paths), .table = &paths_table,
+	  .help = "As of a service." },
 	{ "tainted", TALLY_OPTION_ENUM, AT(tally_config_unlisted, tainted),
 	  .fallback = "unattributed", .words = tainted_words, .help = "As of a service." },
 	{ "anonymous", TALLY_OPTION_SECTION, AT(tally_config_unlisted, anonymous),

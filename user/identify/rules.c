@@ -59,6 +59,23 @@ static void route_fault(const struct teller *teller, const struct tally_config_s
 	tally_diag_error(teller->diag, source->place, path, "%s", what);
 }
 
+/* What keeps every path away from a template, for all that it is one; NULL: nothing. */
+static const char *unreachable(const struct tally_route *route,
+			       const struct tally_config_paths *paths)
+{
+	for (size_t i = 0; i < route->n_segments; i++) {
+		const struct tally_route_segment *segment = &route->segments[i];
+
+		if (segment->kind != TALLY_ROUTE_LITERAL)
+			continue;
+		if (paths->merge_slashes && !*segment->text && i + 1 < route->n_segments)
+			return "slashes are merged in paths, so // would never match: write one, or say `paths: { merge_slashes: false }`";
+		if (paths->decode_slash && strstr(segment->text, "%2F"))
+			return "%2F in paths is a slash, so this would never match: write /, or say `paths: { decode_slash: false }`";
+	}
+	return NULL;
+}
+
 static int add_route(struct route_table *table, const struct tally_config_service *service,
 		     const struct tally_config_route *source, const struct teller *teller)
 {
@@ -67,10 +84,14 @@ static int add_route(struct route_table *table, const struct tally_config_servic
 	const char *why = NULL;
 	int r = tally_route_parse(source->match, &route, &why);
 
-	if (r == -EINVAL)
+	if (r == 0)
+		why = unreachable(&route, &service->paths);
+	if (why)
 		route_fault(teller, service, source, why);
-	if (r < 0)
-		return r;
+	if (why || r < 0) {
+		tally_route_done(&route);
+		return why ? -EINVAL : r;
+	}
 	for (size_t i = 0; i < table->n; i++) {
 		if (!tally_route_same(&route, &table->routes[i]))
 			continue;
@@ -340,6 +361,7 @@ static int check_unlisted(const struct tally_config_unlisted *unlisted, struct t
 		.place = unlisted->place,
 		.key = unlisted->key,
 		.n_key = unlisted->n_key,
+		.paths = unlisted->paths,
 		.routes = unlisted->routes,
 		.n_routes = unlisted->n_routes,
 	};
@@ -576,6 +598,10 @@ int tally_rules_compile(const struct tally_config_service *service,
 	memcpy(rules->secret, target->secret, sizeof(rules->secret));
 	if (service->tainted == TALLY_CONFIG_TAINTED_OWNER)
 		rules->flags |= TALLY_RULES_TAINTED_OWNER;
+	if (service->paths.merge_slashes)
+		rules->flags |= TALLY_RULES_MERGE_SLASHES;
+	if (service->paths.decode_slash)
+		rules->flags |= TALLY_RULES_DECODE_SLASH;
 	set_keys(service, rules);
 	r = route_table_init(service, &silent, &table);
 	if (r == 0) {
@@ -680,6 +706,10 @@ static json_t *table_json(const struct tally_config_service *service,
 		append(routes, route_json(&table->routes[i], table->source[i], failed), failed);
 	set(out, "key", keys, failed);
 	set(out, "routes", routes, failed);
+	if (service->paths.merge_slashes)
+		set(out, "merge_slashes", json_true(), failed);
+	if (service->paths.decode_slash)
+		set(out, "decode_slash", json_true(), failed);
 	if (service->tainted == TALLY_CONFIG_TAINTED_OWNER)
 		set(out, "tainted", json_string("owner"), failed);
 	if (service->anonymous.billable)

@@ -1391,7 +1391,7 @@ TALLY_GLOBAL int meter_close(struct tally_run *run, struct tally_conn *c,
 		meter_book(run, c, x);
 		tally_conn_pop(c, x);
 	}
-	c->closed = 1;
+	c->closed = CONN_ENDED;
 	c->responding = 0;
 	c->tunnel = 0;
 	if (c->tail != c->head)

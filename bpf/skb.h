@@ -12,6 +12,7 @@
 #ifndef TALLY_BPF_SKB_H
 #define TALLY_BPF_SKB_H
 
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -804,6 +805,15 @@ static __noinline struct tally_scope *scope_of(struct bpf_sock *sk)
 	return scope ? scope : scope_find(0, sk->src_port);
 }
 
+/*
+ * Is this a subflow of MPTCP? The kernel decides that, once, when it makes the child: a client that asked for
+ * it and did not get it has an ordinary connection.
+ */
+static __always_inline int sk_is_mptcp(struct bpf_sock *sk)
+{
+	return bpf_core_type_exists(struct mptcp_sock) && bpf_skc_to_mptcp_sock(sk);
+}
+
 /* Whom the connection belongs to, decided at its first packet. */
 static __noinline int conn_resolve(struct bpf_sock *sk, struct __sk_buff *skb, struct tally_conn *c)
 {
@@ -813,6 +823,8 @@ static __noinline int conn_resolve(struct bpf_sock *sk, struct __sk_buff *skb, s
 	c->origin = scope ? scope->origin : 0;
 	c->cookie = bpf_get_socket_cookie(skb);
 	peer_of(sk, c->peer, &c->peer_port);
+	if (sk_is_mptcp(sk))
+		c->closed = CONN_MPTCP;
 	c->resolved = 1;
 	if (c->service >= TALLY_SERVICES)
 		c->ignored = 1;
@@ -1034,6 +1046,52 @@ static __always_inline int ack_is_near(const struct tally_run *run, const struct
 					     run->snd_nxt - run->snd_una + 2 * TALLY_URGENT_REACH;
 }
 
+#define COUNT_TRIES 4 /* another CPU may have a segment of the same direction */
+
+/* How far a subflow goes with this segment, behind `from`. What comes early counts when TCP has it. */
+static __always_inline __u32 reach_mptcp(const struct tally_run *run, const struct tally_conn *c,
+					 __u32 from)
+{
+	__u32 taken = run->rcv_nxt, end = run->seq + run->len;
+
+	/* A FIN takes a position, too. */
+	if (c->fin_seen[TALLY_IN] && taken == c->fin[TALLY_IN] + 1)
+		taken--;
+	if (run->dir == TALLY_IN && (__s32)(taken - from) > 0)
+		from = taken;
+	if (run->dir == TALLY_IN && (__s32)(run->seq - from) > 0)
+		return from;
+	return (__s32)(end - from) > 0 ? end : from;
+}
+
+/*
+ * Octets of a subflow, each once. No lock: where the connection was closed when MPTCP was found they are
+ * taken.
+ */
+static __noinline int count_mptcp(struct tally_run *run, struct tally_conn *c,
+				  struct tally_totals *t)
+{
+	__u32 side = conn_side(run->dir), *next = &c->next[side], from, to;
+
+	meter_fin(run, c);
+	if (!c->synced[side]) {
+		*next = run->seq;
+		c->synced[side] = 1;
+	}
+	for (int i = 0; i < COUNT_TRIES; i++) {
+		from = *(volatile __u32 *)next;
+		to = reach_mptcp(run, c, from);
+		if (to == from)
+			return 0;
+		if (__sync_val_compare_and_swap(next, from, to) != from)
+			continue;
+		t->bytes[side] += to - from;
+		meter_unparsed(t, side, TALLY_UNPARSED_MPTCP, to - from);
+		return 0;
+	}
+	return 0;
+}
+
 static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scratch *s,
 					struct tally_conn *c, const struct packet_head *h,
 					__u32 dir)
@@ -1052,13 +1110,16 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 		c->counted = 1;
 		t->connections++;
 	}
-	if (dir == TALLY_OUT && (c->parked_count[TALLY_IN] || c->unread))
+	if (dir == TALLY_OUT && (c->parked_count[TALLY_IN] || c->unread) && !c->closed)
 		catch_up(skb, run, c, r, slot, t);
 	run_packet(run, h, dir);
 	if (run->flags & SEG_URG && !ack_is_near(run, h))
 		run->flags &= ~SEG_URG;
 	if (c->closed) {
-		meter_unparsed(t, dir, TALLY_UNPARSED_AFTER_CLOSE, h->len);
+		if (c->closed != CONN_MPTCP)
+			meter_unparsed(t, dir, TALLY_UNPARSED_AFTER_CLOSE, h->len);
+		else if (h->len || h->flags & TCP_FIN)
+			count_mptcp(run, c, t);
 		return 0;
 	}
 	if (__sync_lock_test_and_set(conn_lock(c, dir), 1)) {

@@ -78,26 +78,6 @@ static __noinline int conn_adopt(struct bpf_sock_ops *ops, struct bpf_sock *sk,
 	return 0;
 }
 
-static __always_inline void on_born(struct bpf_sock_ops *ops)
-{
-	struct bpf_sock *sk = ops->sk;
-	struct tally_conn *c;
-
-	if (!sk)
-		return;
-	c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!c)
-		return;
-	conn_birth(c, ops->rcv_nxt, ops->snd_nxt, 1);
-	if (c->midstream)
-		return;
-	c->cookie = bpf_get_socket_cookie(ops);
-	if (listener_has_lost())
-		c->taint = TALLY_DETAIL_GAP;
-	conn_adopt(ops, sk, c);
-	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-}
-
 static __always_inline int conn_died(struct tally_scratch *s, struct tally_conn *c, __u32 rcv_nxt,
 				     __u32 snd_una)
 {
@@ -120,24 +100,71 @@ static __always_inline int conn_died(struct tally_scratch *s, struct tally_conn 
 	return 0;
 }
 
+/* All that can be known of the connection is known. */
+static __noinline int conn_over(struct bpf_sock_ops *ops, struct tally_conn *c)
+{
+	struct tally_scratch *s = scratch_take();
+
+	if (!s) {
+		gap_shared(totals_shared(c->service), TALLY_GAP_NEST_FULL);
+		return 0;
+	}
+	conn_died(s, c, ops->rcv_nxt, ops->snd_una);
+	scratch_give(s);
+	return 0;
+}
+
+/*
+ * A subflow of MPTCP. Packets that came before the kernel had decided that may have been framed: they are of no
+ * exchange any more, and nothing was answered yet.
+ */
+static __noinline int born_mptcp(struct bpf_sock_ops *ops, struct tally_conn *c)
+{
+	if (c->resolved && !c->ignored && !c->closed)
+		conn_over(ops, c);
+	c->closed = CONN_MPTCP;
+	bpf_loop(TALLY_PARK_PIECES, drop_parked_step, &c, 0);
+	c->parked_count[TALLY_IN] = 0;
+	c->parked_count[TALLY_OUT] = 0;
+	return 0;
+}
+
+static __always_inline void on_born(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+	struct tally_conn *c;
+	int mptcp;
+
+	if (!sk)
+		return;
+	c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!c)
+		return;
+	conn_birth(c, ops->rcv_nxt, ops->snd_nxt, 1);
+	mptcp = sk_is_mptcp(sk);
+	if (c->midstream && !mptcp)
+		return;
+	c->cookie = bpf_get_socket_cookie(ops);
+	if (listener_has_lost())
+		c->taint = TALLY_DETAIL_GAP;
+	conn_adopt(ops, sk, c);
+	if (mptcp)
+		born_mptcp(ops, c);
+	else
+		bpf_sock_ops_cb_flags_set(ops,
+					  ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
 static __always_inline void on_state(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock *sk = ops->sk;
-	struct tally_scratch *s;
 	struct tally_conn *c;
 
 	if (ops->args[1] != BPF_TCP_CLOSE || !sk)
 		return;
 	c = bpf_sk_storage_get(&conns, sk, 0, 0);
-	if (!c || !c->resolved || c->ignored)
-		return;
-	s = scratch_take();
-	if (!s) {
-		gap_shared(totals_shared(c->service), TALLY_GAP_NEST_FULL);
-		return;
-	}
-	conn_died(s, c, ops->rcv_nxt, ops->snd_una);
-	scratch_give(s);
+	if (c && c->resolved && !c->ignored)
+		conn_over(ops, c);
 }
 
 static __always_inline void on_sock_ops(struct bpf_sock_ops *ops)

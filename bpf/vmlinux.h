@@ -2,7 +2,7 @@
 /*
  * The kernel types our programs use, and no others: kept by hand from the UAPI headers
  * (include/uapi/linux/bpf.h of Linux 6.1), whose layout is stable. Programs read only UAPI
- * contexts, so nothing here needs CO-RE relocations.
+ * contexts, so nothing here needs CO-RE relocations but the question whether the kernel knows MPTCP.
  */
 #ifndef TALLY_VMLINUX_H
 #define TALLY_VMLINUX_H
@@ -72,6 +72,9 @@ struct bpf_sock {
 	__u32 state;
 	__s32 rx_queue_mapping;
 };
+
+struct mptcp_sock {
+}; /* never looked into */
 
 struct bpf_tcp_sock {
 	__u32 snd_cwnd;

@@ -352,6 +352,7 @@ static json_t *service_row(struct tally_agent *agent, const struct tally_config_
 	const char *why = tally_agent_service_why_not(agent, service);
 	struct tally_totals totals = {};
 	json_t *out = json_object();
+	uint64_t mptcp = 0;
 	char match[512];
 	uint16_t index;
 
@@ -364,6 +365,7 @@ static json_t *service_row(struct tally_agent *agent, const struct tally_config_
 		totals.attributed = a->attributed + b->attributed;
 		totals.bytes[0] = a->bytes[0] + b->bytes[0];
 		totals.bytes[1] = a->bytes[1] + b->bytes[1];
+		mptcp = tally_agent_mptcp_bytes(a) + tally_agent_mptcp_bytes(b);
 	}
 	json_object_set_new(out, "service", json_string(service->name));
 	json_object_set_new(out, "attached", json_boolean(!why));
@@ -382,6 +384,7 @@ static json_t *service_row(struct tally_agent *agent, const struct tally_config_
 	json_object_set_new(out, "attributed", json_integer((json_int_t)totals.attributed));
 	json_object_set_new(out, "bytes_in", json_integer((json_int_t)totals.bytes[0]));
 	json_object_set_new(out, "bytes_out", json_integer((json_int_t)totals.bytes[1]));
+	json_object_set_new(out, "bytes_mptcp", json_integer((json_int_t)mptcp));
 	return out;
 }
 

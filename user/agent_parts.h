@@ -201,6 +201,13 @@ struct tally_agent_counters {
 	const char *restart_for; /* an option that only a restart puts in force; NULL: none */
 };
 
+/* Of connections that cannot be metered, both directions. */
+static inline uint64_t tally_agent_mptcp_bytes(const struct tally_totals *totals)
+{
+	return totals->unparsed_bytes[0][TALLY_UNPARSED_MPTCP] +
+	       totals->unparsed_bytes[1][TALLY_UNPARSED_MPTCP];
+}
+
 /* Rows added up that have the same key, with the members that do not count set to 0. */
 struct tally_agent_sum {
 	struct tally_row_key key;

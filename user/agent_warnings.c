@@ -98,6 +98,27 @@ static void warn_kernel(const struct tally_agent *agent, json_t *out)
 		     agent->counters.rows_overflow);
 }
 
+/* Since the start, windows that are closed. */
+static void warn_mptcp(const struct tally_agent *agent, json_t *out)
+{
+	for (size_t i = 0; i < agent->view.n_services; i++) {
+		const char *name = agent->view.services[i].name;
+		uint16_t index;
+		uint64_t bytes;
+
+		if (tally_agent_rules_index(agent, name, &index))
+			continue;
+		bytes = tally_agent_mptcp_bytes(&agent->counters.totals[index]);
+		if (bytes)
+			warn(out, "warning", "mptcp",
+			     "Clients of service %s use MPTCP, which is not metered: %" PRIu64
+			     " bytes were of no request. Have it listen without (Go: "
+			     "GODEBUG=multipathtcp=0), or switch MPTCP off where it runs "
+			     "(sysctl net.mptcp.enabled=0), and restart it.",
+			     name, bytes);
+	}
+}
+
 static void warn_config(struct tally_agent *agent, json_t *out)
 {
 	if (!agent->counters.reload_ok)
@@ -238,6 +259,7 @@ json_t *tally_agent_warnings(struct tally_agent *agent)
 	warn_delivery(agent, &status, all);
 	warn_kernel(agent, all);
 	warn_config(agent, all);
+	warn_mptcp(agent, all);
 	warn_kubernetes(agent, all);
 	warn_hops(agent, all);
 	for (int level = 0; level < 3; level++)

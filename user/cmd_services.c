@@ -49,6 +49,9 @@ static void print_where(json_t *row)
 	json_array_foreach(hooks, i, hook)
 		printf("%s %s", i ? "," : "", json_string_value(hook));
 	printf("%s\n", json_array_size(hooks) ? "" : " none");
+	if (tally_ask_int(row, "bytes_mptcp"))
+		printf("  %lld bytes of MPTCP connections, which are not metered: `tallyd status`\n",
+		       tally_ask_int(row, "bytes_mptcp"));
 	json_array_foreach(json_object_get(row, "called_by"), i, hook)
 		printf("  called by service %s on this host: such requests are counted in both\n",
 		       json_string_value(hook));

@@ -25,6 +25,12 @@
 
 enum { TALLY_IN, TALLY_OUT };
 
+enum tally_closed {
+	CONN_ENDED = 1,
+	/* TCP takes octets that MPTCP then throws away: what the server reads cannot be known here. */
+	CONN_MPTCP = 2,
+};
+
 #define TALLY_OVER 256 /* requests past TALLY_PIPELINE; a power of two */
 
 enum tally_exchange_flag {
@@ -73,8 +79,8 @@ struct tally_conn {
 	__u32 lock[2]; /* xchg try-locks of the directions */
 	__u32 service;
 	/* Octets, not bits: each has its own writer, and the directions run at the same time. */
-	__u8 midstream; /* joined after its birth, no provable boundary yet; IN */
-	__u8 closed;
+	__u8 midstream;	  /* joined after its birth, no provable boundary yet; IN */
+	__u8 closed;	  /* enum tally_closed: nothing of it is framed any more */
 	__u8 ignored;	  /* of no service */
 	__u8 resolved;	  /* service is known */
 	__u8 responding;  /* a final head was read, its response goes on; OUT */

@@ -42,7 +42,10 @@
 	X(DETAIL_BAD_BASIC, 21, "bad-basic-credentials")  \
 	X(DETAIL_EARLY_RESPONSE, 22, "response-before-request")
 
-/* Bytes that could not be given to any exchange. Control record `unparsed_bytes`. */
+/*
+ * Bytes that could not be given to any exchange. Control record `unparsed_bytes`. 7 was "no-state", of which
+ * no version has counted an octet.
+ */
 #define TALLY_UNPARSED(X)                           \
 	X(UNPARSED_MIDSTREAM, 0, "midstream")       \
 	X(UNPARSED_GAVE_UP, 1, "gave-up")           \
@@ -51,7 +54,7 @@
 	X(UNPARSED_GAP, 4, "gap")                   \
 	X(UNPARSED_NO_SLOT, 5, "no-slot")           \
 	X(UNPARSED_AFTER_CLOSE, 6, "after-close")   \
-	X(UNPARSED_NO_STATE, 7, "no-state")
+	X(UNPARSED_MPTCP, 7, "mptcp")
 
 /* Events of the stream layer. Control record `gaps`. */
 #define TALLY_GAPS(X)                                 \

@@ -142,14 +142,16 @@ def test_why_functions_of_their_own(sandbox):
     assert "BPF program is too large" in done.stderr, done.stderr[-2000:]
 
 
-# What the verifier takes only from who may read memory by speculation: whichever it comes upon first.
-UNTRUSTED = ("pointer arithmetic with it prohibited for !root", "attempt to corrupt spilled pointer on stack")
+# What the verifier takes only from who has the third: whichever it comes upon first.
+UNTRUSTED = ("pointer arithmetic with it prohibited for !root", "attempt to corrupt spilled pointer on stack",
+             "cannot use helper bpf_skc_to_mptcp_sock")
 
 
 def test_why_perfmon(sandbox):
     """
     The third capability, by somebody else's loader: with the two of the tier the verifier refuses variable
-    offsets, and stack places that serve twice; with CAP_PERFMON the same object loads.
+    offsets, stack places that serve twice, and to tell which sockets are MPTCP's; with CAP_PERFMON the
+    same object loads.
     """
     pins = Path("/sys/fs/bpf", sandbox.name + "-why")
     sandbox.undo.callback(shutil.rmtree, pins, ignore_errors=True)

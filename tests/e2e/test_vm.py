@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every kernel must count right, with one agent: small enough for an emulated machine."""
 
-from lib import api
+from lib import api, servers
 from lib.client import Conn
 from lib.load import Load, mix
 from lib.tallyd import service
 from test_counting import settle
+
+IPPROTO_MPTCP = 262
 
 
 def pieces(data, n):
@@ -52,3 +54,20 @@ def test_other_kernel(start, meter, sandbox, keys):
             api.add(truth, (keys.id_of((a, b)[i % 2]), "GET", "/v1/**", 200),
                     api.Sums(1, len(requests[i]), response.size))
     settle(agent, server, truth, sandbox)
+
+
+def test_other_kernel_mptcp(sandbox, meter, keys):
+    """Subflows are recognised, and ordinary connections of the same listener are not taken for them."""
+    key = keys.new("a")
+    server = servers.start("python", sandbox, keys, env={"MPTCP": "1"})
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+    data, octets = api.request("GET", "/v1/x", key), {}
+    for proto in (0, IPPROTO_MPTCP):
+        with Conn(sandbox, server.port, proto=proto) as c:
+            octets[proto] = sum(len(data) + c.ask(data).size for _ in range(10))
+    ledger = agent.stop()
+    (sums,) = ledger.tally("api").values()
+    assert sums.requests == 10 and sums.request_bytes + sums.response_bytes == octets[0]
+    assert ledger.count("api", api_key_id="key_a", status=200) == 10
+    assert ledger.unparsed_bytes() == octets[IPPROTO_MPTCP]
+    assert not ledger.audit()

@@ -475,6 +475,17 @@ static void put_signed(struct tally_buf *buf, const char *name, __s64 v)
 	tally_buf_dec(buf, v < 0 ? 0 - (__u64)v : (__u64)v);
 }
 
+/* Batches of before there was MPTCP have "no-state" in its place, always 0, and their chain says so. */
+static void put_unparsed(struct tally_buf *buf, const __u64 *bytes)
+{
+	const char *texts[TALLY_UNPARSED_COUNT];
+
+	memcpy(texts, unparsed, sizeof(texts));
+	if (!bytes[TALLY_UNPARSED_MPTCP])
+		texts[TALLY_UNPARSED_MPTCP] = "no-state";
+	put_counters(buf, ",\"unparsed\":", texts, bytes, TALLY_UNPARSED_COUNT);
+}
+
 static void put_kernel(struct tally_buf *buf, const struct tally_sealed *sealed)
 {
 	const struct tally_sealed_totals *t = &sealed->totals;
@@ -495,7 +506,7 @@ static void put_kernel(struct tally_buf *buf, const struct tally_sealed *sealed)
 	put_field(buf, ",\"bytes\":{\"request\":", t->bytes[0]);
 	put_field(buf, ",\"response\":", t->bytes[1]);
 	put_field(buf, "},\"unparsed_bytes\":", bytes);
-	put_counters(buf, ",\"unparsed\":", unparsed, t->unparsed_bytes, TALLY_UNPARSED_COUNT);
+	put_unparsed(buf, t->unparsed_bytes);
 	put_counters(buf, ",\"gaps\":", gaps, t->gaps, TALLY_GAP_COUNT);
 	tally_buf_text(buf, "}");
 }

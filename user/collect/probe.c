@@ -2,6 +2,7 @@
 #include "collect/probe.h"
 
 #include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -138,6 +139,17 @@ static int try_batch(void)
 	return err;
 }
 
+/* Programs ask by it whether the kernel knows MPTCP. */
+static int try_btf(void)
+{
+	struct btf *btf = btf__load_vmlinux_btf();
+
+	if (!btf)
+		return -errno;
+	btf__free(btf);
+	return 0;
+}
+
 /* The verifier's opinion of our own programs decides in the end. */
 static int try_object(void)
 {
@@ -171,6 +183,7 @@ static void probe_features(struct tally_probe *probe)
 	    try_helper(skb, BPF_FUNC_skb_ancestor_cgroup_id));
 	add(probe, "map_in_map", "maps swapped whole", t, try_map(BPF_MAP_TYPE_ARRAY_OF_MAPS));
 	add(probe, "batch", "maps read in batches", t, try_batch());
+	add(probe, "btf", "the kernel describes its types", t, try_btf());
 	add(probe, "programs", "our programs pass the verifier", t, try_object());
 	add(probe, "uprobes", "programs on functions of libraries", TALLY_TIER_TLS,
 	    try_prog(BPF_PROG_TYPE_KPROBE));

@@ -22,9 +22,10 @@ class Conn:
     many small ones need a sandbox that is `exact`.
     """
 
-    def __init__(self, sandbox, port, address="127.0.0.1", client_side=False, rcvbuf=None):
+    def __init__(self, sandbox, port, address="127.0.0.1", client_side=False, rcvbuf=None,
+                 proto=0):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.sock = sandbox.socket(family, client_side=client_side)
+        self.sock = sandbox.socket(family, proto=proto, client_side=client_side)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)

@@ -3,12 +3,15 @@
 
     RawTcp    on a veth, an address that no kernel owns: every segment is ours, in any order,
               twice, overlapping, wrong in any way; the kernel on the other side cannot tell.
+    RawMptcp  the same, as a subflow of MPTCP: what TCP takes can be old data to MPTCP.
     Injector  on loopback, for a connection of a kernel socket: it sniffs the sequence numbers
               (AF_PACKET) and sends with a raw socket, as a process on the same host could.
 
 Offsets count the octets of the client's stream: 0 is the first octet after the SYN.
 """
 
+import hashlib
+import os
 import random
 import select
 import socket
@@ -92,6 +95,7 @@ class Segment(NamedTuple):
     payload: bytes
     ts_value: int
     ts_echo: int
+    options: bytes
 
 
 def dissect(packet):
@@ -107,22 +111,24 @@ def dissect(packet):
     family = socket.AF_INET if len(src) == 4 else socket.AF_INET6
     sport, dport, seq, ack, offset, flags = struct.unpack_from("!HHIIBB", tcp)
     size = (offset >> 4) * 4
-    value, echo = timestamps(tcp[20:size])
+    value, echo = struct.unpack("!II", (option(tcp[20:size], 8) or b"").ljust(8, b"\0"))
     return Segment(Endpoint(socket.inet_ntop(family, src), sport),
                    Endpoint(socket.inet_ntop(family, dst), dport), seq, ack, flags, tcp[size:],
-                   value, echo)
+                   value, echo, tcp[20:size])
 
 
-def timestamps(options):
+def option(options, kind):
+    """What the first option of that kind holds; None: there is none."""
     at = 0
     while at < len(options) and options[at] != 0:
         if options[at] == 1:
             at += 1
             continue
-        if options[at] == 8:
-            return struct.unpack_from("!II", options, at + 2)
-        at += max(2, options[at + 1])
-    return 0, 0
+        size = max(2, options[at + 1])
+        if options[at] == kind:
+            return options[at + 2:at + size]
+        at += size
+    return None
 
 
 def ts_option(value, echo):
@@ -182,7 +188,7 @@ class RawTcp:
                                             **wrong))
 
     def _handshake(self, decoys, first, how):
-        self._emit(self.iss, SYN, options=b"\2\4\x05\xb4")
+        self._emit(self.iss, SYN, options=b"\2\4\x05\xb4" + self._syn_options())
         deadline = time.monotonic() + 5
         while True:
             segment = self._receive(deadline)
@@ -191,11 +197,22 @@ class RawTcp:
             if segment.flags & (SYN | ACK) == SYN | ACK:
                 break
         self.irs, self.peer_ts = segment.seq, segment.ts_value
+        self._answered(segment)
         for place, octets in decoys:
             if octets:
                 self._emit(self.iss + 1 + place, PSH | ACK, octets, ts_delta=-100000)
+        how = {"options": self._ack_options(first), **how}
         self._emit(self.iss + 1, PSH | ACK if first else ACK, first, **how)
         self.next = len(first)
+
+    def _syn_options(self):
+        return b""
+
+    def _answered(self, segment):
+        """The SYN-ACK came."""
+
+    def _ack_options(self, first):
+        return b""
 
     def _receive(self, deadline):
         while True:
@@ -244,6 +261,74 @@ class RawTcp6(RawTcp):
     """The same over IPv6."""
 
     ether, address, server = ETH_P_IPV6, RAW_ADDRESS6, VETH_SERVER6
+
+
+class RawMptcp(RawTcp):
+    """
+    A subflow of MPTCP version 1 (RFC 8684), without checksums. real() sends data that is new; old() sends
+    octets that are said to be the data's first ones: TCP takes them, and MPTCP throws them away.
+    falls_back: it asks for MPTCP, and then does not go on with it.
+    """
+
+    CAPABLE = bytes([0x01, 0x01])       # MP_CAPABLE, version 1, HMAC-SHA256
+
+    def __init__(self, *args, falls_back=False, **how):
+        self.falls_back, self.key = falls_back, os.urandom(8)
+        self.peer_key, self.data = b"", 0       # octets of data sent
+        super().__init__(*args, **how)
+
+    @staticmethod
+    def _option(content):
+        return bytes([30, 2 + len(content)]) + content
+
+    def _syn_options(self):
+        return self._option(self.CAPABLE)
+
+    def _answered(self, segment):
+        self.peer_key = (option(segment.options, 30) or b"")[2:10]
+        if len(self.peer_key) != 8:
+            raise HarnessError("the server does not speak MPTCP")
+
+    def _capable(self, payload):
+        """The third MP_CAPABLE: alone in the handshake, then once more with the first data."""
+        keys = self.CAPABLE + self.key + self.peer_key
+        return self._option(keys + struct.pack("!H", len(payload)) if payload else keys)
+
+    def _ack_options(self, first):
+        self.data = len(first)
+        return b"" if self.falls_back else self._capable(first)
+
+    @staticmethod
+    def _sequence(key, data):
+        """What the octet of that number of the data is called by who has this key, in 8 octets."""
+        (initial,) = struct.unpack("!Q", hashlib.sha256(key).digest()[24:])
+        return struct.pack("!Q", (initial + 1 + data) % 2 ** 64)
+
+    def _acknowledged(self):
+        return self._sequence(self.peer_key, len(self.got))
+
+    def _mapping(self, data, payload):
+        """DSS, with an acknowledgement of data."""
+        return self._option(bytes([0x20, 0x0f]) + self._acknowledged() + self._sequence(self.key, data)
+                            + struct.pack("!IH", 1 + self.next, len(payload)))
+
+    def _emit(self, seq, flags, *args, options=b"", **how):
+        if flags == ACK and not options and not self.falls_back:
+            options = self._option(bytes([0x20, 0x03]) + self._acknowledged())
+        super()._emit(seq, flags, *args, options=options, **how)
+
+    def real(self, payload):
+        if self.falls_back:
+            return super().real(payload)
+        self.segment(self.next, payload, options=self._mapping(self.data, payload)
+                     if self.next else self._capable(payload))
+        self.next += len(payload)
+        self.data += len(payload)
+        return None
+
+    def old(self, payload):
+        self.segment(self.next, payload, options=self._mapping(0, payload))
+        self.next += len(payload)
 
 
 class Injector:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The API of lib/api.py on http.server. Arguments: log, idle seconds, files, ports.
+"""The API of lib/api.py on http.server. Arguments: log, idle seconds, files, ports. Environment: MPTCP=1,
+to listen with it.
 
 rfile and wfile count what the handler consumes and writes, so bytes are exact per exchange,
 pipelined or not.
@@ -195,6 +196,12 @@ class Listener(ThreadingHTTPServer):
     address_family = socket.AF_INET6
     request_queue_size = 65535
     daemon_threads = True
+
+    def server_bind(self):
+        if os.environ.get("MPTCP") == "1":
+            self.socket.close()
+            self.socket = socket.socket(self.address_family, self.socket_type, 262)
+        super().server_bind()
 
 
 def main():

@@ -51,8 +51,9 @@ class Server:
     upgrades = False
     stop_signal = signal.SIGTERM
 
-    def __init__(self, sandbox, keys, ports=None, idle_s=60, cgroup=True):
+    def __init__(self, sandbox, keys, ports=None, idle_s=60, cgroup=True, env=None):
         self.sandbox, self.keys, self.idle_s, self.cgroup = sandbox, keys, idle_s, cgroup
+        self.env = env
         self.ports = list(ports) if ports else [sandbox.port()]
         self.dir = sandbox.dir / self.name
         self.dir.mkdir(exist_ok=True)

@@ -12,4 +12,4 @@ class Go(TabLog):
 
     def launch(self):
         return self.sandbox.spawn(self.name, [build.go_api(), *self.arguments()],
-                                  cgroup=self.cgroup)
+                                  cgroup=self.cgroup, env=self.env)

@@ -13,4 +13,4 @@ class Python(TabLog):
 
     def launch(self):
         return self.sandbox.spawn(self.name, [sys.executable, "-u", SOURCES / "python_api.py",
-                                              *self.arguments()], cgroup=self.cgroup)
+                                              *self.arguments()], cgroup=self.cgroup, env=self.env)

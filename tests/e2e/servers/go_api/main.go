@@ -4,6 +4,10 @@
 //
 // The connection counts its bytes; a line is written when the connection turns idle or closes,
 // for the requests answered since, so bytes are exact for every exchange that is not pipelined.
+//
+// It listens with MPTCP where it can, as a module of Go 1.24 or newer does by default.
+//
+//go:debug multipathtcp=2
 package main
 
 import (

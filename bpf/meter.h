@@ -854,8 +854,10 @@ TALLY_INLINE void meter_http09(struct tally_run *run, struct tally_conn *c,
 	if (c->tail == c->head || conn_slot(c, c->tail)->protocol != TALLY_PROTO_HTTP09 ||
 	    !p->octets)
 		return;
-	p->status = 200;
+	p->status = 200; /* nobody said so */
+	p->protocol = TALLY_PROTO_HTTP09;
 	p->key_priority = 0;
+	conn_slot(c, c->tail)->flags |= EX_NO_LEARN;
 	meter_response_final(run, c, r, t);
 	p->state = H1_CLOSE;
 }

@@ -459,6 +459,9 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 	x->status = p->status;
 	if (!(x->flags & EX_ORPHAN) && !conn_head_taken(x, rcv_nxt))
 		c->taint = TALLY_DETAIL_CONFLICT;
+	/* A status line: the server read more than the line that has no version (Node does). */
+	if (x->protocol == TALLY_PROTO_HTTP09 && p->protocol != TALLY_PROTO_HTTP09 && !c->taint)
+		c->taint = TALLY_DETAIL_BAD_START;
 	if (x->flags & EX_ORPHAN && c->over_head == c->over_tail && !conn_taint(c))
 		c->taint = conn_orphan_taint(c, rcv_nxt);
 	if (c->midstream) {

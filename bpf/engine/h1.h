@@ -1638,6 +1638,9 @@ TALLY_INLINE void step_key(struct tally_h1 *p, const struct tally_chunk *chunk, 
 	if (k > n)
 		k = n;
 	if (k && p->pending_len) {
+		/* Behind a scheme there is a token68, which has none (RFC 9110 11.2, RFC 6750 2.1). */
+		if (p->flags & H1_F_VALUE_END)
+			p->flags |= H1_F_DOUBT_KEY;
 		if (p->pending_len > 8)
 			p->flags |= H1_F_KEY_LIMIT;
 		else

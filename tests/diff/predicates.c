@@ -120,6 +120,8 @@ static void take_value(struct counts *c, const char *name, size_t n, const char 
 			v++;
 		if (len)
 			take_key(c, 1, c->bearers++, v, len);
+		for (size_t i = 0; i < len; i++)
+			c->key_differs |= v[i] == ' ' || v[i] == '\t'; /* no token68 */
 	} else if (spells(name, n, "Authorization") && len) {
 		c->others++;
 	}

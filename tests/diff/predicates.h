@@ -16,7 +16,7 @@ struct odd {
 	bool control;	 /* a control octet but TAB in a line, or CR without LF */
 	bool bare_lf;	 /* a line ends with LF alone */
 	bool known_name; /* a line that pretends to be one that matters, and is not quite */
-	bool key;	 /* two key values of one source */
+	bool key;	 /* two key values of one source, or white space in a token */
 	bool length;	 /* not exactly one plain Content-Length, or beside a Transfer-Encoding */
 	bool tab;	 /* TAB behind a Content-Length or a Transfer-Encoding */
 	bool coding;	 /* not exactly one Transfer-Encoding: chunked, or in HTTP/1.0 */

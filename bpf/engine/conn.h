@@ -406,12 +406,17 @@ TALLY_INLINE int conn_head_taken(const struct tally_exchange *x, __u32 rcv_nxt)
 /* What an answer to a request that is not there says of the connection; 0: nothing. */
 TALLY_INLINE __u8 conn_orphan_taint(const struct tally_conn *c, __u32 rcv_nxt)
 {
+	__u16 status = c->h1[TALLY_OUT].status;
+
 	/* It answers what TCP took and nobody here saw. A FIN takes a position, too. */
 	if (c->synced[TALLY_IN] && !c->parked_count[TALLY_IN] &&
 	    (__s32)(rcv_nxt - c->next[TALLY_IN]) > 1)
 		return TALLY_DETAIL_GAP;
 	/* It answers what was not read to its end: later answers would go one request astray. */
-	return conn_in_head(c) ? TALLY_DETAIL_EARLY_RESPONSE : 0;
+	if (conn_in_head(c))
+		return TALLY_DETAIL_EARLY_RESPONSE;
+	/* So they may behind a success that nobody asked for; a refusal, as of an idle client, has none. */
+	return status >= 200 && status < 400 && !c->midstream ? TALLY_DETAIL_EARLY_RESPONSE : 0;
 }
 
 /* Does the answer say who the customer is, and count? Not where the request's own key stands before it. */

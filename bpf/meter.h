@@ -13,7 +13,8 @@
  *	port_load(pkt, run, chunk, off, n)	octets of the segment into a chunk
  *	port_row_add(run, c, key)		run->delta to the row of that key
  *	port_key_known(run, hash)		is it in the dictionary?
- *	port_key_learn(run, hash, ticket)	the candidate becomes an entry: 0, or -1: full
+ *	port_key_learn(run, hash, ticket, guess)	the candidate becomes an entry: 0, or -1: full
+ *	port_key_guess(run)			one more may be learnt from an error: 0, or -1
  *	port_candidate_take(run, p, hash)	keep the key text of parser p: a ticket, or 0: no room
  *	port_candidate_drop(run, ticket)
  *	port_spill(run, p)			move p->key_text to p->spill_slot
@@ -174,6 +175,15 @@ TALLY_INLINE void meter_key_lookup(struct tally_run *run, struct tally_conn *c,
 	}
 }
 
+/*
+ * Anybody can have errors answered, 404 before a key is looked at: such an answer says little of the key, and
+ * but so many are learnt from it. What the server names itself is no guess.
+ */
+TALLY_INLINE int meter_key_guessed(const struct tally_exchange *x)
+{
+	return x->status >= 400 && !(x->flags & EX_NAMED);
+}
+
 /* A response has answered a request whose key was unknown: learn it, or not. */
 TALLY_INLINE void meter_key_decide(struct tally_run *run, struct tally_exchange *x,
 				   struct tally_totals *t)
@@ -186,7 +196,10 @@ TALLY_INLINE void meter_key_decide(struct tally_run *run, struct tally_exchange 
 		conn_attribute(x, TALLY_ATTR_ANONYMOUS, TALLY_DETAIL_UNVERIFIED_KEY);
 	} else if (!x->candidate) {
 		conn_attribute(x, TALLY_ATTR_DICTIONARY_FULL, TALLY_DETAIL_NO_CANDIDATE);
-	} else if (port_key_learn(run, x->key, x->candidate)) {
+	} else if (meter_key_guessed(x) && port_key_guess(run)) {
+		conn_attribute(x, TALLY_ATTR_ANONYMOUS, TALLY_DETAIL_UNVERIFIED_KEY);
+		t->guesses_full++;
+	} else if (port_key_learn(run, x->key, x->candidate, meter_key_guessed(x))) {
 		conn_attribute(x, TALLY_ATTR_DICTIONARY_FULL, 0);
 		t->gaps[TALLY_GAP_DICTIONARY_FULL]++;
 	} else {

@@ -394,9 +394,10 @@ static __always_inline void port_candidate_drop(struct tally_run *run, __u32 tic
 	candidate_leave(ticket, TALLY_CAND_FREE);
 }
 
-static __noinline int port_key_learn(struct tally_run *run, __u64 hash, __u32 ticket)
+static __noinline int port_key_learn(struct tally_run *run, __u64 hash, __u32 ticket, int guess)
 {
-	struct tally_key_entry e = { .state = TALLY_KEY_NEW, .slot = ticket };
+	struct tally_key_entry e = { .state = guess ? TALLY_KEY_GUESS : TALLY_KEY_NEW,
+				     .slot = ticket };
 
 	if (!bpf_map_update_elem(&dictionary, &hash, &e, BPF_NOEXIST)) {
 		if (!candidate_leave(ticket, TALLY_CAND_ACCEPTED))
@@ -408,6 +409,17 @@ static __noinline int port_key_learn(struct tally_run *run, __u64 hash, __u32 ti
 		return -1;
 	port_candidate_drop(run, ticket); /* another connection was first */
 	return 0;
+}
+
+/* The swap sets the count back. Beyond the cap it is read only: all processors read what stands beside it. */
+static __noinline int port_key_guess(struct tally_run *run)
+{
+	__u32 zero = 0;
+	struct tally_epoch *e = bpf_map_lookup_elem(&epoch, &zero);
+
+	if (!run || !e || e->guesses >= TALLY_GUESSES)
+		return -1;
+	return __sync_fetch_and_add(&e->guesses, 1) < TALLY_GUESSES ? 0 : -1;
 }
 
 /* ---- parking ---- */

@@ -107,17 +107,28 @@ static enum tally_close_cause cause_of(const struct tally_agent *agent,
 	return agent->recovering && cause != TALLY_CAUSE_SHUTDOWN ? TALLY_CAUSE_RECOVERED : cause;
 }
 
+static bool is_catalogued(void *ctx, const uint8_t sha256[TALLY_CATALOG_SHA])
+{
+	struct tally_agent *agent = ctx;
+
+	return tally_catalog_has(agent->catalog, sha256);
+}
+
 int tally_agent_books_close(struct tally_agent *agent, uint64_t end_ns, uint64_t next_ns,
 			    enum tally_close_cause cause)
 {
+	const struct tally_keys_catalog catalog = { is_catalogued, agent };
 	int err = tally_agent_books_settle(agent); /* G2 */
 
+	if (!err)
+		err = tally_keys_drop_guesses(agent->keys, tally_ledger_number(agent->ledger),
+					      &catalog);
 	if (!err)
 		err = swap(agent, end_ns, next_ns, cause_of(agent, cause));
 	if (!err)
 		err = tally_agent_books_settle(agent);
 	if (!err)
-		err = tally_keys_trim(agent->keys, tally_ledger_number(agent->ledger));
+		err = tally_keys_trim(agent->keys, tally_ledger_number(agent->ledger), &catalog);
 	return err;
 }
 

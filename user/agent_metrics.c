@@ -114,7 +114,7 @@ static void put_reasons(const struct tally_agent *agent, FILE *out)
 	tally_prom_family(out, "resyncs_total", "counter", "Events of the stream layer.");
 	for (int i = 0; i < TALLY_GAP_COUNT; i++)
 		tally_prom_count(out, "resyncs_total", LABELS({ "reason", gap_texts[i] }),
-				 sum.gaps[i]);
+				 tally_totals_gap(&sum, i));
 	tally_prom_family(out, "map_overflow_total", "counter", "Entries a full map refused.");
 	tally_prom_count(out, "map_overflow_total", LABELS({ "map", "connection_rows" }),
 			 sum.gaps[TALLY_GAP_ROW_FULL]);
@@ -149,6 +149,8 @@ static void put_maps(const struct tally_agent *agent, FILE *out)
 	tally_prom_count(out, "map_capacity", LABELS({ "map", "scopes" }), TALLY_SCOPES_MAX);
 	tally_prom_count(out, "map_capacity", LABELS({ "map", "connection_rows" }),
 			 agent->load->connection_rows);
+	counter(out, "keys_dropped_total", "Keys that made room for others in the dictionary.",
+		keys.dropped);
 }
 
 static void put_books(const struct tally_agent *agent, FILE *out)

@@ -140,12 +140,15 @@ static void sum_counters(const struct tally_agent *agent, struct tally_totals *r
 static json_t *counters_of(const struct tally_agent *agent)
 {
 	uint64_t by_class[TALLY_AGENT_CLASSES], requests, bytes[TALLY_UNPARSED_COUNT];
+	uint64_t by_gap[TALLY_GAP_COUNT];
 	struct tally_totals totals;
 	json_t *out = json_object();
 
 	sum_counters(agent, &totals, by_class, &requests);
 	for (int i = 0; i < TALLY_UNPARSED_COUNT; i++)
 		bytes[i] = totals.unparsed_bytes[0][i] + totals.unparsed_bytes[1][i];
+	for (int i = 0; i < TALLY_GAP_COUNT; i++)
+		by_gap[i] = tally_totals_gap(&totals, i);
 	put_int(out, "requests", requests);
 	put_int(out, "seen", totals.seen);
 	put_int(out, "attributed", totals.attributed);
@@ -160,7 +163,7 @@ static json_t *counters_of(const struct tally_agent *agent)
 	    sums_by(attributions + 1, (const uint64_t *)totals.unattributed + 1,
 		    TALLY_ATTR_COUNT - 1));
 	put(out, "unparsed", sums_by(unparsed, bytes, TALLY_UNPARSED_COUNT));
-	put(out, "gaps", sums_by(gaps, (const uint64_t *)totals.gaps, TALLY_GAP_COUNT));
+	put(out, "gaps", sums_by(gaps, by_gap, TALLY_GAP_COUNT));
 	return out;
 }
 

@@ -88,12 +88,19 @@ struct tally_totals {
 	__u64 attributed;	    /* booked with attribution KEY, status not 0 */
 	__u64 aborted;		    /* booked with status 0 */
 	__u64 connections;	    /* connections born */
-	__u64 unattributed[8];	    /* booked, by enum tally_attribution, status not 0 */
+	__u64 unattributed[7];	    /* booked, by enum tally_attribution, status not 0 */
+	__u64 guesses_full;	    /* TALLY_GAP_GUESSES_FULL: `gaps` has no room for it */
 	__u64 unparsed_bytes[2][8]; /* [0] from clients, [1] from servers */
 	__u64 bytes[2];		    /* all stream bytes that passed, each direction */
-	__u64 gaps[16];		    /* enum tally_gap */
+	__u64 gaps[16];		    /* enum tally_gap; read them by tally_totals_gap() */
 	struct tally_lost lost;	    /* rows and spill both refused */
 };
+TALLY_ASSERT((int)TALLY_ATTR_COUNT <= 7 && (int)TALLY_GAP_COUNT == 17, "ABI: totals");
+
+static inline __u64 tally_totals_gap(const struct tally_totals *totals, __u32 gap)
+{
+	return gap == TALLY_GAP_GUESSES_FULL ? totals->guesses_full : totals->gaps[gap];
+}
 
 /*
  * Programs interrupt each other on one CPU (a softirq comes while a task sends; a task is preempted).
@@ -107,7 +114,7 @@ struct tally_totals {
 /* The one index that every program reads once per run. */
 struct tally_epoch {
 	__u32 index; /* 0 or 1: the slot being written */
-	__u32 pad;
+	__u32 guesses; /* keys learnt from an error: programs count up to TALLY_GUESSES, each swap begins anew */
 	__u64 number; /* counts epochs since the pins were made, from 1 */
 };
 
@@ -122,9 +129,10 @@ struct tally_clock {
 /*
  * Key dictionary: hash of the text -> who. The kernel inserts an entry when a response has accepted
  * an unknown key; `slot` then names the candidate that holds the text. The agent replaces the text
- * by its SHA-256, sets state RESOLVED, wipes and frees the candidate.
+ * by its SHA-256, sets state RESOLVED, wipes and frees the candidate. GUESS is NEW of a key that an error
+ * answered: it stays for one window, unless it is in the catalog.
  */
-enum tally_key_state { TALLY_KEY_NEW = 1, TALLY_KEY_RESOLVED = 2 };
+enum tally_key_state { TALLY_KEY_NEW = 1, TALLY_KEY_RESOLVED = 2, TALLY_KEY_GUESS = 3 };
 
 struct tally_key_entry {
 	__u32 state; /* enum tally_key_state */

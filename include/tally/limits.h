@@ -19,6 +19,7 @@
 #define TALLY_KEY_MAX 8192	  /* longest key */
 #define TALLY_CANDIDATES 8192	  /* unknown keys waiting for acceptance or resolution */
 #define TALLY_CANDIDATES_LONG 256 /* those longer than TALLY_KEY_INLINE */
+#define TALLY_GUESSES 1024	  /* keys learnt from an error (400 and above), per window */
 #define TALLY_HEADER_NAME 64	  /* longest header name that can be a key source */
 #define TALLY_NAMES 8		  /* header names a ruleset knows, per direction */
 #define TALLY_QUERY_NAMES 4	  /* query parameters that can carry a key */

@@ -73,7 +73,8 @@
 	X(GAP_DICTIONARY_FULL, 12, "dictionary-full") \
 	X(GAP_CANDIDATE_FULL, 13, "candidates-full")  \
 	X(GAP_LOAD_FAILED, 14, "load-failed")         \
-	X(GAP_LOOP_LIMIT, 15, "loop-limit")
+	X(GAP_LOOP_LIMIT, 15, "loop-limit")           \
+	X(GAP_GUESSES_FULL, 16, "guesses-full")
 
 /* Protocol of an exchange. Record field `protocol`. */
 #define TALLY_PROTOCOLS(X)             \

@@ -35,7 +35,12 @@ static int port_key_known(struct tally_run *run, __u64 hash)
 
 /* Ports that this exchange does not need. */
 
-static int port_key_learn(struct tally_run *run, __u64 hash, __u32 id)
+static int port_key_learn(struct tally_run *run, __u64 hash, __u32 id, int guess)
+{
+	return -1;
+}
+
+static int port_key_guess(struct tally_run *run)
 {
 	return -1;
 }

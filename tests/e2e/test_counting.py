@@ -3,6 +3,7 @@
 
 import base64
 import threading
+from collections import Counter
 
 import pytest
 
@@ -299,6 +300,52 @@ def test_more_keys_than_the_dictionary_holds(start, meter, sandbox, keys):
     assert ledger.count("api") == answered, ledger.unattributed("api")
     assert ledger.count("api", attribution="dictionary_full") > 0
     assert ledger.gaps().get("dictionary-full"), ledger.gaps()
+    assert not ledger.audit()
+
+
+GUESSES, ROOM = 1024, 65536     # TALLY_GUESSES; agent.limits.keys by default
+
+
+def guess(sandbox, port, n, keys=1 << 30):
+    """So many requests, with so many keys, answered 404 by who has not looked at them."""
+    with Conn(sandbox, port) as c:
+        for first in range(0, n, 10):
+            c.send(b"".join(api.request("GET", "/status/404", f"guess-{i % keys}")
+                            for i in range(first, first + 10)))
+            answers, tail = 0, b""
+            while answers < 10:
+                data = c.sock.recv(1 << 16)
+                assert data, "the server closed"
+                text = tail + data
+                answers += text.count(b"HTTP/1.1 404")
+                tail = text[-11:]
+
+
+@pytest.mark.parametrize("room, requests", [(ROOM, 200_000), (1024, 40_000)])
+def test_guessed_keys(start, meter, sandbox, keys, room, requests):
+    """A flood of keys that nobody checks takes no customer's place, and makes few rows. In the smaller
+    dictionary guesses have to make room for others."""
+    old, new = keys.new("old"), [keys.new(f"new{i}") for i in range(20)]
+    server = start("nginx", proxied=False)
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)],
+                  agent={"limits": {"keys": room}})
+    with Conn(sandbox, server.port) as c:
+        c.ask(api.request("GET", "/v1/x", old))
+    guess(sandbox, server.port, requests)
+    guess(sandbox, server.port, requests, 5 * GUESSES)
+    for key in (old, *new):
+        with Conn(sandbox, server.port) as c:
+            for _ in range(10):
+                c.ask(api.request("GET", "/v1/x", key))
+    ledger = agent.stop(60)
+    for i in range(20):
+        assert ledger.count("api", api_key_id=f"key_new{i}", status=200) == 10
+    assert ledger.count("api", api_key_id="key_old", status=200) == 11
+    guessed = Counter(d["epoch"] for d in ledger.rows("api", key_ref="hmac"))
+    assert guessed and max(guessed.values()) <= min(GUESSES, room // 4), guessed
+    assert ledger.count("api", status=404) == 2 * requests
+    assert ledger.gaps()["guesses-full"] == ledger.count("api", attribution_detail="unverified-key")
+    assert not ledger.gaps().get("dictionary-full")
     assert not ledger.audit()
 
 

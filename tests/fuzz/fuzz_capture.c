@@ -26,10 +26,10 @@ static int take_batch(void *ctx, const struct tally_batch *batch)
 	struct sums *sums = ctx;
 	uint64_t others = 0;
 
-	for (int i = 0; i < 8; i++) {
+	for (int i = 0; i < TALLY_ATTR_COUNT; i++)
 		others += t->unattributed[i];
+	for (int i = 0; i < 8; i++)
 		sums->unparsed += t->unparsed_bytes[i];
-	}
 	if (s->held_before + (int64_t)t->seen != (int64_t)(t->attributed + others) + s->held_after)
 		abort();
 	tally_sealed_sum(s, &rows);

@@ -262,8 +262,9 @@ static void check_books(struct player *p, const struct tally_totals *t)
 	for (size_t i = 0; i < 8; i++) {
 		s.octets[0] += t->unparsed_bytes[0][i];
 		s.octets[1] += t->unparsed_bytes[1][i];
-		others += t->unattributed[i];
 	}
+	for (size_t i = 0; i < TALLY_ATTR_COUNT; i++)
+		others += t->unattributed[i];
 	for (int dir = 0; dir < 2; dir++) {
 		must(t->bytes[dir] == p->sent[dir], "octets that passed");
 		must(s.octets[dir] == p->sent[dir], "octets in exactly one place");

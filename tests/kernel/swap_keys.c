@@ -174,6 +174,35 @@ static struct tally_keys *open_full(struct tally_load *load, uint64_t hashes[CAP
 	return keys;
 }
 
+static bool all_catalogued(void *ctx, const uint8_t sha256[32])
+{
+	return true;
+}
+
+static bool none_catalogued(void *ctx, const uint8_t sha256[32])
+{
+	return false;
+}
+
+static const struct tally_keys_catalog all = { all_catalogued, NULL };
+static const struct tally_keys_catalog none = { none_catalogued, NULL };
+
+/* ctx: of the one that is. */
+static bool one_catalogued(void *ctx, const uint8_t sha256[32])
+{
+	uint8_t one[32];
+
+	SHA256(ctx, strlen(ctx), one);
+	return !memcmp(one, sha256, sizeof(one));
+}
+
+static bool is_entry(struct tally_load *load, uint64_t hash)
+{
+	struct tally_key_entry entry;
+
+	return !bpf_map_lookup_elem(load->maps[TALLY_MAP_DICTIONARY], &hash, &entry);
+}
+
 static void test_trim(void **state)
 {
 	struct tally_load *load = *state;
@@ -183,12 +212,12 @@ static void test_trim(void **state)
 	struct tally_key_entry entry;
 	uint8_t sha256[32];
 
-	assert_int_equal(tally_keys_trim(keys, late - 1), 0);
+	assert_int_equal(tally_keys_trim(keys, late - 1, &all), 0);
 	tally_keys_status(keys, &status);
 	assert_int_equal(status.entries, CAPACITY);
 	/* one of them is in use */
 	assert_int_equal(tally_keys_find(keys, hashes[42], late, sha256), 0);
-	assert_int_equal(tally_keys_trim(keys, late), 0);
+	assert_int_equal(tally_keys_trim(keys, late, &all), 0);
 	tally_keys_status(keys, &status);
 	assert_int_equal(status.entries, 1);
 	assert_int_equal(status.dropped, CAPACITY - 1);
@@ -213,8 +242,106 @@ static void test_trim_open_window(void **state)
 	struct tally_keys *keys = open_full(*state, hashes);
 	uint8_t sha256[32];
 
-	assert_int_equal(tally_keys_trim(keys, late), 0);
+	assert_int_equal(tally_keys_trim(keys, late, &all), 0);
 	assert_int_equal(tally_keys_find(keys, hashes[7], late + 1, sha256), 0);
+	tally_keys_close(keys);
+}
+
+/*
+ * What is not catalogued goes when the dictionary is more than half full, the longest unused first, and is
+ * named still; what is catalogued stays, however long it was not used.
+ */
+static void test_trim_strangers(void **state)
+{
+	uint64_t hashes[CAPACITY];
+	struct tally_keys *keys = open_full(*state, hashes);
+	struct tally_keys_status status;
+	const struct tally_keys_catalog one = { one_catalogued, (void *)"key-0" };
+	uint8_t sha256[32];
+
+	/* the higher its number, the later it was used */
+	for (uint32_t i = 1; i < CAPACITY; i++)
+		assert_int_equal(tally_keys_find(keys, hashes[i], 1 + i, sha256), 0);
+	assert_int_equal(tally_keys_trim(keys, 200, &one), 0);
+	tally_keys_status(keys, &status);
+	assert_int_equal(status.entries, CAPACITY / 2);
+	for (uint32_t i = 0; i < CAPACITY; i++) {
+		assert_int_equal(is_entry(*state, hashes[i]), i == 0 || i > CAPACITY / 2);
+		assert_int_equal(tally_keys_find(keys, hashes[i], 201, sha256), 0);
+	}
+	/* it gets no emptier */
+	assert_int_equal(tally_keys_trim(keys, 201, &none), 0);
+	tally_keys_status(keys, &status);
+	assert_int_equal(status.entries, CAPACITY / 2);
+	leave(*state, 0, "key-0", TALLY_CAND_ACCEPTED);
+	leave(*state, 1, "key-1", TALLY_CAND_ACCEPTED);
+	assert_int_equal(tally_keys_poll(keys), 0);
+	expect(keys, hashes[1], "key-1");
+	assert_int_equal(tally_keys_trim(keys, 202, &one), 0);
+	tally_keys_status(keys, &status);
+	assert_int_equal(status.entries, CAPACITY / 2);
+	tally_keys_close(keys);
+}
+
+/* What an error answered is there for a window, and named longer, unless it is catalogued. */
+static void test_drop_guesses(void **state)
+{
+	const struct tally_keys_catalog one = { one_catalogued, (void *)"mine" };
+	const char *const texts[] = { "mine", "guessed", "accepted" };
+	struct tally_load *load = *state;
+	struct tally_keys *keys = open_keys(load, 1);
+	struct tally_key_entry entry = { .state = TALLY_KEY_GUESS };
+	uint64_t hashes[3];
+
+	for (uint32_t i = 0; i < 3; i++) {
+		hashes[i] = leave(load, i, texts[i], TALLY_CAND_ACCEPTED);
+		entry.slot = i + 1;
+		if (i < 2)
+			assert_int_equal(bpf_map_update_elem(load->maps[TALLY_MAP_DICTIONARY],
+							     &hashes[i], &entry, BPF_ANY),
+					 0);
+	}
+	assert_int_equal(tally_keys_poll(keys), 0);
+	assert_int_equal(tally_keys_drop_guesses(keys, 1, &one), 0);
+	for (uint32_t i = 0; i < 3; i++) {
+		assert_int_equal(is_entry(load, hashes[i]), i != 1);
+		expect(keys, hashes[i], texts[i]);
+	}
+	/* a better answer to the same key, a window later */
+	leave(load, 1, "guessed", TALLY_CAND_ACCEPTED);
+	assert_int_equal(tally_keys_poll(keys), 0);
+	assert_int_equal(tally_keys_drop_guesses(keys, 2, &one), 0);
+	assert_true(is_entry(load, hashes[1]));
+	tally_keys_close(keys);
+}
+
+/* A flood that goes on: memory has an end, and what went last has a name. */
+static void test_trim_forgets(void **state)
+{
+	struct tally_load *load = *state;
+	struct tally_keys *keys = open_keys(load, 1);
+	uint64_t hashes[10 * CAPACITY];
+	uint32_t n = 0, named = 0;
+	const struct tally_keys_catalog one = { one_catalogued, (void *)"flood-0" };
+	char text[32];
+	uint8_t sha256[32];
+
+	for (uint64_t epoch = 2; n < TALLY_ARRAY_SIZE(hashes); epoch++) {
+		for (uint32_t i = 0; i < CAPACITY / 4; i++, n++) {
+			snprintf(text, sizeof(text), "flood-%u", n);
+			hashes[n] = leave(load, i, text, TALLY_CAND_ACCEPTED);
+		}
+		assert_int_equal(tally_keys_poll(keys), 0);
+		for (uint32_t i = n - CAPACITY / 4; i < n; i++)
+			assert_int_equal(tally_keys_find(keys, hashes[i], epoch, sha256), 0);
+		assert_int_equal(tally_keys_trim(keys, epoch, &one), 0);
+	}
+	assert_true(is_entry(load, hashes[0]));
+	for (uint32_t i = 0; i < n; i++)
+		named += !tally_keys_find(keys, hashes[i], 1, sha256);
+	assert_true(named >= CAPACITY && named <= 2 * CAPACITY);
+	for (uint32_t i = n - 3 * CAPACITY / 4; i < n; i++)
+		assert_int_equal(tally_keys_find(keys, hashes[i], 1, sha256), 0);
 	tally_keys_close(keys);
 }
 
@@ -256,8 +383,10 @@ static void test_lookup_fails(void **state)
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-	const struct CMUnitTest tests[] = { TEST(test_resolve), TEST(test_wipe), TEST(test_trim),
-					    TEST(test_trim_open_window), TEST(test_lookup_fails) };
+	const struct CMUnitTest tests[] = { TEST(test_resolve),	       TEST(test_wipe),
+					    TEST(test_trim),	       TEST(test_trim_open_window),
+					    TEST(test_trim_strangers), TEST(test_drop_guesses),
+					    TEST(test_trim_forgets),   TEST(test_lookup_fails) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

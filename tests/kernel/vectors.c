@@ -229,7 +229,7 @@ static void read_keys(void)
 		previous = &hash;
 		if (bpf_map_lookup_elem(fd_of(k.p.skel->maps.dictionary), &hash, &entry))
 			programs_die("dictionary");
-		if (entry.state != TALLY_KEY_NEW)
+		if (entry.state == TALLY_KEY_RESOLVED)
 			continue;
 		if (k.n_keys++ == KEYS)
 			abort();
@@ -381,7 +381,8 @@ static bool play_cuts(const struct vector *v, uint64_t *seed, unsigned long cuts
 
 static bool fits(const struct vector *v)
 {
-	return !v->native && !v->caps.candidates && !v->caps.dictionary && !v->caps.pieces;
+	return !v->native && !v->caps.candidates && !v->caps.dictionary && !v->caps.pieces &&
+	       !v->caps.guesses;
 }
 
 static bool wanted(const struct vector *v, int argc, char **argv)

@@ -188,6 +188,7 @@ static void test_sums_without_a_row_become_an_overflow_record(void **state)
 	totals[1] = (struct tally_totals){
 		.attributed = 8,
 		.unattributed = { [TALLY_ATTR_ANONYMOUS] = 3 },
+		.guesses_full = 4,
 		.lost = { .answered = { [TALLY_ATTR_KEY] = 6, [TALLY_ATTR_ANONYMOUS] = 2 },
 			  .requests = 9,
 			  .request_bytes = 90 },
@@ -203,6 +204,7 @@ static void test_sums_without_a_row_become_an_overflow_record(void **state)
 	assert_int_equal(sealed.totals.attributed, 2);
 	assert_int_equal(sealed.totals.unattributed[TALLY_ATTR_ANONYMOUS], 1);
 	assert_int_equal(sealed.totals.unattributed[TALLY_ATTR_OVERFLOW], 8);
+	assert_int_equal(sealed.totals.gaps[TALLY_GAP_GUESSES_FULL], 4);
 	tally_sealed_done(&sealed);
 }
 

@@ -76,6 +76,14 @@ static const struct tally_catalog_key *find(const struct tally_catalog *catalog,
 	return tally_catalog_find(catalog, sha256, time_s);
 }
 
+static bool has(const struct tally_catalog *catalog, const char *hex)
+{
+	uint8_t sha256[TALLY_CATALOG_SHA];
+
+	assert_int_equal(tally_util_unhex(hex, sha256, sizeof(sha256)), 0);
+	return tally_catalog_has(catalog, sha256);
+}
+
 static void test_lookup(void **state)
 {
 	_cleanup_(tally_catalog_freep) struct tally_catalog *catalog = NULL;
@@ -97,6 +105,7 @@ static void test_lookup(void **state)
 	assert_int_equal(key->mode, TALLY_CATALOG_MODE_TEST);
 	assert_false(key->billable);
 	assert_null(find(catalog, B, 1767225599)); /* 2025-12-31T23:59:59Z */
+	assert_true(has(catalog, B) && has(catalog, A) && !has(NULL, A));
 	assert_non_null(find(catalog, B, 1767225600));
 	assert_true(find(catalog, B, 1767225600)->billable);
 	assert_non_null(find(catalog, B, 1767225600 + 5399));

@@ -36,6 +36,7 @@ static void test_reads_what_was_written(void **state)
 
 	(void)state;
 	make(&sealed);
+	sealed.totals.gaps[TALLY_GAP_GUESSES_FULL] = 9;
 	assert_int_equal(tally_sealed_encode(&sealed, &one), 0);
 	tally_reader_init(&reader, one.data, one.len);
 	assert_int_equal(tally_sealed_decode(&reader, &again), 0);
@@ -43,6 +44,7 @@ static void test_reads_what_was_written(void **state)
 	assert_int_equal(again.n_rows, 5);
 	assert_int_equal(again.held_after, -3);
 	assert_int_equal(again.totals.gaps[3], 5);
+	assert_int_equal(again.totals.gaps[TALLY_GAP_GUESSES_FULL], 9);
 	assert_memory_equal(again.rows, sealed.rows, 5 * sizeof(*sealed.rows));
 	assert_int_equal(tally_sealed_encode(&again, &two), 0);
 	assert_int_equal(one.len, two.len);

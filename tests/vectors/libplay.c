@@ -364,7 +364,7 @@ static void check_books(struct player *p, struct checker *c)
 		octets[0] += t->unparsed_bytes[0][i];
 		octets[1] += t->unparsed_bytes[1][i];
 	}
-	for (size_t i = 0; i < 8; i++)
+	for (size_t i = 0; i < TALLY_ATTR_COUNT; i++)
 		others += t->unattributed[i];
 	check(c, "octets from the client, as counted", t->bytes[0], octets[0]);
 	check(c, "octets from the server, as counted", t->bytes[1], octets[1]);

@@ -216,6 +216,8 @@ static void caps_of(struct reader *r, struct vector *v, const char *name, const 
 		v->caps.dictionary = (uint32_t)n;
 	else if (!strcmp(name, "pieces"))
 		v->caps.pieces = (uint32_t)n;
+	else if (!strcmp(name, "guesses"))
+		v->caps.guesses = (uint32_t)n;
 	else
 		fault(r, "unknown setting @%s", name);
 }
@@ -731,9 +733,10 @@ static int check_gap(const struct reader *r, const struct tally_totals *totals, 
 	for (size_t i = 0; i < TALLY_GAP_COUNT; i++) {
 		if (strcmp(gaps[i], name))
 			continue;
-		if (totals->gaps[i] == n)
+		if (tally_totals_gap(totals, i) == n)
 			return 0;
-		fprintf(out, "gap %s: expected %llu, found %llu\n", name, n, totals->gaps[i]);
+		fprintf(out, "gap %s: expected %llu, found %llu\n", name, n,
+			tally_totals_gap(totals, i));
 		return 1;
 	}
 	fault(r, "no gap is called %s", name);

@@ -30,7 +30,7 @@
  * Settings:	@config NAME	tests/vectors/NAME.yaml (default: default)
  *		@midstream	the connection was there before the meter
  *		@known KEY	the key is in the dictionary
- *		@candidates N, @dictionary N, @pieces N	smaller caps
+ *		@candidates N, @dictionary N, @pieces N, @guesses N	smaller caps
  *		@whole WHY	only uncut, not in pieces, and why
  *		@native WHY	not in the kernel, and why
  *

@@ -374,14 +374,14 @@ static void add_totals(struct tally_sealed_totals *into, const struct tally_tota
 	into->attributed += from->attributed;
 	into->aborted += from->aborted;
 	into->connections += from->connections;
-	for (int i = 0; i < 8; i++) {
+	for (int i = 0; i < TALLY_ATTR_COUNT; i++)
 		into->unattributed[i] += from->unattributed[i];
+	for (int i = 0; i < 8; i++)
 		into->unparsed_bytes[i] += from->unparsed_bytes[0][i] + from->unparsed_bytes[1][i];
-	}
 	into->bytes[0] += from->bytes[0];
 	into->bytes[1] += from->bytes[1];
-	for (int i = 0; i < 16; i++)
-		into->gaps[i] += from->gaps[i];
+	for (__u32 i = 0; i < TALLY_GAP_COUNT; i++)
+		into->gaps[i] += tally_totals_gap(from, i);
 }
 
 static int close_services(struct closing *c)

@@ -507,7 +507,9 @@ static void put_kernel(struct tally_buf *buf, const struct tally_sealed *sealed)
 	put_field(buf, ",\"response\":", t->bytes[1]);
 	put_field(buf, "},\"unparsed_bytes\":", bytes);
 	put_unparsed(buf, t->unparsed_bytes);
-	put_counters(buf, ",\"gaps\":", gaps, t->gaps, TALLY_GAP_COUNT);
+	/* The last kind only where it is: batches of versions that did not know it keep their bytes. */
+	put_counters(buf, ",\"gaps\":", gaps, t->gaps,
+		     t->gaps[TALLY_GAP_GUESSES_FULL] ? TALLY_GAP_COUNT : TALLY_GAP_GUESSES_FULL);
 	tally_buf_text(buf, "}");
 }
 

@@ -422,13 +422,13 @@ static void totals_add(struct tally_sealed_totals *into, const struct tally_seal
 	into->attributed += from->attributed;
 	into->aborted += from->aborted;
 	into->connections += from->connections;
-	for (int i = 0; i < 8; i++) {
+	for (int i = 0; i < TALLY_ATTR_COUNT; i++)
 		into->unattributed[i] += from->unattributed[i];
+	for (int i = 0; i < 8; i++)
 		into->unparsed_bytes[i] += from->unparsed_bytes[i];
-	}
 	into->bytes[0] += from->bytes[0];
 	into->bytes[1] += from->bytes[1];
-	for (int i = 0; i < 16; i++)
+	for (int i = 0; i < TALLY_GAP_COUNT; i++)
 		into->gaps[i] += from->gaps[i];
 	into->unresolved += from->unresolved;
 }

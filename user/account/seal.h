@@ -113,10 +113,10 @@ struct tally_sealed_connection {
 /* What the kernel counted, whatever became of the rows. */
 struct tally_sealed_totals {
 	__u64 seen, held_enter, held_leave, attributed, aborted, connections;
-	__u64 unattributed[8];
+	__u64 unattributed[7];
 	__u64 unparsed_bytes[8]; /* both directions */
 	__u64 bytes[2];
-	__u64 gaps[16];
+	__u64 gaps[17];
 	__u64 unresolved; /* requests whose key or ruleset could not be named */
 };
 

@@ -14,6 +14,7 @@
 #define HOUR_S 3600
 #define BY_CONNECTION 1 /* the octet after the rows, if there is one */
 
+/* The last kind of gap stands where older files have a 0. */
 static void put_totals(struct tally_buf *buf, const struct tally_sealed_totals *t)
 {
 	tally_buf_var(buf, t->seen);
@@ -22,8 +23,9 @@ static void put_totals(struct tally_buf *buf, const struct tally_sealed_totals *
 	tally_buf_var(buf, t->attributed);
 	tally_buf_var(buf, t->aborted);
 	tally_buf_var(buf, t->connections);
-	for (int i = 0; i < 8; i++)
+	for (int i = 0; i < 7; i++)
 		tally_buf_var(buf, t->unattributed[i]);
+	tally_buf_var(buf, t->gaps[TALLY_GAP_GUESSES_FULL]);
 	for (int i = 0; i < 8; i++)
 		tally_buf_var(buf, t->unparsed_bytes[i]);
 	tally_buf_var(buf, t->bytes[0]);
@@ -41,8 +43,9 @@ static void get_totals(struct tally_reader *in, struct tally_sealed_totals *t)
 	t->attributed = tally_reader_var(in);
 	t->aborted = tally_reader_var(in);
 	t->connections = tally_reader_var(in);
-	for (int i = 0; i < 8; i++)
+	for (int i = 0; i < 7; i++)
 		t->unattributed[i] = tally_reader_var(in);
+	t->gaps[TALLY_GAP_GUESSES_FULL] = tally_reader_var(in);
 	for (int i = 0; i < 8; i++)
 		t->unparsed_bytes[i] = tally_reader_var(in);
 	t->bytes[0] = tally_reader_var(in);

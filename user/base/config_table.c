@@ -235,7 +235,7 @@ static const struct tally_option limits_options[] = {
 	  .help = "Ledger rows without connection, per window, preallocated. Beyond it, usage is counted as `unattributed:overflow`." },
 	{ "keys", TALLY_OPTION_COUNT, AT(tally_config_limits, keys), .fallback = "65536",
 	  .min = 1024, .max = 16777216,
-	  .help = "Keys known at a time. Beyond it, usage of new keys is counted as `unattributed:dictionary_full`." },
+	  .help = "Keys known at a time. Beyond it, usage of new keys is counted as `unattributed:dictionary_full`; beyond half of it, those that the catalog does not have make room." },
 	{ "spool_bytes", TALLY_OPTION_COUNT, AT(tally_config_limits, spool_bytes), .fallback = "0",
 	  .help = "Bytes that the spool may take; 0: all there is. When it is full, windows stay open and grow; nothing is lost." },
 };

@@ -3,6 +3,7 @@
 
 #include <bpf/bpf.h>
 #include <openssl/sha.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 #include "tally/hash.h"
@@ -15,6 +16,8 @@ struct known {
 		epoch; /* last used, or dropped by us: the window that was open then may still hold it */
 	uint8_t sha256[32];
 	bool in_kernel;
+	bool stranger;	/* dropped by us, and not catalogued then */
+	bool forgotten; /* as soon as the table is made anew */
 };
 
 /* How long the same holder has had a candidate. */
@@ -39,8 +42,12 @@ struct tally_keys {
 	size_t size; /* a power of two */
 	size_t used;
 	uint32_t in_kernel;
+	uint32_t gone;	  /* dropped ones that were not catalogued */
+	uint32_t trimmed; /* of in_kernel, left when room was made last */
 	uint32_t capacity;
-	uint64_t epoch; /* the latest one mentioned */
+	uint64_t epoch;			     /* the latest one mentioned */
+	uint64_t guesses[2 * TALLY_GUESSES]; /* of this window; what is beyond is no guess */
+	size_t n_guesses;
 	struct tally_keys_status status;
 };
 
@@ -64,6 +71,7 @@ static int rebuild(struct tally_keys *keys, size_t size,
 		   bool (*kept)(const struct known *known, uint64_t epoch), uint64_t epoch)
 {
 	struct known *table;
+	uint32_t gone = 0;
 	size_t used = 0;
 
 	if (!size) /* doubled too often */
@@ -75,12 +83,14 @@ static int rebuild(struct tally_keys *keys, size_t size,
 		if (!keys->table[i].hash || !kept(&keys->table[i], epoch))
 			continue;
 		*place(table, size, keys->table[i].hash) = keys->table[i];
+		gone += keys->table[i].stranger;
 		used++;
 	}
 	free(keys->table);
 	keys->table = table;
 	keys->size = size;
 	keys->used = used;
+	keys->gone = gone;
 	return 0;
 }
 
@@ -99,6 +109,9 @@ static int remember(struct tally_keys *keys, uint64_t hash, const uint8_t *sha25
 	keys->in_kernel += !known->in_kernel;
 	known->hash = hash;
 	known->in_kernel = true;
+	keys->gone -= known->stranger;
+	known->stranger = false;
+	known->forgotten = false;
 	known->epoch = keys->epoch;
 	memcpy(known->sha256, sha256, sizeof(known->sha256));
 	return 0;
@@ -208,6 +221,14 @@ static void set_free(struct pool *pool, uint32_t i)
 	__atomic_store_n(&candidate->state, candidate->state & ~3u, __ATOMIC_RELEASE);
 }
 
+static bool is_guess(const struct tally_keys *keys, uint64_t hash)
+{
+	struct tally_key_entry entry;
+
+	return !bpf_map_lookup_elem(keys->load->maps[TALLY_MAP_DICTIONARY], &hash, &entry) &&
+	       entry.state == TALLY_KEY_GUESS;
+}
+
 static int resolve(struct tally_keys *keys, struct pool *pool, uint32_t i)
 {
 	struct tally_candidate_long *candidate = candidate_at(pool, i);
@@ -217,6 +238,9 @@ static int resolve(struct tally_keys *keys, struct pool *pool, uint32_t i)
 	int err;
 
 	if (len <= text_room(pool)) {
+		bool guess =
+			is_guess(keys, hash) && keys->n_guesses < TALLY_ARRAY_SIZE(keys->guesses);
+
 		SHA256(candidate->text, len, entry.sha256);
 		if (bpf_map_update_elem(keys->load->maps[TALLY_MAP_DICTIONARY], &hash, &entry,
 					BPF_ANY))
@@ -224,6 +248,8 @@ static int resolve(struct tally_keys *keys, struct pool *pool, uint32_t i)
 		err = remember(keys, hash, entry.sha256);
 		if (err)
 			return err;
+		if (guess)
+			keys->guesses[keys->n_guesses++] = hash;
 		keys->status.resolved++;
 	}
 	set_free(pool, i);
@@ -309,6 +335,16 @@ int tally_keys_find(struct tally_keys *keys, uint64_t hash, uint64_t epoch, uint
 	return 0;
 }
 
+/* ---- making room ---- */
+
+struct trim {
+	struct tally_keys *keys;
+	uint64_t epoch; /* open */
+	const struct tally_keys_catalog *catalog;
+	struct known **list;
+	size_t n;
+};
+
 static bool is_idle(const struct known *known, uint64_t epoch)
 {
 	return known->epoch + TALLY_KEYS_IDLE < epoch;
@@ -317,28 +353,132 @@ static bool is_idle(const struct known *known, uint64_t epoch)
 /* Not what the kernel dropped and nobody used since. */
 static bool is_kept(const struct known *known, uint64_t epoch)
 {
-	return known->in_kernel || !is_idle(known, epoch);
+	return known->in_kernel || !(known->forgotten || is_idle(known, epoch));
 }
 
-int tally_keys_trim(struct tally_keys *keys, uint64_t epoch)
+static bool is_stranger(const struct trim *trim, const struct known *known)
 {
+	return known->in_kernel && !trim->catalog->has(trim->catalog->ctx, known->sha256);
+}
+
+static bool is_gone_stranger(const struct trim *trim, const struct known *known)
+{
+	return !known->in_kernel && known->stranger;
+}
+
+static bool is_idle_in_kernel(const struct trim *trim, const struct known *known)
+{
+	return known->in_kernel && is_idle(known, trim->epoch);
+}
+
+static int by_epoch(const void *a, const void *b)
+{
+	const struct known *x = *(struct known *const *)a, *y = *(struct known *const *)b;
+
+	return (x->epoch > y->epoch) - (x->epoch < y->epoch);
+}
+
+/* Those of the table that are such, the longest unused first. */
+static void list(struct trim *trim, bool (*is_such)(const struct trim *, const struct known *))
+{
+	struct tally_keys *keys = trim->keys;
+
+	trim->n = 0;
+	for (size_t i = 0; i < keys->size; i++)
+		if (keys->table[i].hash && is_such(trim, &keys->table[i]))
+			trim->list[trim->n++] = &keys->table[i];
+	qsort(trim->list, trim->n, sizeof(struct known *), by_epoch);
+}
+
+static int drop(struct trim *trim, struct known *known, bool stranger)
+{
+	struct tally_keys *keys = trim->keys;
 	int fd = keys->load->maps[TALLY_MAP_DICTIONARY];
 
-	if ((uint64_t)keys->in_kernel * 100 < (uint64_t)keys->capacity * TALLY_KEYS_FULL_PERCENT)
-		return 0;
-	for (size_t i = 0; i < keys->size; i++) {
-		struct known *known = &keys->table[i];
+	if (bpf_map_delete_elem(fd, &known->hash) && errno != ENOENT)
+		return -errno;
+	known->in_kernel = false;
+	known->stranger = stranger;
+	known->epoch = trim->epoch;
+	keys->in_kernel--;
+	keys->gone += stranger;
+	keys->status.dropped++;
+	return 0;
+}
 
-		if (!known->hash || !known->in_kernel || !is_idle(known, epoch))
-			continue;
-		if (bpf_map_delete_elem(fd, &known->hash) && errno != ENOENT)
-			return -errno;
-		known->in_kernel = false;
-		known->epoch = epoch;
-		keys->in_kernel--;
-		keys->status.dropped++;
+static bool is_fuller(const struct tally_keys *keys, uint64_t percent)
+{
+	return (uint64_t)keys->in_kernel * 100 > (uint64_t)keys->capacity * percent;
+}
+
+/* Who has many keys in the catalog may stay above the half: not each window is all looked through then. */
+static bool is_due(const struct tally_keys *keys)
+{
+	return keys->gone > keys->capacity || is_fuller(keys, TALLY_KEYS_FULL_PERCENT) ||
+	       (is_fuller(keys, TALLY_KEYS_HALF_PERCENT) &&
+		keys->in_kernel >= keys->trimmed + keys->capacity / TALLY_KEYS_NEW_PART);
+}
+
+static int drop_all(struct trim *trim)
+{
+	int err = 0;
+
+	if (is_fuller(trim->keys, TALLY_KEYS_HALF_PERCENT))
+		list(trim, is_stranger);
+	for (size_t i = 0; !err && i < trim->n; i++)
+		if (is_fuller(trim->keys, TALLY_KEYS_HALF_PERCENT))
+			err = drop(trim, trim->list[i], true);
+	if (err || !is_fuller(trim->keys, TALLY_KEYS_FULL_PERCENT))
+		return err;
+	list(trim, is_idle_in_kernel);
+	for (size_t i = 0; !err && i < trim->n; i++)
+		err = drop(trim, trim->list[i], false);
+	return err;
+}
+
+/* K4 */
+static void forget(struct trim *trim)
+{
+	if (trim->keys->gone <= trim->keys->capacity)
+		return;
+	list(trim, is_gone_stranger);
+	for (size_t i = 0; i + trim->keys->capacity / 2 < trim->n; i++)
+		trim->list[i]->forgotten = true;
+}
+
+int tally_keys_drop_guesses(struct tally_keys *keys, uint64_t epoch,
+			    const struct tally_keys_catalog *catalog)
+{
+	struct trim trim = { .keys = keys, .epoch = epoch, .catalog = catalog };
+
+	for (; keys->n_guesses; keys->n_guesses--) {
+		uint64_t hash = keys->guesses[keys->n_guesses - 1];
+		struct known *known = place(keys->table, keys->size, hash);
+		int err = known->hash && is_stranger(&trim, known) ? drop(&trim, known, true) : 0;
+
+		if (err)
+			return err;
 	}
-	return rebuild(keys, keys->size, is_kept, epoch);
+	return 0;
+}
+
+int tally_keys_trim(struct tally_keys *keys, uint64_t epoch,
+		    const struct tally_keys_catalog *catalog)
+{
+	struct trim trim = { .keys = keys, .epoch = epoch, .catalog = catalog };
+	int err;
+
+	if (!is_due(keys))
+		return 0;
+	trim.list = calloc(keys->used, sizeof(*trim.list));
+	if (!trim.list)
+		return -ENOMEM;
+	err = drop_all(&trim);
+	if (!err)
+		forget(&trim);
+	keys->trimmed = keys->in_kernel;
+	free(trim.list);
+	return err ? err : rebuild(keys, keys->size, is_kept, epoch);
 }
 
 void tally_keys_status(const struct tally_keys *keys, struct tally_keys_status *ret_status)

@@ -10,11 +10,14 @@
  * after its text is zero; K3 what was in the dictionary can be looked up here until it was unused for
  * TALLY_KEYS_IDLE epochs, also when it had to make room in the kernel. What had to is known in memory
  * alone: used in the window that is open then, and the agent dies before that window is sealed, it has no
- * name there (dictionary_full).
+ * name there (dictionary_full); K4 who is in the catalog need not make room for who is not: these get half
+ * the dictionary at most, and what an error answered first one window. Of those that had to go, the last
+ * ones are looked up here, half as many as the dictionary holds or more: a flood of keys ends there.
  */
 #ifndef TALLY_COLLECT_KEYS_H
 #define TALLY_COLLECT_KEYS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/util.h"
@@ -23,8 +26,15 @@
 #define TALLY_KEYS_IDLE 8640	   /* epochs: a day of windows of 10 s */
 #define TALLY_KEYS_STALE_S 86400   /* a held candidate whose connection never came back */
 #define TALLY_KEYS_FULL_PERCENT 90 /* above, unused entries make room */
+#define TALLY_KEYS_HALF_PERCENT 50 /* above, those do that the catalog does not know */
+#define TALLY_KEYS_NEW_PART 64	   /* which is looked at when so much of it is new */
 
 struct tally_keys;
+
+struct tally_keys_catalog {
+	bool (*has)(void *ctx, const uint8_t sha256[32]);
+	void *ctx;
+};
 
 struct tally_keys_status {
 	uint32_t entries, capacity;	   /* of the dictionary */
@@ -43,8 +53,16 @@ TALLY_MUST int tally_keys_poll(struct tally_keys *keys);
 TALLY_MUST int tally_keys_find(struct tally_keys *keys, uint64_t hash, uint64_t epoch,
 			       uint8_t ret_sha256[32]);
 
-/* Make room when the dictionary is nearly full: drop what was not used since long before `epoch`. */
-TALLY_MUST int tally_keys_trim(struct tally_keys *keys, uint64_t epoch);
+/*
+ * Make room, `epoch` being open: when the dictionary is more than half full, drop what is not catalogued, the
+ * longest unused first, until it is half full; when it is nearly full then, what was not used since long.
+ */
+TALLY_MUST int tally_keys_trim(struct tally_keys *keys, uint64_t epoch,
+			       const struct tally_keys_catalog *catalog);
+
+/* `epoch` is about to be closed: drop what was learnt from errors in it and is not catalogued. */
+TALLY_MUST int tally_keys_drop_guesses(struct tally_keys *keys, uint64_t epoch,
+				       const struct tally_keys_catalog *catalog);
 
 void tally_keys_status(const struct tally_keys *keys, struct tally_keys_status *ret_status);
 

@@ -57,9 +57,19 @@ static int settle(struct tally_ledger *ledger)
 	return 0;
 }
 
+/* What errors may teach in one window is a quarter of a small dictionary: we make room in between only. */
+static __u32 guesses_spent(const struct tally_ledger *ledger)
+{
+	__u32 keys = tally_load_capacity(ledger->load, TALLY_MAP_DICTIONARY);
+
+	return TALLY_GUESSES - TALLY_MIN(keys / 4, (__u32)TALLY_GUESSES);
+}
+
 static int flip(struct tally_ledger *ledger, uint64_t number)
 {
-	struct tally_epoch epoch = { .index = slot_of(number), .number = number };
+	struct tally_epoch epoch = { .index = slot_of(number),
+				     .guesses = guesses_spent(ledger),
+				     .number = number };
 	__u32 zero = 0;
 
 	return bpf_map_update_elem(ledger->load->maps[TALLY_MAP_EPOCH], &zero, &epoch, BPF_ANY)

@@ -278,7 +278,7 @@ static __u64 imbalance_of(const struct tally_sealed *sealed)
 	__s64 left = sealed->held_before + (__s64)t->seen;
 	__s64 right = (__s64)t->attributed + sealed->held_after;
 
-	for (int i = 0; i < 8; i++)
+	for (int i = 0; i < TALLY_ATTR_COUNT; i++)
 		right += (__s64)t->unattributed[i];
 	return left > right ? (__u64)(left - right) : (__u64)(right - left);
 }

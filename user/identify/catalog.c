@@ -255,15 +255,27 @@ int tally_catalog_load(const char *path, struct tally_diag *diag,
 	return tally_catalog_parse(text, bytes, diag, ret_catalog);
 }
 
+static struct entry *entry_of(const struct tally_catalog *catalog,
+			      const uint8_t sha256[TALLY_CATALOG_SHA])
+{
+	struct entry *entry = NULL;
+
+	if (catalog)
+		HASH_FIND(by_sha, catalog->by_sha, sha256, TALLY_CATALOG_SHA, entry);
+	return entry;
+}
+
+bool tally_catalog_has(const struct tally_catalog *catalog, const uint8_t sha256[TALLY_CATALOG_SHA])
+{
+	return entry_of(catalog, sha256) != NULL;
+}
+
 const struct tally_catalog_key *tally_catalog_find(const struct tally_catalog *catalog,
 						   const uint8_t sha256[TALLY_CATALOG_SHA],
 						   int64_t time_s)
 {
-	struct entry *entry = NULL;
+	struct entry *entry = entry_of(catalog, sha256);
 
-	if (!catalog)
-		return NULL;
-	HASH_FIND(by_sha, catalog->by_sha, sha256, TALLY_CATALOG_SHA, entry);
 	if (!entry || time_s < entry->key->from_s || time_s >= entry->key->to_s)
 		return NULL;
 	return entry->key;

@@ -54,6 +54,9 @@ void tally_catalog_free(struct tally_catalog *catalog);
 const struct tally_catalog_key *tally_catalog_find(const struct tally_catalog *catalog,
 						   const uint8_t sha256[TALLY_CATALOG_SHA],
 						   int64_t time_s);
+/* Does it have an entry of that key, be it in force or not? */
+bool tally_catalog_has(const struct tally_catalog *catalog,
+		       const uint8_t sha256[TALLY_CATALOG_SHA]);
 size_t tally_catalog_count(const struct tally_catalog *catalog);
 
 /* kfp_ id of a key that is not catalogued. */

@@ -82,6 +82,7 @@ struct tally_meter {
 	uint32_t n_candidates;	      /* in use */
 	struct tally_parked *pieces;
 	uint32_t n_pieces;
+	uint32_t guesses; /* of this window */
 	struct tally_totals totals[TALLY_SERVICES];
 	struct tally_meter_conn *conns;
 	struct block env_block;
@@ -285,7 +286,7 @@ static __u32 port_candidate_take(struct tally_run *run, struct tally_h1 *p, __u6
 	return id;
 }
 
-static int port_key_learn(struct tally_run *run, __u64 hash, __u32 id)
+static int port_key_learn(struct tally_run *run, __u64 hash, __u32 id, int guess)
 {
 	struct tally_meter *m = meter_of(run);
 	const struct candidate *k = &m->candidates[id - 1];
@@ -299,6 +300,16 @@ static int port_key_learn(struct tally_run *run, __u64 hash, __u32 id)
 			return -1;
 	}
 	port_candidate_drop(run, id);
+	return 0;
+}
+
+static int port_key_guess(struct tally_run *run)
+{
+	struct tally_meter *m = meter_of(run);
+
+	if (m->guesses >= m->options.guesses)
+		return -1;
+	m->guesses++;
 	return 0;
 }
 
@@ -478,6 +489,8 @@ int tally_meter_new(const struct tally_meter_options *options, struct tally_mete
 		m->options.dictionary = UINT32_MAX;
 	if (!m->options.pieces)
 		m->options.pieces = TALLY_PARK_POOL;
+	if (!m->options.guesses)
+		m->options.guesses = TALLY_GUESSES;
 	m->candidates = calloc(m->options.candidates, sizeof(*m->candidates));
 	m->pieces = calloc(m->options.pieces, sizeof(*m->pieces));
 	if (!m->candidates || !m->pieces)
@@ -533,6 +546,7 @@ void tally_meter_swap(struct tally_meter *meter)
 		free(e);
 	}
 	meter->n_rows = 0;
+	meter->guesses = 0;
 	memset(meter->totals, 0, sizeof(meter->totals));
 }
 

@@ -26,7 +26,7 @@ enum { TALLY_METER_IN, TALLY_METER_OUT }; /* from the client, from the server */
 
 struct tally_meter_options {
 	/* Caps; 0: the kernel's. */
-	uint32_t candidates, dictionary, pieces;
+	uint32_t candidates, dictionary, pieces, guesses;
 	/* For tests: parser memory ends at a page that cannot be touched, and memory behind the
 	 * octets of a chunk is filled with this octet. */
 	bool guarded;

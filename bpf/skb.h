@@ -19,7 +19,6 @@
 #include "maps.h"
 
 #define PROBES 8
-#define SERVICE_NONE 0xffffffff
 #define HOUR_NS 3600000000000ULL
 
 enum { PASS = 1 };
@@ -826,20 +825,47 @@ static __always_inline int sk_is_mptcp(struct bpf_sock *sk)
 	return bpf_core_type_exists(struct mptcp_sock) && bpf_skc_to_mptcp_sock(sk);
 }
 
-/* Whom the connection belongs to, decided at its first packet. */
+static __always_inline __u8 port_mark(__u32 port)
+{
+	__u8 *mark = bpf_map_lookup_elem(&ports, &port);
+
+	return mark ? *mark : 0;
+}
+
+static __always_inline __u32 scope_changes(void)
+{
+	__u32 zero = 0;
+	struct tally_settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	return set ? set->changes : 0;
+}
+
+/*
+ * Whom the connection belongs to, decided at its first packet, and again when that may have changed. What
+ * says so is read before the scopes are, and written after them. Somebody may still be at work for the
+ * service it had, so that stays while nobody wants it.
+ */
 static __noinline int conn_resolve(struct bpf_sock *sk, struct __sk_buff *skb, struct tally_conn *c)
 {
+	__u32 changes = scope_changes();
+	__u8 mark = port_mark(sk->src_port);
 	struct tally_scope *scope = scope_of(sk);
 
-	c->service = scope ? scope->service : SERVICE_NONE;
-	c->origin = scope ? scope->origin : 0;
+	if (scope && scope->service < TALLY_SERVICES) {
+		if (c->service != scope->service)
+			c->counted = 0;
+		c->service = scope->service;
+		c->origin = scope->origin;
+		c->ignored = 0;
+	} else {
+		c->origin = changes;
+		c->ignored = 1;
+	}
 	c->cookie = bpf_get_socket_cookie(skb);
 	peer_of(sk, c->peer, &c->peer_port);
 	if (sk_is_mptcp(sk))
 		c->closed = CONN_MPTCP;
-	c->resolved = 1;
-	if (c->service >= TALLY_SERVICES)
-		c->ignored = 1;
+	c->resolved = c->midstream ? CONN_MIDWAY : mark;
 	return !c->ignored;
 }
 
@@ -956,10 +982,14 @@ static long drop_parked_step(__u32 i, void *ctx)
 	i &= TALLY_PARK_PIECES - 1;
 	in = __sync_lock_test_and_set(&c->parked[TALLY_IN][i], 0);
 	out = __sync_lock_test_and_set(&c->parked[TALLY_OUT][i], 0);
-	if (in)
+	if (in) {
 		piece_free(in, c->cookie);
-	if (out)
+		__sync_fetch_and_sub(&c->parked_count[TALLY_IN], 1);
+	}
+	if (out) {
 		piece_free(out, c->cookie);
+		__sync_fetch_and_sub(&c->parked_count[TALLY_OUT], 1);
+	}
 	return 0;
 }
 
@@ -986,6 +1016,20 @@ static __always_inline int conn_take_whole(struct tally_conn *c)
 	return conn_wait_both(c);
 }
 
+/* What is under way is booked, and nothing that is kept for it stays. Both locks are held. */
+static __noinline int conn_clear(struct tally_run *run, struct tally_conn *c,
+				 const struct tally_rules *r, struct tally_totals *t)
+{
+	meter_close(run, c, r, t);
+	if (c->parked_count[TALLY_IN] | c->parked_count[TALLY_OUT])
+		bpf_loop(TALLY_PARK_PIECES, drop_parked_step, &c, 0);
+	if (!c->kept_count)
+		return 0;
+	run->rcv_nxt = c->seen_at + c->seen_len;
+	meter_forget(run, c);
+	return 0;
+}
+
 /*
  * The connection is over: nothing of it stays, and its locks stay taken. Parked pieces are not read here:
  * every packet before this moment, the FIN or RST included, had its chance to (on_packet), so what is left
@@ -998,14 +1042,7 @@ static __noinline int conn_end(struct tally_run *run, struct tally_conn *c,
 		return 0;
 	if (c->closed || !conn_take_whole(c))
 		return 0;
-	meter_close(run, c, r, t);
-	if (c->parked_count[TALLY_IN] | c->parked_count[TALLY_OUT])
-		bpf_loop(TALLY_PARK_PIECES, drop_parked_step, &c, 0);
-	if (!c->kept_count)
-		return 0;
-	run->rcv_nxt = c->seen_at + c->seen_len;
-	meter_forget(run, c);
-	return 0;
+	return conn_clear(run, c, r, t);
 }
 
 /*
@@ -1104,6 +1141,158 @@ static __noinline int count_mptcp(struct tally_run *run, struct tally_conn *c,
 	return 0;
 }
 
+/* Nobody's level of the totals, for who has no scratch slot: add atomically. */
+static __always_inline struct tally_totals *totals_shared(__u32 service)
+{
+	__u32 zero = 0;
+	struct tally_epoch *e = bpf_map_lookup_elem(&epoch, &zero);
+
+	if (!e || service >= TALLY_SERVICES)
+		return 0;
+	return totals_in(e->index & 1, TALLY_NEST, service);
+}
+
+static __always_inline void gap_shared(struct tally_totals *t, __u32 gap)
+{
+	if (t)
+		__sync_fetch_and_add(&t->gaps[gap], 1);
+}
+
+/* ---- connections that were out of sight ---- */
+
+/* Is a stream further than what was seen of it? A FIN takes a position, too. */
+static __always_inline int conn_beyond(const struct tally_conn *c, __u32 dir, __u32 pos, __u32 seen)
+{
+	__u32 side = conn_side(dir), n = pos - seen;
+
+	if (c->fin_seen[side] && pos == c->fin[side] + 1)
+		n--;
+	/* What was seen may be ahead, by a window: else it is the stream, however far. */
+	return c->synced[side] && !c->parked_count[side] && n && n < -TALLY_WINDOW_MAX;
+}
+
+/* Octets have passed, and are acknowledged, that no program saw. */
+static __always_inline int conn_missed(const struct tally_run *run, const struct tally_conn *c)
+{
+	return conn_beyond(c, TALLY_IN, run->rcv_nxt, c->far) ||
+	       conn_beyond(c, TALLY_OUT, run->snd_una, c->next[TALLY_OUT]);
+}
+
+/* Nothing was asked that is not answered, and no message has begun. */
+static __always_inline int conn_rests(const struct tally_conn *c)
+{
+	__u8 in = c->h1[TALLY_IN].state, out = c->h1[TALLY_OUT].state;
+
+	return c->head == c->tail && c->over_head == c->over_tail && !c->responding && !c->tunnel &&
+	       (in == H1_START || in == H1_BAD) && (out == H1_START || out == H1_BAD);
+}
+
+/*
+ * Joined where no message began, nothing can be read of it. Here one may begin: the server has sent something
+ * since, and all of that is acknowledged. Not if TCP may hold octets that nobody here does.
+ */
+static __always_inline int conn_may_join(const struct tally_run *run, const struct tally_conn *c)
+{
+	if (c->taint == TALLY_DETAIL_CONFLICT || c->taint == TALLY_DETAIL_GAP || c->unread)
+		return 0;
+	return c->midstream && c->synced[TALLY_OUT] && conn_rests(c) && run->dir == TALLY_IN &&
+	       run->len && (c->h1[TALLY_IN].state == H1_BAD || c->h1[TALLY_OUT].state == H1_BAD) &&
+	       run->seq == run->rcv_nxt && run->snd_una == run->snd_nxt;
+}
+
+/*
+ * What was under way when it was seen last ends in the books there. How long it took nobody saw, nor are
+ * the octets since then the service's. Both locks are held.
+ */
+static __noinline int conn_settle(struct tally_run *run, struct tally_conn *c)
+{
+	__u32 slot, rcv_nxt = run->rcv_nxt;
+	const struct tally_rules *r = rules_of(c->service, &slot);
+	struct tally_totals *t;
+
+	if (!r)
+		r = rules_before(c, TALLY_IN);
+	run_clock(run);
+	t = totals_of(run, c->service);
+	run->now = 0;
+	if (c->synced[TALLY_IN] && (__s32)(rcv_nxt - c->far) > 0)
+		run->rcv_nxt = c->far;
+	if (r && t)
+		conn_clear(run, c, r, t);
+	run->rcv_nxt = rcv_nxt;
+	return 0;
+}
+
+/* Returns 1: it is metered, from here on. */
+static __noinline int conn_begin_again(struct __sk_buff *skb, struct bpf_sock *sk,
+				       struct tally_run *run, struct tally_conn *c)
+{
+	if (!conn_wait_both(c)) {
+		gap_shared(totals_shared(c->service), TALLY_GAP_LOCK_BUSY);
+		return 0;
+	}
+	if (!c->closed && (conn_missed(run, c) || conn_may_join(run, c))) {
+		conn_settle(run, c);
+		tally_conn_again(c);
+		conn_resolve(sk, skb, c);
+	}
+	conn_unlock(c, TALLY_OUT);
+	conn_unlock(c, TALLY_IN);
+	return !c->ignored;
+}
+
+/* A scope of its port came or went, and it missed nothing: what is under way ends where it began. */
+static __noinline int conn_owner_again(struct __sk_buff *skb, struct bpf_sock *sk,
+				       struct tally_conn *c)
+{
+	__u8 mark = port_mark(sk->src_port);
+	struct tally_scope *scope = scope_of(sk);
+
+	if (scope && scope->service == c->service) {
+		c->resolved = mark;
+		return 1;
+	}
+	if (!conn_rests(c) || !conn_wait_both(c))
+		return 1;
+	if (!c->closed && conn_rests(c))
+		conn_resolve(sk, skb, c);
+	conn_unlock(c, TALLY_OUT);
+	conn_unlock(c, TALLY_IN);
+	return !c->ignored;
+}
+
+/*
+ * The mark of its port is not the one under which its service was found, or it was joined midway and is not
+ * exact yet. Returns 1: it is metered.
+ */
+static __noinline int conn_again(struct __sk_buff *skb, struct bpf_sock *sk, struct tally_run *run,
+				 struct tally_conn *c)
+{
+	if (c->closed | c->ended)
+		return 1;
+	if (conn_missed(run, c) || conn_may_join(run, c))
+		return conn_begin_again(skb, sk, run, c);
+	/* Octets that no program saw may be under way still. */
+	if (c->midstream || conn_beyond(c, TALLY_OUT, run->snd_nxt, c->next[TALLY_OUT]))
+		return 1;
+	return conn_owner_again(skb, sk, c);
+}
+
+/* Nobody wanted it when it was asked. Asked once more for each change of scopes. Returns 1: somebody does. */
+static __noinline int conn_wanted(struct __sk_buff *skb, struct bpf_sock *sk, struct tally_conn *c)
+{
+	if (scope_changes() == c->origin || !conn_wait_both(c))
+		return 0;
+	if (c->ignored) {
+		bpf_loop(TALLY_PARK_PIECES, drop_parked_step, &c, 0);
+		tally_conn_again(c);
+		conn_resolve(sk, skb, c);
+	}
+	conn_unlock(c, TALLY_OUT);
+	conn_unlock(c, TALLY_IN);
+	return !c->ignored;
+}
+
 static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scratch *s,
 					struct tally_conn *c, const struct packet_head *h,
 					__u32 dir)
@@ -1156,23 +1345,6 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 	if (c->ended | conn_is_over(c, h, run, dir))
 		conn_end(run, c, r, t);
 	return 0;
-}
-
-/* Nobody's level of the totals, for who has no scratch slot: add atomically. */
-static __always_inline struct tally_totals *totals_shared(__u32 service)
-{
-	__u32 zero = 0;
-	struct tally_epoch *e = bpf_map_lookup_elem(&epoch, &zero);
-
-	if (!e || service >= TALLY_SERVICES)
-		return 0;
-	return totals_in(e->index & 1, TALLY_NEST, service);
-}
-
-static __always_inline void gap_shared(struct tally_totals *t, __u32 gap)
-{
-	if (t)
-		__sync_fetch_and_add(&t->gaps[gap], 1);
 }
 
 /*
@@ -1298,7 +1470,7 @@ static __always_inline struct tally_conn *conn_of(struct __sk_buff *skb, struct 
 		conn_begin(sk, c);
 	if (!c->resolved && !conn_resolve(sk, skb, c))
 		return 0;
-	return c->ignored ? 0 : c;
+	return !c->ignored || conn_wanted(skb, sk, c) ? c : 0;
 }
 
 /*
@@ -1329,7 +1501,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 	struct tally_conn *c;
 	__u32 port;
 	__u8 *wanted;
-	int unread;
+	int unread, metered = 1;
 
 	if (!sk)
 		return PASS;
@@ -1338,7 +1510,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 		return PASS;
 	port = sk->src_port;
 	wanted = bpf_map_lookup_elem(&ports, &port);
-	if (!wanted || !*wanted)
+	if (!wanted || !(*wanted & TALLY_PORT_WANTED))
 		return PASS;
 	unread = packet_parse(skb, &h);
 	if (sk->state == BPF_TCP_LISTEN) {
@@ -1365,7 +1537,12 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 		return PASS;
 	}
 	run_tcp(&s->run, tcp, &h, dir);
-	packet_meter(skb, s, c, &h, dir);
+	if (c->resolved != *wanted) {
+		run_packet(&s->run, &h, dir);
+		metered = conn_again(skb, sk, &s->run, c);
+	}
+	if (metered)
+		packet_meter(skb, s, c, &h, dir);
 	scratch_give(s);
 	return PASS;
 }

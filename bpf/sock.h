@@ -100,16 +100,25 @@ static __always_inline int conn_died(struct tally_scratch *s, struct tally_conn 
 	return 0;
 }
 
-/* All that can be known of the connection is known. */
+/* Is its port of nobody now, or was since it was asked? */
+static __always_inline int conn_away(const struct tally_conn *c, __u8 mark)
+{
+	return !(mark & TALLY_PORT_WANTED) || (c->resolved != CONN_MIDWAY && c->resolved != mark);
+}
+
+/* All that can be known of the connection is known. What passed out of sight is not the service's. */
 static __noinline int conn_over(struct bpf_sock_ops *ops, struct tally_conn *c)
 {
 	struct tally_scratch *s = scratch_take();
+	__u32 rcv_nxt = ops->rcv_nxt;
 
 	if (!s) {
 		gap_shared(totals_shared(c->service), TALLY_GAP_NEST_FULL);
 		return 0;
 	}
-	conn_died(s, c, ops->rcv_nxt, ops->snd_una);
+	if (conn_away(c, port_mark(ops->local_port)) && (__s32)(rcv_nxt - c->far) > 0)
+		rcv_nxt = c->far;
+	conn_died(s, c, rcv_nxt, ops->snd_una);
 	scratch_give(s);
 	return 0;
 }
@@ -180,7 +189,7 @@ static __always_inline void on_sock_ops(struct bpf_sock_ops *ops)
 	    ops->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
 		return;
 	wanted = bpf_map_lookup_elem(&ports, &port);
-	if (!wanted || !*wanted)
+	if (!wanted || !(*wanted & TALLY_PORT_WANTED))
 		return;
 	if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
 		on_born(ops);

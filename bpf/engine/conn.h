@@ -66,6 +66,7 @@ struct tally_exchange {
 	__u8 pad[4];
 };
 
+#define CONN_MIDWAY 2 /* no mark of a port that is wanted: it is asked at each segment */
 #define TALLY_HOLES 8 /* stretches of bodies, not looked at, that TCP has not taken yet */
 #define TALLY_KEPT 16 /* pieces looked at that TCP has not taken yet; a power of two */
 
@@ -82,7 +83,7 @@ struct tally_conn {
 	__u8 midstream;	  /* joined after its birth, no provable boundary yet; IN */
 	__u8 closed;	  /* enum tally_closed: nothing of it is framed any more */
 	__u8 ignored;	  /* of no service */
-	__u8 resolved;	  /* service is known */
+	__u8 resolved;	  /* mark of its port when its service was asked; CONN_MIDWAY; 0: not yet */
 	__u8 responding;  /* a final head was read, its response goes on; OUT */
 	__u8 tunnel;	  /* 101 or CONNECT; OUT */
 	__u8 counted;	  /* in totals.connections */
@@ -113,7 +114,7 @@ struct tally_conn {
 	__u32 far; /* IN: the greatest stream position behind an octet that was seen */
 	__u32 kept_count;
 	__u32 holes;  /* some of hole[] are in use */
-	__u32 origin; /* of its scope */
+	__u32 origin; /* of its scope; ignored: tally_settings.changes when it was asked */
 	__u8 fin_seen[2];
 	__u16 peer_port;
 	__u32 fin[2];	  /* position of FIN, if fin_seen */
@@ -205,6 +206,48 @@ TALLY_INLINE void tally_conn_join(struct tally_conn *c)
 	tally_conn_init(c);
 	c->midstream = 1;
 	c->unborn = 1;
+}
+
+/* Nothing was read by this parser yet. */
+TALLY_INLINE void conn_parser_again(struct tally_h1 *p)
+{
+	p->event = 0;
+	p->taint = 0;
+	p->octets = 0;
+	p->blank = 0;
+	p->recall_len = 0;
+	p->spill_slot = 0;
+	p->key_spilled = 0;
+	p->held_len = 0;
+}
+
+/*
+ * It was out of sight for a time, and begins anew midway. What was known of it is in the books; that its
+ * octets were in doubt stays (C2), and so does where a FIN stands.
+ */
+TALLY_INLINE void tally_conn_again(struct tally_conn *c)
+{
+	tally_conn_join(c);
+	conn_parser_again(&c->h1[TALLY_IN]);
+	conn_parser_again(&c->h1[TALLY_OUT]);
+	c->synced[TALLY_IN] = 0;
+	c->synced[TALLY_OUT] = 0;
+	c->closed = 0;
+	c->responding = 0;
+	c->tunnel = 0;
+	c->on_orphan = 0;
+	c->in_over = 0;
+	c->owner_known = 0;
+	if (c->taint != TALLY_DETAIL_CONFLICT)
+		c->taint = 0;
+	c->unread = 0;
+	c->rules_id[TALLY_IN] = 0;
+	c->rules_id[TALLY_OUT] = 0;
+	c->begun_ns = 0;
+	c->seen_len = 0;
+	c->holes = 0;
+	for (__u32 i = 0; i < TALLY_HOLES; i++)
+		c->hole[i].to = c->hole[i].from;
 }
 
 /* Why nothing on this connection can be charged any more; 0: it can. */

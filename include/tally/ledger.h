@@ -185,9 +185,20 @@ struct tally_scope {
 /* Settings programs read at run time; the agent writes them, pinned programs keep them. */
 struct tally_settings {
 	__u32 abi_version;
-	__u32 levels_mask; /* bit n: some service is tagged at cgroup depth n */
+	__u16 levels_mask; /* bit n: some service is tagged at cgroup depth n */
+	__u16 changes;	   /* of `scopes`: whom nobody wanted asks again when it is another */
 	__u64 secret[2];   /* SipHash key, made once per boot, the same while the pins stand */
 };
+
+TALLY_ASSERT(TALLY_SCOPE_LEVELS <= 16, "levels_mask");
+TALLY_ASSERT(sizeof(struct tally_settings) == 24, "ABI: settings");
+
+/*
+ * A port's mark: odd, some service wants it. It grows whenever that changes, and by 2 when a scope of the
+ * port goes or becomes another service's: connections may have been out of sight meanwhile. One that
+ * was out of sight for a multiple of 128 such changes, and for all between, does not see any.
+ */
+#define TALLY_PORT_WANTED 1
 
 /* Per service: which slot of `rulesets` is in force. slot 0xffffffff: service is gone. */
 struct tally_service {

@@ -18,7 +18,7 @@
  * services        array[TALLY_SERVICES]   service -> struct tally_service
  * rulesets        array[TALLY_RULESET_SLOTS] slot -> struct tally_rules
  * scopes          hash[4096]              struct tally_scope_key -> struct tally_scope
- * ports           array[65536]            local port, host order -> u8, 1: some service wants it
+ * ports           array[65536]            local port, host order -> u8, its mark: TALLY_PORT_WANTED
  * dictionary      hash                    hash of key -> struct tally_key_entry
  * candidates      array[TALLY_CANDIDATES] id -> struct tally_candidate
  * candidates_long array[TALLY_CANDIDATES_LONG]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Socket activation: the listener was opened in another cgroup than that of the server that accepts."""
+"""Servers that are there before their cgroup is known: socket activation, where the listener was opened in
+another cgroup than that of the server that accepts; and containers that start while nobody looks."""
 
 import sys
 
@@ -63,4 +64,30 @@ def test_socket_activated(activated, sandbox, meter, keys, way):
     ledger = agent.stop()
     assert not differences(truth, ledger, "api")
     assert not ledger.rows("process")
+    assert not ledger.audit()
+
+
+@pytest.mark.parametrize("hook", ["no other hook", "a hook at the root"])
+def test_started_while_the_agent_was_down(sandbox, meter, keys, hook):
+    """A connection that a hook has seen before its cgroup was known is joined, not given up."""
+    key = keys.new("a")
+    port, other = sandbox.ports(2)
+    data = api.request("GET", "/v1/x", key)
+    sandbox.new_cgroup("c1")
+    entries = [service("api", [port], sandbox.cgroup_path + "/c*")]
+    agent = meter(entries if hook == "no other hook" else entries + [service("root", [other])])
+    agent.kill()
+    place = sandbox.new_cgroup("c2")
+    server = sandbox.spawn("server", [sys.executable, "-c", SERVER, str(port),
+                                      str(cgroup2_root() / place.lstrip("/") / "cgroup.procs")],
+                           cgroup=place)
+    wait_for(lambda: "serving" in server.output(), 20, server.output)
+    with Conn(sandbox, port) as c:
+        c.ask(data)
+        agent.start()
+        for _ in range(50):
+            c.ask(data)
+    ledger = agent.stop()
+    assert ledger.count("api", status=200) == 50, (ledger.rows("api"), ledger.gaps())
+    assert ledger.count("api", api_key_id="key_a") >= 49
     assert not ledger.audit()

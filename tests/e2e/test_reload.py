@@ -265,6 +265,109 @@ def test_exchange_that_outlives_its_service(nginx, meter, sandbox, keys, ended):
     assert not ledger.audit()
 
 
+# Of a service that goes and comes back: what is left meanwhile, by the place and ports that it gives away.
+MEANWHILE = {
+    "its hook": lambda match, elsewhere: dict(match, ports=[22999]),
+    "its port": lambda match, elsewhere: dict(match, cgroup=elsewhere),
+    "neither": lambda match, elsewhere: dict(match, cgroup=elsewhere, ports=[22999]),
+}
+
+
+@pytest.mark.parametrize("left", MEANWHILE)
+@pytest.mark.parametrize("meanwhile", ("nothing", "asked", "answered", "sent"))
+def test_service_that_comes_back(start, meter, sandbox, keys, left, meanwhile):
+    """Clients keep their connections. What happened while it was not there is not its own; what was under way
+    when it went ends there; what comes after counts, from the next boundary on."""
+    key = keys.new("a")
+    go = start("go")
+    data, gate = (api.request("GET", path, key) for path in ("/v1/x", "/gate"))
+    r = Reloader(meter, sandbox, go)
+    api_service = r.config["services"][0]
+    match = MEANWHILE[left](api_service["match"], sandbox.new_cgroup("elsewhere"))
+    other = dict(api_service, name="other", match=match)
+
+    def put(*services):
+        r.config["services"] = list(services)
+        assert r.put(), r.agent.log()[-1000:]
+
+    put(api_service, other)
+    with Conn(sandbox, go.port) as c:
+        c.ask(data)
+        if meanwhile == "answered":
+            c.send(gate)
+            c.wait_acknowledged(0)
+        put(other)
+        if meanwhile == "asked":
+            for _ in range(3):
+                c.ask(data)
+        elif meanwhile == "sent":
+            c.send(gate)
+            c.wait_acknowledged(0)
+        elif meanwhile == "answered":
+            (sandbox.dir / "files" / "gate").touch()
+            c.responses(["GET"], 2)
+        put(api_service, other)
+        if meanwhile == "sent":
+            (sandbox.dir / "files" / "gate").touch()
+            c.responses(["GET"], 2)
+        for _ in range(50):
+            c.ask(data)
+    ledger = r.agent.stop()
+    seen = ledger.rows("api"), ledger.gaps()
+    joined = ledger.count("api", attribution="midstream")
+    assert joined <= {"nothing": 0, "sent": 4}.get(meanwhile, 2), seen
+    assert ledger.count("api", status=200) in ((51, 52) if meanwhile == "sent" else (51,)), seen
+    assert ledger.count("api", api_key_id="key_a", status=200) >= 51 - joined, seen
+    assert ledger.count("api", status=0) == (meanwhile == "answered"), seen
+    assert not ledger.count("other"), seen
+    assert not ledger.audit()
+
+
+def test_connection_whose_service_is_renamed(start, meter, sandbox, keys):
+    """What is under way ends under the name under which it began; the next request has the new one."""
+    key = keys.new("a")
+    go = start("go")
+    r = Reloader(meter, sandbox, go)
+    with Conn(sandbox, go.port) as c:
+        c.ask(api.request("GET", "/v1/x", key))
+        c.send(api.request("GET", "/gate", key))
+        c.wait_acknowledged(0)
+        r.config["services"][0]["name"] = "fresh"
+        assert r.put()
+        (sandbox.dir / "files" / "gate").touch()
+        c.responses(["GET"], 2)
+        for _ in range(5):
+            c.ask(api.request("GET", "/v1/x", key))
+    ledger = r.agent.stop()
+    assert ledger.count("api", api_key_id="key_a", status=200) == 2, ledger.rows()
+    assert ledger.count("fresh", api_key_id="key_a", status=200) == 5, ledger.rows()
+    assert not ledger.audit()
+
+
+def test_connection_that_nobody_wanted(nginx, meter, sandbox, keys):
+    """Its port was marked for a service elsewhere, and a hook covered it: it is joined when its service comes,
+    and asked again only then."""
+    key = keys.new("a")
+    r = Reloader(meter, sandbox, nginx)
+    own = r.config["services"][0]
+    elsewhere = dict(own, name="elsewhere", match=dict(own["match"], cgroup=sandbox.new_cgroup("x")))
+    root = dict(own, name="root", match={"ports": [22999]})
+    r.config["services"] = [elsewhere, root]
+    assert r.put()
+    with Conn(sandbox, nginx.port) as c:
+        for _ in range(3):
+            c.ask(api.request("GET", "/v1/x", key))
+        r.config["services"] = [elsewhere, root, own]
+        assert r.put()
+        for _ in range(50):
+            c.ask(api.request("GET", "/v1/x", key))
+    ledger = r.agent.stop()
+    assert ledger.count("api", status=200) == 50, (ledger.rows(), ledger.gaps())
+    assert ledger.count("api", api_key_id="key_a") >= 49
+    assert not ledger.count("elsewhere") and not ledger.count("root")
+    assert not ledger.audit()
+
+
 MISTAKES = {
     "not YAML": lambda c: "services: [",
     "unknown key": lambda c: dict(c, sevices=[]),

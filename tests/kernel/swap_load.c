@@ -438,6 +438,67 @@ static void test_scopes_full(void **state)
 	tally_load_close(load);
 }
 
+static uint8_t mark_of(struct tally_load *load, uint32_t port)
+{
+	uint8_t mark;
+
+	assert_int_equal(bpf_map_lookup_elem(load->maps[TALLY_MAP_PORTS], &port, &mark), 0);
+	return mark;
+}
+
+static uint16_t changes_of(struct tally_load *load)
+{
+	struct tally_settings settings;
+	uint32_t zero = 0;
+
+	assert_int_equal(bpf_map_lookup_elem(load->maps[TALLY_MAP_SETTINGS], &zero, &settings), 0);
+	return settings.changes;
+}
+
+/* Whoever was out of sight, or wanted by nobody, is told; nobody else is, and nothing twice. */
+static void test_scopes_told(void **state)
+{
+	const char *dir = kernel_pin_dir("told", 0);
+	struct tally_load *load = open_load(dir);
+	struct tally_scope_want all = { .cgroup = 9, .level = 1, .service = 2 };
+	struct tally_scope_want two[] = {
+		{ .cgroup = 7, .level = 1, .service = 0, .port = PORT },
+		{ .cgroup = 8, .level = 15, .service = 1, .port = PORT },
+	};
+
+	assert_int_equal(mark_of(load, PORT), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(tally_scopes_set(load, two, 2), 0);
+		assert_int_equal(mark_of(load, PORT), 1);
+		assert_int_equal(changes_of(load), 1);
+	}
+	assert_int_equal(tally_scopes_set(load, two, 1), 0); /* one of them goes */
+	assert_int_equal(mark_of(load, PORT), 3);
+	assert_int_equal(changes_of(load), 1);
+	two[0].service = 1; /* is renamed */
+	assert_int_equal(tally_scopes_set(load, two, 1), 0);
+	assert_int_equal(mark_of(load, PORT), 5);
+	assert_int_equal(changes_of(load), 2);
+	two[0].origin = 3;
+	assert_int_equal(tally_scopes_set(load, two, 1), 0);
+	assert_int_equal(mark_of(load, PORT), 5);
+	assert_int_equal(tally_scopes_set(load, two, 0), 0);
+	assert_int_equal(mark_of(load, PORT), 6);
+	tally_load_close(load);
+	load = open_load(dir); /* the next agent */
+	assert_int_equal(tally_scopes_set(load, two, 1), 0);
+	assert_int_equal(mark_of(load, PORT), 7);
+	assert_int_equal(mark_of(load, PORT + 1), 0);
+	assert_int_equal(tally_scopes_set(load, &all, 1), 0);
+	assert_int_equal(mark_of(load, PORT), 9);
+	assert_int_equal(mark_of(load, PORT + 1), 1);
+	all.cgroup++; /* its cgroups come and go */
+	assert_int_equal(tally_scopes_set(load, &all, 1), 0);
+	assert_int_equal(mark_of(load, PORT), 9);
+	assert_int_equal(tally_load_remove(load), 0);
+	tally_load_close(load);
+}
+
 static uint64_t count(struct tally_load *load, struct tally_ledger *ledger)
 {
 	struct tally_frozen frozen;
@@ -502,11 +563,11 @@ static void test_replace(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_reuse),	   cmocka_unit_test(test_other_abi),
-		cmocka_unit_test(test_abi_before), cmocka_unit_test(test_ruin),
-		cmocka_unit_test(test_missing),	   cmocka_unit_test(test_hooks),
-		cmocka_unit_test(test_repair),	   cmocka_unit_test(test_scopes_full),
-		cmocka_unit_test(test_replace),
+		cmocka_unit_test(test_reuse),	    cmocka_unit_test(test_other_abi),
+		cmocka_unit_test(test_abi_before),  cmocka_unit_test(test_ruin),
+		cmocka_unit_test(test_missing),	    cmocka_unit_test(test_hooks),
+		cmocka_unit_test(test_repair),	    cmocka_unit_test(test_scopes_full),
+		cmocka_unit_test(test_scopes_told), cmocka_unit_test(test_replace),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

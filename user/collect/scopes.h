@@ -2,7 +2,9 @@
 /*
  * Which local sockets belong to which service: maps `scopes` and `ports`, and the levels of tagged
  * cgroups in `settings`. New entries are written before old ones go (as far as there is room), and a
- * scope that stays is never missing.
+ * scope that stays is never missing. What tells connections that this has changed is written behind it:
+ * settings.changes, for those that nobody wanted, and the marks of ports, for those that may have been out
+ * of sight. Marks outlive the agent: the next one raises what it finds.
  */
 #ifndef TALLY_COLLECT_SCOPES_H
 #define TALLY_COLLECT_SCOPES_H

@@ -1492,6 +1492,22 @@ static __always_inline void conn_touch(struct tally_conn *c, __u32 dir)
 		(void)*(volatile const __u8 *)c->reply.b;
 }
 
+/*
+ * Another program of sock_ops, in a cgroup above, may have set the socket's flags to what it needs itself:
+ * then nobody will tell the connection's death, and packets must.
+ */
+static __noinline int conn_check_death(struct bpf_sock *sk, struct tally_conn *c)
+{
+	struct tcp_sock *tcp;
+
+	if (!sk || !c || c->unborn)
+		return 0;
+	tcp = bpf_skc_to_tcp_sock(sk);
+	if (tcp && !(tcp->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_STATE_CB_FLAG))
+		c->unborn = 1;
+	return 0;
+}
+
 static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -1536,6 +1552,8 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 		gap_shared(totals_missed(sk), TALLY_GAP_NEST_FULL);
 		return PASS;
 	}
+	if (h.flags & (TCP_FIN | TCP_RST))
+		conn_check_death(sk, c);
 	run_tcp(&s->run, tcp, &h, dir);
 	if (c->resolved != *wanted) {
 		run_packet(&s->run, &h, dir);

@@ -200,4 +200,9 @@ struct bpf_sock_ops {
 	__u32 skb_tcp_flags;
 };
 
+/* The kernel's own, of which libbpf finds out where the member stands. */
+struct tcp_sock {
+	__u8 bpf_sock_ops_cb_flags;
+} __attribute__((preserve_access_index));
+
 #endif

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent is started, stopped, killed, upgraded; clients and servers go away: nothing is lost."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,10 +11,10 @@ import time
 import pytest
 
 from conftest import ALL_SERVERS
-from lib import api
+from lib import api, build
 from lib.client import Conn
 from lib.load import Load, Template, mix
-from lib.sandbox import Sandbox, inside_netns, wait_for
+from lib.sandbox import Sandbox, cgroup2_root, inside_netns, need_program, run, wait_for
 from lib.tallyd import BINARY, Tallyd, differences, service
 
 
@@ -351,19 +352,25 @@ def test_key_added_to_the_catalog_while_running(nginx, meter, sandbox, keys):
 
 # Clients and servers that go away ----------------------------------------------------------------
 
+def abort_downloads(sandbox, port, key):
+    """Five downloads that end with a RST. Returns the octets that the client had by then."""
+    acknowledged = 0
+    for _ in range(5):
+        c = Conn(sandbox, port, rcvbuf=8192)
+        c.send(ask(key, "/v1/files/8388608"))
+        c.read_until(b"\r\n\r\n")
+        acknowledged += len(c.raw)
+        c.reset()
+    return acknowledged
+
+
 @pytest.mark.parametrize("name", ALL_SERVERS)
 def test_client_aborts(start, meter, sandbox, keys, name):
     """RST inside a download: counted once with its status, incomplete; bytes within bounds."""
     key = keys.new("a")
     server = start(name)
     agent = meter([service("api", server.ports, sandbox.cgroup_path)])
-    acknowledged = 0
-    for _ in range(5):
-        c = Conn(sandbox, server.port, rcvbuf=8192)
-        c.send(ask(key, "/v1/files/8388608"))
-        c.read_until(b"\r\n\r\n")
-        acknowledged += len(c.raw)
-        c.reset()
+    acknowledged = abort_downloads(sandbox, server.port, key)
     logged = server.witness(5, 20)
     ledger = agent.stop()
     rows = ledger.rows("api", api_key_id="key_a", status=200)
@@ -372,6 +379,34 @@ def test_client_aborts(start, meter, sandbox, keys, name):
     sent = api.total(logged).response_bytes if "response_bytes" in server.exact else 5 * 8400000
     counted = sum(d["response_bytes"] for d in rows)
     assert acknowledged <= counted <= max(sent, acknowledged), (acknowledged, counted, sent)
+    assert not ledger.audit()
+
+
+@contextlib.contextmanager
+def other_sock_ops(sandbox):
+    """Another program behind ours, which sets the flags of each new socket to what it needs itself."""
+    tool, pin = need_program("bpftool"), f"/sys/fs/bpf/{sandbox.name}-flags"
+    hook = (str(cgroup2_root() / sandbox.cgroup_path.lstrip("/")), "sock_ops", "pinned", pin)
+    run([tool, "prog", "load", str(build.sock_ops_flags()), pin])
+    try:
+        run([tool, "cgroup", "attach", *hook, "multi"])
+        yield
+        run([tool, "cgroup", "detach", *hook])
+    finally:
+        os.unlink(pin)
+
+
+def test_client_aborts_that_nobody_tells(start, meter, sandbox, keys):
+    """The kernel tells the death of no connection: the packets do."""
+    key = keys.new("a")
+    server = start("nginx", proxied=False)
+    agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+    with other_sock_ops(sandbox):
+        abort_downloads(sandbox, server.port, key)
+        server.witness(5, 20)
+        ledger = agent.stop()
+    rows = ledger.rows("api", api_key_id="key_a", status=200)
+    assert sum(d["requests"] for d in rows) == sum(d["incomplete"] for d in rows) == 5, rows
     assert not ledger.audit()
 
 

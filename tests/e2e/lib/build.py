@@ -41,6 +41,14 @@ def _program(name):
                    source])
 
 
+def sock_ops_flags():
+    """A program of sock_ops, to be loaded by bpftool."""
+    source, target = E2E / "flags" / "flags.bpf.c", OUT / "flags.bpf.o"
+    return _build(target, [source],
+                  [need_program("clang"), "-g", "-O2", "-target", "bpf", "-mcpu=v3",
+                   f"-I/usr/include/{os.uname().machine}-linux-gnu", "-c", source, "-o", target])
+
+
 def load():
     return _program("load")
 

@@ -1109,21 +1109,30 @@ TALLY_INLINE int meter_urgent(const struct tally_run *run)
 }
 
 /*
+ * Are `len` octets of the client at `seq` body of known length, which nobody reads, or has read so far? Also
+ * asked without the lock: then of octets that are ahead of all that the holder has seen, and what it has not
+ * stored yet makes the answer no.
+ */
+TALLY_INLINE int meter_is_body(const struct tally_conn *c, __u32 seq, __u32 len, __u32 least)
+{
+	const struct tally_h1 *p = &c->h1[TALLY_IN];
+	__s32 end = seq + len - *(const volatile __u32 *)&c->next[TALLY_IN];
+	__u8 state = *(const volatile __u8 *)&p->state;
+
+	return (state == H1_BODY || state == H1_CHUNK_DATA) && (__s32)(seq - least) >= 0 &&
+	       (end <= 0 || (__u64)end <= *(const volatile __u64 *)&p->remain);
+}
+
+/*
  * TCP may have taken `len` octets of the client at `seq` that are not kept anywhere: what comes in their
- * place later can be compared with nothing. Inside a body of known length nobody reads them; elsewhere
- * nothing of the connection is believed any more.
+ * place later can be compared with nothing. But in such a body nothing of the connection is believed any more.
  */
 TALLY_INLINE void meter_unkept(struct tally_conn *c, __u32 seq, __u32 len)
 {
-	const struct tally_h1 *p = &c->h1[TALLY_IN];
-	__u32 ahead = seq - c->next[TALLY_IN];
+	__u8 state = c->h1[TALLY_IN].state;
 
-	if (c->taint || !c->synced[TALLY_IN])
-		return;
-	if (p->state == H1_CLOSE || p->state == H1_TUNNEL || p->state == H1_BAD)
-		return;
-	if ((p->state == H1_BODY || p->state == H1_CHUNK_DATA) && (__s32)ahead >= 0 &&
-	    (__u64)ahead + len <= p->remain)
+	if (c->taint || !c->synced[TALLY_IN] || state == H1_CLOSE || state == H1_TUNNEL ||
+	    state == H1_BAD || meter_is_body(c, seq, len, c->parsed_to))
 		return;
 	c->taint = TALLY_DETAIL_GAP;
 }
@@ -1140,11 +1149,24 @@ TALLY_INLINE void meter_unkept_before(struct tally_conn *c)
 		meter_unkept(c, unread >> 32, (__u32)unread);
 }
 
-/* For who has no lock. Two such stretches at a time are more than there is room for. */
+#define UNKEPT_TRIES 4
+
+/* For who has no lock. Of several such stretches the one that holds them all is remembered. */
 TALLY_INLINE void meter_unkept_later(struct tally_conn *c, __u32 seq, __u32 len)
 {
-	if (__sync_val_compare_and_swap(&c->unread, 0, (__u64)seq << 32 | len) && !c->taint)
-		c->taint = TALLY_DETAIL_GAP;
+	for (int i = 0; i < UNKEPT_TRIES; i++) {
+		__u64 old = *(volatile __u64 *)&c->unread;
+		__u32 from = old >> 32, end = from + (__u32)old;
+
+		if (!old || (__s32)(from - seq) > 0)
+			from = seq;
+		if (!old || (__s32)(seq + len - end) > 0)
+			end = seq + len;
+		if (__sync_val_compare_and_swap(&c->unread, old,
+						(__u64)from << 32 | (end - from)) == old)
+			return;
+	}
+	c->taint = TALLY_DETAIL_GAP;
 }
 
 /*

@@ -518,6 +518,8 @@ static long park_step(__u32 i, void *ctx)
 	return 0;
 }
 
+#define PARK_OCTETS (TALLY_PARK_PIECES * TALLY_CHUNK)
+
 static __noinline int park_segment(struct __sk_buff *skb, struct tally_run *run,
 				   struct tally_conn *c)
 {
@@ -1293,6 +1295,35 @@ static __noinline int conn_wanted(struct __sk_buff *skb, struct bpf_sock *sk, st
 	return !c->ignored;
 }
 
+/*
+ * Somebody else holds the lock. Of a large segment there may be less room than it has octets: what the
+ * connection is like is looked at first, while the holder has seen nothing behind this segment. What TCP has
+ * by then it does not take from here.
+ */
+static __noinline int park_busy(struct __sk_buff *skb, struct tally_run *run, struct tally_conn *c,
+				struct tally_totals *t)
+{
+	__u32 rest, from, is_body;
+
+	if (!run || !c || !t)
+		return 0;
+	rest = run->len > PARK_OCTETS ? run->len - PARK_OCTETS : 0;
+	is_body = rest &&
+		  meter_is_body(c, run->seq + PARK_OCTETS, rest, *(const volatile __u32 *)&c->far);
+	if (!park_segment(skb, run, c))
+		return 0;
+	t->gaps[TALLY_GAP_PARK_FULL]++;
+	if (run->dir == TALLY_OUT || (is_body && run->at >= PARK_OCTETS))
+		return 0;
+	from = run->seq + run->at;
+	if ((__s32)(run->rcv_nxt - from) > 0)
+		from = run->rcv_nxt;
+	rest = run->seq + run->len - from;
+	if ((__s32)rest > 0)
+		meter_unkept_later(c, from, rest);
+	return 0;
+}
+
 static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scratch *s,
 					struct tally_conn *c, const struct packet_head *h,
 					__u32 dir)
@@ -1329,11 +1360,7 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 		if (dir == TALLY_IN && meter_urgent(run))
 			c->taint = TALLY_DETAIL_CONFLICT;
 		run->raw = 1;
-		if (park_segment(skb, run, c)) {
-			t->gaps[TALLY_GAP_PARK_FULL]++;
-			if (dir == TALLY_IN)
-				meter_unkept_later(c, run->seq + run->at, run->len - run->at);
-		}
+		park_busy(skb, run, c, t);
 		return 0;
 	}
 	r = conn_rules(c, dir, r, slot);

@@ -256,15 +256,42 @@ static void test_body_without_place(void **state)
 	assert_int_equal(t.gaps[TALLY_GAP_PARK_FULL], before.gaps[TALLY_GAP_PARK_FULL] + 1);
 }
 
-/* Two such stretches may be in a body both, but only one can be remembered. */
+/* Two such stretches, before anybody has the lock again: in the body both, or the second one beyond it. */
 static void test_two_without_place(void **state)
 {
-	born();
-	client("POST /v1/items HTTP/1.1\r\nX-API-Key: A\r\nContent-Length: 20\r\n\r\n");
-	client_unkept("01234");
+	static const char *const second[] = { "56789", "56789GET" };
+
+	for (int i = 0; i < 2; i++) {
+		born();
+		client("POST /v1/items HTTP/1.1\r\nX-API-Key: A\r\nContent-Length: 11\r\n\r\n");
+		client_unkept("01234");
+		client_unkept(second[i]);
+		client("+");
+		assert_int_equal(taint(), i ? TALLY_DETAIL_GAP : 0);
+	}
+}
+
+/* What TCP has already, and comes again, it does not take again. */
+static void test_again_without_place(void **state)
+{
+	begin();
+	server(RESPONSE);
+	hold(TALLY_IN, 1);
+	fill_places(TALLY_PARK_POOL);
+	{
+		const struct vectors_segment again = { .seq = IN_FROM,
+						       .len = (uint32_t)strlen(REQUEST),
+						       .rcv_nxt = k.in,
+						       .snd_nxt = k.out,
+						       .snd_una = k.out };
+
+		programs_run(k.p.skel->progs.vectors_in, &again, REQUEST, again.len);
+	}
+	hold(TALLY_IN, 0);
+	fill_places(0);
+	client(REQUEST);
+	server(RESPONSE);
 	assert_int_equal(taint(), 0);
-	client_unkept("56789");
-	assert_int_equal(taint(), TALLY_DETAIL_GAP);
 }
 
 static int setup(void **state)
@@ -294,6 +321,7 @@ int main(void)
 		cmocka_unit_test(test_head_without_place),
 		cmocka_unit_test(test_body_without_place),
 		cmocka_unit_test(test_two_without_place),
+		cmocka_unit_test(test_again_without_place),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -36,7 +36,7 @@ vectors     | check | 240  | scripts/check.sh --run-programs vectors   | the eng
 diff        | check | 90   | $diff -s 1795652129940229 -t 60           | the engine and two other parsers agree
 sim         | check | 120  | $sim --histories 5000                     | sealing and shipping through seeded faults
 fuzz        | check | 300  | scripts/fuzz.sh --all 120                 | corpus, then two minutes of new input
-kernel      | check | 120  | scripts/check.sh --run-programs kernel    | the engine inside this kernel
+kernel      | check | 180  | scripts/check.sh --run-programs kernel    | the engine inside this kernel
 e2e         | check | 900  | $pytest -m 'not long and not soak' tests/e2e | real servers, real sockets
 package     | check | 240  | $pytest -m 'not long' tests/package      | unit, Debian package, manual
 prometheus  | check | 150  | $pytest tests/prometheus                  | metrics, alerts, dashboards, runbook

@@ -1225,6 +1225,14 @@ static __noinline int conn_settle(struct tally_run *run, struct tally_conn *c)
 	return 0;
 }
 
+/* Somebody with both locks has asked whose it is. Returns 1: it is metered, from here on. */
+static __always_inline int conn_asked(struct tally_conn *c)
+{
+	conn_unlock(c, TALLY_OUT);
+	conn_unlock(c, TALLY_IN);
+	return !c->ignored;
+}
+
 /* Returns 1: it is metered, from here on. */
 static __noinline int conn_begin_again(struct __sk_buff *skb, struct bpf_sock *sk,
 				       struct tally_run *run, struct tally_conn *c)
@@ -1238,9 +1246,7 @@ static __noinline int conn_begin_again(struct __sk_buff *skb, struct bpf_sock *s
 		tally_conn_again(c);
 		conn_resolve(sk, skb, c);
 	}
-	conn_unlock(c, TALLY_OUT);
-	conn_unlock(c, TALLY_IN);
-	return !c->ignored;
+	return conn_asked(c);
 }
 
 /* A scope of its port came or went, and it missed nothing: what is under way ends where it began. */
@@ -1258,9 +1264,7 @@ static __noinline int conn_owner_again(struct __sk_buff *skb, struct bpf_sock *s
 		return 1;
 	if (!c->closed && conn_rests(c))
 		conn_resolve(sk, skb, c);
-	conn_unlock(c, TALLY_OUT);
-	conn_unlock(c, TALLY_IN);
-	return !c->ignored;
+	return conn_asked(c);
 }
 
 /*
@@ -1290,9 +1294,7 @@ static __noinline int conn_wanted(struct __sk_buff *skb, struct bpf_sock *sk, st
 		tally_conn_again(c);
 		conn_resolve(sk, skb, c);
 	}
-	conn_unlock(c, TALLY_OUT);
-	conn_unlock(c, TALLY_IN);
-	return !c->ignored;
+	return conn_asked(c);
 }
 
 /*

@@ -133,8 +133,6 @@ static __noinline int born_mptcp(struct bpf_sock_ops *ops, struct tally_conn *c)
 		conn_over(ops, c);
 	c->closed = CONN_MPTCP;
 	bpf_loop(TALLY_PARK_PIECES, drop_parked_step, &c, 0);
-	c->parked_count[TALLY_IN] = 0;
-	c->parked_count[TALLY_OUT] = 0;
 	return 0;
 }
 

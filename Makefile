@@ -120,13 +120,13 @@ check-hosts: deps ## a Kubernetes API server, a booted Debian, an arm64 machine:
 	scripts/check.sh --hosts
 
 bench: deps ## nanoseconds per exchange, throughput with and without the meter (root)
-	scripts/check.sh bench
+	scripts/check.sh build bench
 
 soak: deps ## load and faults for as long as TALLY_SOAK_S and MINUTES say, an hour each (root)
-	scripts/check.sh soak soak-faults
+	scripts/check.sh build soak soak-faults
 
 faults: deps ## a real Kafka: kills, errors at every call, full disk, broker away; upgrades; the simulator (root)
-	scripts/check.sh faults calls calls-agent upgrades histories
+	scripts/check.sh build faults calls calls-agent upgrades histories
 
 lint: ## format, layers, headers, shellcheck, licences
 	tests/lint/run.sh

@@ -758,6 +758,57 @@ TALLY_INLINE void meter_resync(struct tally_run *run, struct tally_conn *c, stru
 	t->gaps[TALLY_GAP_RESYNC]++;
 }
 
+/* Nothing was asked that is not answered, and no message has begun. */
+TALLY_INLINE int meter_rests(const struct tally_conn *c)
+{
+	__u8 in = c->h1[TALLY_IN].state, out = c->h1[TALLY_OUT].state;
+
+	return c->head == c->tail && c->over_head == c->over_tail && !c->responding && !c->tunnel &&
+	       (in == H1_START || in == H1_BAD) && (out == H1_START || out == H1_BAD);
+}
+
+/*
+ * Answers of a connection joined midway can be told apart no more, or the one under way is to a request that
+ * nobody saw: to HEAD, for all that is known, if a length was promised and nothing came, or if it should go
+ * on to the connection's end and the client asks for more.
+ */
+TALLY_INLINE int meter_astray(const struct tally_conn *c)
+{
+	const struct tally_h1 *p = &c->h1[TALLY_OUT];
+
+	if (p->state == H1_BAD)
+		return 1;
+	return c->responding && c->on_orphan &&
+	       (p->state == H1_CLOSE || (p->state == H1_BODY && p->remain == p->length));
+}
+
+/*
+ * Joined where no message began, or behind an answer that has no end, nothing can be read of it. Here a
+ * request may begin: the server has sent something since, and all of that is acknowledged. Not if TCP may
+ * hold octets that nobody here does.
+ */
+TALLY_INLINE int meter_may_join(const struct tally_run *run, const struct tally_conn *c)
+{
+	__u8 in = c->h1[TALLY_IN].state;
+
+	if (c->taint == TALLY_DETAIL_CONFLICT || c->taint == TALLY_DETAIL_GAP || c->unread)
+		return 0;
+	if (!c->midstream || !c->synced[TALLY_OUT] || run->dir != TALLY_IN || !run->len ||
+	    run->seq != run->rcv_nxt || run->snd_una != run->snd_nxt ||
+	    run->snd_nxt == c->sent_then)
+		return 0;
+	if (meter_rests(c))
+		return in == H1_BAD || c->h1[TALLY_OUT].state == H1_BAD;
+	return (in == H1_START || in == H1_BAD) && !c->tunnel && meter_astray(c);
+}
+
+/* Where the answers stood when octets of a request came last: only midway it matters. */
+TALLY_INLINE void meter_asked(const struct tally_run *run, struct tally_conn *c)
+{
+	if (run->dir == TALLY_IN && run->len)
+		c->sent_then = run->snd_nxt;
+}
+
 /* Octets between what was read and pos are gone: no packet will bring them any more. */
 TALLY_INLINE void meter_lose(struct tally_run *run, struct tally_conn *c, struct tally_totals *t)
 {

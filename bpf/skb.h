@@ -1180,28 +1180,6 @@ static __always_inline int conn_missed(const struct tally_run *run, const struct
 	       conn_beyond(c, TALLY_OUT, run->snd_una, c->next[TALLY_OUT]);
 }
 
-/* Nothing was asked that is not answered, and no message has begun. */
-static __always_inline int conn_rests(const struct tally_conn *c)
-{
-	__u8 in = c->h1[TALLY_IN].state, out = c->h1[TALLY_OUT].state;
-
-	return c->head == c->tail && c->over_head == c->over_tail && !c->responding && !c->tunnel &&
-	       (in == H1_START || in == H1_BAD) && (out == H1_START || out == H1_BAD);
-}
-
-/*
- * Joined where no message began, nothing can be read of it. Here one may begin: the server has sent something
- * since, and all of that is acknowledged. Not if TCP may hold octets that nobody here does.
- */
-static __always_inline int conn_may_join(const struct tally_run *run, const struct tally_conn *c)
-{
-	if (c->taint == TALLY_DETAIL_CONFLICT || c->taint == TALLY_DETAIL_GAP || c->unread)
-		return 0;
-	return c->midstream && c->synced[TALLY_OUT] && conn_rests(c) && run->dir == TALLY_IN &&
-	       run->len && (c->h1[TALLY_IN].state == H1_BAD || c->h1[TALLY_OUT].state == H1_BAD) &&
-	       run->seq == run->rcv_nxt && run->snd_una == run->snd_nxt;
-}
-
 /*
  * What was under way when it was seen last ends in the books there. How long it took nobody saw, nor are
  * the octets since then the service's. Both locks are held.
@@ -1241,7 +1219,7 @@ static __noinline int conn_begin_again(struct __sk_buff *skb, struct bpf_sock *s
 		gap_shared(totals_shared(c->service), TALLY_GAP_LOCK_BUSY);
 		return 0;
 	}
-	if (!c->closed && (conn_missed(run, c) || conn_may_join(run, c))) {
+	if (!c->closed && (conn_missed(run, c) || meter_may_join(run, c))) {
 		conn_settle(run, c);
 		tally_conn_again(c);
 		conn_resolve(sk, skb, c);
@@ -1260,9 +1238,9 @@ static __noinline int conn_owner_again(struct __sk_buff *skb, struct bpf_sock *s
 		c->resolved = mark;
 		return 1;
 	}
-	if (!conn_rests(c) || !conn_wait_both(c))
+	if (!meter_rests(c) || !conn_wait_both(c))
 		return 1;
-	if (!c->closed && conn_rests(c))
+	if (!c->closed && meter_rests(c))
 		conn_resolve(sk, skb, c);
 	return conn_asked(c);
 }
@@ -1274,14 +1252,16 @@ static __noinline int conn_owner_again(struct __sk_buff *skb, struct bpf_sock *s
 static __noinline int conn_again(struct __sk_buff *skb, struct bpf_sock *sk, struct tally_run *run,
 				 struct tally_conn *c)
 {
+	int metered = 1;
+
 	if (c->closed | c->ended)
 		return 1;
-	if (conn_missed(run, c) || conn_may_join(run, c))
-		return conn_begin_again(skb, sk, run, c);
-	/* Octets that no program saw may be under way still. */
-	if (c->midstream || conn_beyond(c, TALLY_OUT, run->snd_nxt, c->next[TALLY_OUT]))
-		return 1;
-	return conn_owner_again(skb, sk, c);
+	if (conn_missed(run, c) || meter_may_join(run, c))
+		metered = conn_begin_again(skb, sk, run, c);
+	else if (!c->midstream && !conn_beyond(c, TALLY_OUT, run->snd_nxt, c->next[TALLY_OUT]))
+		return conn_owner_again(skb, sk, c); /* nothing unseen is under way, either */
+	meter_asked(run, c);
+	return metered;
 }
 
 /* Nobody wanted it when it was asked. Asked once more for each change of scopes. Returns 1: somebody does. */

@@ -263,7 +263,7 @@ main() {
 		sed '/^$/d; s/ *| */ | /g' <<<"$suites" | awk -F' [|] ' '{ printf "%-10s %-6s %5d s  %s\n", $1, $2, $3, $5 }'
 		return 0
 		;;
-	--long | --hosts) mapfile -t names < <(suites_of "${1#--}") ;;
+	--long | --hosts) mapfile -t names < <(echo build && suites_of "${1#--}") ;;
 	'') mapfile -t names < <(suites_of check) ;;
 	-*) die "unknown option $1" ;;
 	*) names=("$@") ;;

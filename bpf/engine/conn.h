@@ -118,6 +118,7 @@ struct tally_conn {
 	__u8 fin_seen[2];
 	__u16 peer_port;
 	__u32 fin[2];	  /* position of FIN, if fin_seen */
+	__u32 sent_then;  /* midstream, IN: snd_nxt when octets of a request came last */
 	__u64 over_bytes; /* octets of requests past the depth; shared, atomic */
 	__u8 peer[16];
 	struct tally_h1 h1[2];

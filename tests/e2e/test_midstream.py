@@ -77,6 +77,37 @@ def test_in_a_response(start, meter, sandbox, keys):
     assert not ledger.audit()
 
 
+HEADS = {"length": ("go", "/gate", b"content-length: 3\r\n"),
+         "bare": ("go", "/gate/bare", b"200 ok\r\n"),
+         "chunked": ("node", "/gate", b"transfer-encoding: chunked\r\n")}
+
+
+@pytest.mark.parametrize("form", HEADS)
+@pytest.mark.parametrize("waiting", [0, 1], ids=["alone", "pipelined"])
+def test_head_is_answered_at_the_start(start, meter, sandbox, keys, form, waiting):
+    """The first answer seen is that to a HEAD nobody saw: it names a length, and no body comes.
+
+    Read with a body, it would swallow the answers to the requests behind it, for ever.
+    """
+    name, path, said = HEADS[form]
+    key = keys.new("a")
+    server = start(name)
+    with Conn(sandbox, server.port) as c:
+        c.send(api.request("HEAD", path, key) + ask(keys, key) * waiting)
+        agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+        (sandbox.dir / "files" / "gate").touch()
+        c.read_until(b"\r\n\r\n" + b"ok\n" * waiting)
+        assert said in c.raw.lower()
+        c.responses(["HEAD"] + ["GET"] * waiting, 1 + waiting)
+        for _ in range(12):
+            c.ask(ask(keys, key))
+    ledger = agent.stop()
+    charged = ledger.count("api", api_key_id="key_a", status=200)
+    assert 10 <= charged <= 11, ledger.unattributed("api")
+    assert charged + ledger.count("api", attribution="midstream") <= 13 + waiting
+    assert not ledger.audit()
+
+
 def test_pipelined_at_the_start(start, meter, sandbox, keys):
     """Two requests wait for their answers: who asked cannot be known, that it was answered can."""
     a, b = keys.new("a"), keys.new("b")

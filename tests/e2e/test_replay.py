@@ -225,6 +225,25 @@ def test_begins_midway(start, sandbox, keys):
     assert "1 of them without their beginning" in told
 
 
+def test_begins_behind_a_head(start, sandbox, keys):
+    """The capture's first answer is that to a HEAD before it: no body comes, whatever length it names."""
+    server, key = start("go"), keys.new("a")
+    agent = Tallyd(sandbox, keys, [service("api", server.ports)])
+    agent.write_config()
+    with Conn(sandbox, server.port) as c:
+        c.send(api.request("HEAD", "/gate", key))
+        tcpdump = capture.Tcpdump(sandbox, server.ports)
+        (sandbox.dir / "files" / "gate").touch()
+        c.responses(["HEAD"], 1)
+        for _ in range(12):
+            c.ask(api.request("GET", "/v1/x", key))
+    tcpdump.stop(all_closed)
+    ledger, told = run(agent, tcpdump.path)
+    assert 12 <= ledger.count("api", status=200) <= 13, told
+    assert ledger.count("api", attribution="midstream") <= 2, told
+    assert ledger.count("api", api_key_id="key_a") >= 11, told
+
+
 def test_ports_are_used_again(start, sandbox, keys):
     """The same 4-tuple, one connection after the other, also after a reset: one request each."""
     server = start("nginx")

@@ -12,6 +12,21 @@
 
 ARRAY(vectors_conn, 1, struct tally_conn);
 
+/* conn_again(), without a socket to ask whose it is. */
+static __noinline int begin_again(struct tally_run *run, struct tally_conn *c)
+{
+	if (!run || !c)
+		return 0;
+	if (meter_may_join(run, c) && conn_wait_both(c)) {
+		conn_settle(run, c);
+		tally_conn_again(c);
+		conn_unlock(c, TALLY_OUT);
+		conn_unlock(c, TALLY_IN);
+	}
+	meter_asked(run, c);
+	return 0;
+}
+
 static __always_inline int run_segment(struct __sk_buff *skb, __u32 dir)
 {
 	__u32 zero = 0;
@@ -33,6 +48,10 @@ static __always_inline int run_segment(struct __sk_buff *skb, __u32 dir)
 	s->run.rcv_nxt = v.rcv_nxt;
 	s->run.snd_nxt = v.snd_nxt;
 	s->run.snd_una = v.snd_una;
+	if (c->midstream && !c->closed) {
+		run_packet(&s->run, &h, dir);
+		begin_again(&s->run, c);
+	}
 	packet_meter(skb, s, c, &h, dir);
 	scratch_give(s);
 	return PASS;

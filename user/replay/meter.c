@@ -604,6 +604,33 @@ static void catch_up(struct tally_meter *meter, struct tally_meter_conn *conn)
 	meter_catch_up(NULL, run, conn->c, conn->rules, t);
 }
 
+static void drop_pieces(struct tally_run *run, struct tally_conn *c)
+{
+	for (uint32_t dir = 0; dir < 2; dir++)
+		for (uint32_t i = 0; i < TALLY_PARK_PIECES; i++) {
+			run->dir = dir;
+			port_park_drop(run, c, i);
+		}
+	for (uint32_t i = 0; i < TALLY_KEPT; i++)
+		port_kept_drop(run, c, i);
+}
+
+/* Joined midway: here it may begin anew. What was known of it ends in the books. */
+static void join_again(struct tally_meter *meter, struct tally_meter_conn *conn)
+{
+	struct tally_totals *t = &meter->totals[conn->c->service % TALLY_SERVICES];
+	struct tally_run *run = &meter->env->run;
+	__u32 dir = run->dir;
+
+	if (meter_may_join(run, conn->c)) {
+		meter_close(run, conn->c, conn->rules, t);
+		drop_pieces(run, conn->c);
+		run->dir = dir;
+		tally_conn_again(conn->c);
+	}
+	meter_asked(run, conn->c);
+}
+
 int tally_meter_segment(struct tally_meter *meter, struct tally_meter_conn *conn,
 			const struct tally_meter_segment *segment)
 {
@@ -621,6 +648,8 @@ int tally_meter_segment(struct tally_meter *meter, struct tally_meter_conn *conn
 	run->len = segment->len;
 	run->off = 0;
 	run->flags = (segment->fin ? SEG_FIN : 0) | (segment->urgent ? SEG_URG : 0);
+	if (conn->c->midstream)
+		join_again(meter, conn);
 	t->connections += !conn->c->counted;
 	conn->c->counted = 1;
 	if (segment->len || segment->fin || segment->urgent || conn->c->parked_count[TALLY_IN] ||
@@ -637,13 +666,7 @@ int tally_meter_close(struct tally_meter *meter, struct tally_meter_conn *conn,
 
 	run_begin(run, last);
 	meter_close(run, conn->c, conn->rules, t);
-	for (uint32_t dir = 0; dir < 2; dir++)
-		for (uint32_t i = 0; i < TALLY_PARK_PIECES; i++) {
-			run->dir = dir;
-			port_park_drop(run, conn->c, i);
-		}
-	for (uint32_t i = 0; i < TALLY_KEPT; i++)
-		port_kept_drop(run, conn->c, i);
+	drop_pieces(run, conn->c);
 	conn_free(conn);
 	return meter->failed;
 }

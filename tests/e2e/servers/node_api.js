@@ -54,6 +54,14 @@ function file(response, size) {
 	fs.createReadStream(`${files}/${size}`).pipe(response);
 }
 
+function gate(response) {
+	response.setHeader('Transfer-Encoding', 'chunked'); // to HEAD, too
+	if (fs.existsSync(`${files}/gate`))
+		chunked(response, 3);
+	else
+		setTimeout(gate, 5, response);
+}
+
 function route(request, response) {
 	const url = new URL(request.url.startsWith('/') ? 'http://api.test' + request.url : request.url,
 		'http://api.test');
@@ -70,6 +78,8 @@ function route(request, response) {
 		chunked(response, Number(part[1]));
 	else if (part[0] === 'slow')
 		setTimeout(answer, Number(url.searchParams.get('s')) * 1000, response, 200, 'ok\n');
+	else if (part[0] === 'gate')
+		gate(response);
 	else if (part[0] === 'customer')
 		response.setHeader('X-Customer', part[1]), answer(response, 200, 'ok\n');
 	else if (part[0] === 'close')

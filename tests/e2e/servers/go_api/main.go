@@ -149,6 +149,10 @@ func route(w *recorder, q *http.Request, files string) {
 		for _, err := os.Stat(files + "/gate"); err != nil; _, err = os.Stat(files + "/gate") {
 			time.Sleep(5 * time.Millisecond)
 		}
+		if len(part) > 1 && part[1] == "bare" {
+			w.WriteHeader(200) // to HEAD without any length
+			return
+		}
 		answer(w, 200, "ok\n")
 	case part[0] == "close":
 		w.Header().Set("Transfer-Encoding", "identity")

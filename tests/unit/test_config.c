@@ -35,7 +35,7 @@ static int parse(const char *text, unsigned int flags, char *out, size_t bytes,
 #define SERVICE "services: [{name: a, match: {ports: 1}, key: [{header: K}], tainted: owner}]\n"
 #define SINKS "sinks: [{stdout: }]\n"
 #define SECRET \
-	"F: warning: agent.fleet_secret: missing: ids of keys outside of the catalog differ from node to node\n"
+	"F: warning: agent.fleet_secret: missing: ids of keys outside of the catalog differ from node to node; give all nodes the same one, as ${file:/path}\n"
 
 static const struct {
 	const char *text, *diagnosis;
@@ -49,7 +49,7 @@ static const struct {
 	  "F:2:58: warning: sinks[0].kafka.properties.sasl.password: a secret stands here itself, where whoever reads this file sees it: write ${file:/path} or ${cred:NAME}\n" },
 	{ SINKS "agent: {windw: 1s}\n",
 	  "F:1:1: warning: services: none: nothing is metered\n"
-	  "F:2:8: warning: agent.fleet_secret: missing: ids of keys outside of the catalog differ from node to node\n"
+	  "F:2:8: warning: agent.fleet_secret: missing: ids of keys outside of the catalog differ from node to node; give all nodes the same one, as ${file:/path}\n"
 	  "F:2:9: agent.windw: unknown key; did you mean \"window\"?\n" },
 	{ "a: [\n", "F:2:1: not YAML: did not find expected node content\n" },
 	{ "a: 1\na: 2\n", "F:2:1: key \"a\" is there twice, first in line 1\n" },
@@ -86,7 +86,8 @@ static const struct {
 	{ "agent: {window: 10}", "agent.window: must be a duration, like 10s" },
 	{ "agent: {window: 10s10}", "must be a duration" },
 	{ "agent: {window: 99999999999999999999s}", "number too large" },
-	{ "agent: {window: [1]}", "agent.window: must be a single value" },
+	{ "agent: {window: [1]}", "agent.window: must be a single value, not a list" },
+	{ "agent: {window: {a: 1}}", "agent.window: must be a single value, not a mapping" },
 	{ "agent: [1]", "agent: must be a mapping" },
 	{ "agent: {state_dir: x}", "agent.state_dir: must be an absolute path" },
 	{ "agent: {state_dir: ''}", "agent.state_dir: must not be empty" },
@@ -121,8 +122,12 @@ static const struct {
 	{ "services: [{name: a, match: {ports: all}}]", "ports: all needs cgroup" },
 	{ "services: [{name: a, match: {ports: 1, cgroup: /x, unit: b.service}}]",
 	  "at most one of cgroup, unit, executable" },
-	{ "services: [{name: a, match: {ports: 1, cgroup: x}}]", "must be an absolute path" },
-	{ "services: [{name: a, match: {ports: 1, unit: x}}]", "whole name of a unit" },
+	{ "services: [{name: a, match: {ports: 1, cgroup: x}}]",
+	  "F:1:48: services[0].match.cgroup: must be an absolute path" },
+	{ "services: [{name: a, match: {ports: 1, executable: x}}]",
+	  "F:1:52: services[0].match.executable: must be an absolute path" },
+	{ "services: [{name: a, match: {ports: 1, unit: x}}]",
+	  "F:1:46: services[0].match.unit: must be the whole name of a unit" },
 	{ "services: [{name: a, match: {ports: 1}, key: [{}]}]",
 	  "services[0].key[0]: must have exactly one of header, query, response_header" },
 	{ "services: [{name: a, match: {ports: 1}, key: [{query: a, scheme: b}]}]",
@@ -166,7 +171,7 @@ static const struct {
 	{ "sinks: [{kafka: {}}]", "sinks[0].kafka.brokers: missing" },
 	{ "sinks: [{kafka: {brokers: b, format: json}}]", "cloudevents, openmeter" },
 	{ "sinks: [{kafka: {brokers: b, properties: {a: [1]}}}]",
-	  "sinks[0].kafka.properties.a: must be a single value" },
+	  "sinks[0].kafka.properties.a: must be a single value, not a list" },
 };
 
 static void test_faults(void **state)

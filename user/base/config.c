@@ -75,7 +75,7 @@ static void check_agent(const struct tally_config *config, const struct tally_ya
 	if (!agent->fleet_secret)
 		tally_diag_warning(
 			diag, place_in(root, "agent", "fleet_secret"), "agent.fleet_secret",
-			"missing: ids of keys outside of the catalog differ from node to node");
+			"missing: ids of keys outside of the catalog differ from node to node; give all nodes the same one, as ${file:/path}");
 	else if (!tally_secret_is_reference(agent->fleet_secret) && /* else not read: see flags */
 		 strlen(agent->fleet_secret) < SECRET_MIN)
 		tally_diag_error(diag, place_in(root, "agent", "fleet_secret"),
@@ -100,8 +100,31 @@ static bool by_pods(const struct tally_config_match *match)
 	return match->pods.place.line != 0;
 }
 
+/* ret_path: that of a key below path. */
+static void path_below(const char *path, const char *name, char ret_path[PATH_TEXT])
+{
+	(void)snprintf(ret_path, PATH_TEXT, "%.*s.%s", PATH_TEXT - (int)strlen(name) - 2, path,
+		       name);
+}
+
+/* The keys that narrow a match, each at its own place. node: of the service, or NULL. */
+static void check_narrow(const struct tally_config_match *match, const char *path,
+			 const struct tally_yaml *node, struct tally_diag *diag)
+{
+	char below[PATH_TEXT];
+
+	path_below(path, "cgroup", below);
+	check_absolute(diag, place_in(node, "match", "cgroup"), below, match->cgroup);
+	path_below(path, "executable", below);
+	check_absolute(diag, place_in(node, "match", "executable"), below, match->executable);
+	path_below(path, "unit", below);
+	if (match->unit && (strchr(match->unit, '/') || !strchr(match->unit, '.')))
+		tally_diag_error(diag, place_in(node, "match", "unit"), below,
+				 "must be the whole name of a unit, like geo.service");
+}
+
 static void check_match(const struct tally_config_match *match, const char *path,
-			struct tally_diag *diag)
+			const struct tally_yaml *node, struct tally_diag *diag)
 {
 	int narrow = !!match->cgroup + !!match->unit + !!match->executable + by_pods(match);
 	char ports[PATH_TEXT];
@@ -112,14 +135,10 @@ static void check_match(const struct tally_config_match *match, const char *path
 	if (match->ports.all && narrow == 0)
 		tally_diag_error(diag, match->place, path,
 				 "ports: all needs cgroup, unit, executable or pods beside it");
-	snprintf(ports, sizeof(ports), "%.*s.ports", (int)sizeof(ports) - 7, path);
+	path_below(path, "ports", ports);
 	if (!match->ports.set && !by_pods(match))
 		tally_diag_error(diag, match->place, ports, "missing");
-	check_absolute(diag, match->place, path, match->cgroup);
-	check_absolute(diag, match->place, path, match->executable);
-	if (match->unit && (strchr(match->unit, '/') || !strchr(match->unit, '.')))
-		tally_diag_error(diag, match->place, path,
-				 "unit must be the whole name of a unit, like geo.service");
+	check_narrow(match, path, node, diag);
 }
 
 static void check_service(const struct tally_config *config, size_t index,
@@ -134,7 +153,7 @@ static void check_service(const struct tally_config *config, size_t index,
 	}
 	snprintf(path, sizeof(path), "services[%zu].match", index);
 	if (service->match.place.line)
-		check_match(&service->match, path, diag);
+		check_match(&service->match, path, node, diag);
 	snprintf(path, sizeof(path), "services[%zu].tainted", index);
 	if (node && node->kind == TALLY_YAML_MAPPING && !tally_yaml_get(node, "tainted"))
 		tally_diag_warning(

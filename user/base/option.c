@@ -417,6 +417,13 @@ static bool ends_like(const char *name, const char *const *ends)
 	return false;
 }
 
+static void fault_kind(struct decoder *d, const struct tally_yaml *node)
+{
+	fault(d, node->place,
+	      node->kind == TALLY_YAML_MAPPING ? "must be a single value, not a mapping"
+					       : "must be a single value, not a list");
+}
+
 static int decode_pair(struct decoder *d, const struct tally_option *option,
 		       const struct tally_yaml *key, const struct tally_yaml *node,
 		       struct tally_option_pair *pair)
@@ -428,7 +435,7 @@ static int decode_pair(struct decoder *d, const struct tally_option *option,
 	if (!pair->name)
 		return -ENOMEM;
 	if (node->kind != TALLY_YAML_SCALAR) {
-		fault(d, node->place, "must be a single value");
+		fault_kind(d, node);
 		return 0;
 	}
 	if (ends_like(key->text, option->words) && !tally_secret_is_reference(node->text))
@@ -502,7 +509,7 @@ static int decode_option(struct decoder *d, const struct tally_option *option,
 		break;
 	}
 	if (node->kind != TALLY_YAML_SCALAR) {
-		fault(d, node->place, "must be a single value");
+		fault_kind(d, node);
 		return 0;
 	}
 	value = (struct value){ node->text, node->plain, node->place };

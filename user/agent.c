@@ -444,8 +444,8 @@ static int start_state(struct tally_agent *agent)
 	if (!err)
 		err = tally_agent_sinks_open(agent);
 	if (err == -EBUSY) {
-		tally_log_error("start", "reason=%s state_dir=%s", "another agent uses it",
-				state_dir);
+		tally_log_error("start", "reason=%s state_dir=%s",
+				"another agent uses it: stop it first", state_dir);
 		return TALLY_EXIT_UNAVAILABLE;
 	}
 	if (!err)

@@ -106,7 +106,7 @@ int tally_agent_kernel_explain(const struct tally_agent *agent, int err, int oth
 			strerror(-err));
 	if (err == -EBUSY || err == -EPROTO || err == -ENOENT) {
 		tally_log_error("pins", "reason=%s",
-				err == -EBUSY	 ? "another agent uses them"
+				err == -EBUSY	 ? "another agent uses them: stop it first"
 				: err == -EPROTO ? "they are of another version of tallyd: run "
 						   "tallyd stop --detach with the version before, "
 						   "then start this one"

@@ -49,6 +49,18 @@ static void make_plain(json_t *value)
 		make_plain(item);
 }
 
+static int fail(const char *dir, int err)
+{
+	const char *hint = "";
+
+	if (err == -EACCES)
+		hint = ": only root may ask it";
+	else if (err == -ENOENT || err == -ECONNREFUSED)
+		hint = ": none runs with this configuration (--config FILE names another)";
+	return tally_cli_fail(TALLY_EXIT_UNAVAILABLE, "no agent answers at %s/%s: %s%s", dir,
+			      TALLY_CONTROL_SOCKET, strerror(-err), hint);
+}
+
 int tally_ask(const char *request, json_t **ret_answer)
 {
 	_cleanup_free_ char *text = NULL;
@@ -60,8 +72,7 @@ int tally_ask(const char *request, json_t **ret_answer)
 		return code;
 	err = tally_control_ask(dir, request, TIMEOUT_MS, &text);
 	if (err)
-		return tally_cli_fail(TALLY_EXIT_UNAVAILABLE, "no agent answers at %s/%s: %s", dir,
-				      TALLY_CONTROL_SOCKET, strerror(-err));
+		return fail(dir, err);
 	answer = json_loads(text, 0, NULL);
 	if (!answer)
 		return tally_cli_fail(TALLY_EXIT_BUG, "the agent's answer is not JSON");

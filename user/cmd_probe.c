@@ -15,10 +15,25 @@ static int exit_code(const struct tally_probe *probe)
 	return missing->is_capability ? TALLY_EXIT_CAPABILITY : TALLY_EXIT_KERNEL;
 }
 
+/* All capabilities at once; of features the first, as others may follow from it. */
+static void print_missing(const struct tally_probe *probe)
+{
+	const struct tally_probe_item *first = tally_probe_missing(probe, TALLY_TIER_PLAINTEXT);
+
+	for (size_t i = 0; first && i < probe->n; i++) {
+		const struct tally_probe_item *item = &probe->items[i];
+
+		if (item == first ||
+		    (first->is_capability && item->is_capability &&
+		     item->verdict != TALLY_PROBE_YES && item->needed_for == TALLY_TIER_PLAINTEXT))
+			printf("missing %s: %s\n", item->name, item->text);
+	}
+	if (first && first->is_capability)
+		printf("root has all of them\n");
+}
+
 static void print_table(const struct tally_probe *probe)
 {
-	const struct tally_probe_item *missing;
-
 	printf("%-20s %-8s %-10s %s\n", "WHAT", "HERE", "NEEDED FOR", "MEANING");
 	for (size_t i = 0; i < probe->n; i++) {
 		const struct tally_probe_item *item = &probe->items[i];
@@ -35,9 +50,7 @@ static void print_table(const struct tally_probe *probe)
 	printf("\nkernel  %s\ncgroup2 %s\ntier    %s\n", probe->kernel,
 	       *probe->cgroup_mount ? probe->cgroup_mount : "not mounted",
 	       tally_probe_tier_name(probe->tier));
-	missing = tally_probe_missing(probe, TALLY_TIER_PLAINTEXT);
-	if (missing)
-		printf("missing %s: %s\n", missing->name, missing->text);
+	print_missing(probe);
 }
 
 static json_t *item_json(const struct tally_probe_item *item)
@@ -85,7 +98,7 @@ static int run(int argc, char **argv)
 }
 
 static const struct tally_cli_option options[] = {
-	{ "output", 'o', TALLY_CLI_WORD, &format, "FORMAT", "table or json",
+	{ "output", 'o', TALLY_CLI_WORD, &format, "FORMAT", "how to print it",
 	  tally_cli_table_words },
 	{},
 };

@@ -27,6 +27,33 @@ def test_probe_names_what_is_needed():
                              if i["capability"] and i["needed_for"] == "plaintext")
 
 
+def test_probe_without_rights_says_so():
+    """All that is missing at once; what could not be tried is unknown, not refused by the kernel."""
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", BINARY, "probe"]
+    done = subprocess.run(nobody, capture_output=True, text=True, check=False)
+    assert done.returncode == 77
+    for name in TO_START:
+        assert f"missing {name}: " in done.stdout
+    assert done.stdout.endswith("root has all of them\n")
+    for name in ("cgroup_skb", "sock_ops", "sk_storage", "map_in_map", "uprobes"):
+        assert re.search(rf"^{name} +unknown ", done.stdout, re.M), name
+
+
+def test_who_may_not_ask_is_told_so(nginx, meter, sandbox):
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    sock = next(sandbox.dir.rglob("tallyd.sock"))
+    for folder in (sandbox.dir, sock.parent):
+        folder.chmod(0o755)
+    config = next(sandbox.dir.rglob("*tallyd*.yaml"))
+    config.chmod(0o644)
+    config.parent.chmod(0o755)
+    done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", BINARY,
+                           "status", "-c", config], capture_output=True, text=True, check=False)
+    assert done.returncode == 69, done.stderr
+    assert done.stderr.endswith("tallyd.sock: Permission denied: only root may ask it\n"), done.stderr
+    assert not agent.stop().audit()
+
+
 def bounded_by(names):
     """A command that runs another with at most these capabilities."""
     words = ",".join("+" + n.removeprefix("CAP_").lower() for n in names)

@@ -116,6 +116,17 @@ static void test_no_text_controls_the_terminal(void **state)
 	assert_non_null(strstr(command_out, "\\u001B[2J\302\23331m\\u0007\\n"));
 }
 
+/* Who asks with another configuration than the agent's is told so. */
+static void test_nobody_there(void **state)
+{
+	command_put("other.yaml", "agent: {runtime_dir: /nonexistent}\nsinks: [{stdout: }]\n");
+	assert_int_equal(command_call("status -c other.yaml", ""), TALLY_EXIT_UNAVAILABLE);
+	assert_string_equal(
+		command_err,
+		"tallyd: no agent answers at /nonexistent/tallyd.sock: No such file or directory: "
+		"none runs with this configuration (--config FILE names another)\n");
+}
+
 /* What is not metered, and why, stands before what is. */
 static void test_pods(void **state)
 {
@@ -209,6 +220,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_no_text_controls_the_terminal),
 		cmocka_unit_test(test_peers),
+		cmocka_unit_test(test_nobody_there),
 		cmocka_unit_test(test_pods),
 		cmocka_unit_test(test_interval),
 		cmocka_unit_test(test_dumb_terminal),

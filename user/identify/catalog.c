@@ -248,8 +248,8 @@ int tally_catalog_load(const char *path, struct tally_diag *diag,
 	int r = tally_util_read_file(path, FILE_MAX, &text, &bytes);
 
 	if (r < 0) {
-		tally_diag_error(diag, (struct tally_place){}, "", "cannot be read: %s",
-				 strerror(-r));
+		tally_diag_error(diag, (struct tally_place){}, "",
+				 "the key catalog cannot be read: %s", strerror(-r));
 		return r;
 	}
 	return tally_catalog_parse(text, bytes, diag, ret_catalog);

@@ -11,17 +11,17 @@
 #include "cli.h"
 
 /* The options --config and -o; static variables of ask.c. */
-#define TALLY_ASK_OPTIONS                                                                    \
-	{ "config",                                                                          \
-	  'c',                                                                               \
-	  TALLY_CLI_TEXT,                                                                    \
-	  &tally_ask_config,                                                                 \
-	  "FILE",                                                                            \
-	  "configuration of the agent, for its socket",                                      \
-	  NULL },                                                                            \
-	{                                                                                    \
-		"output", 'o', TALLY_CLI_WORD, &tally_ask_format, "FORMAT", "table or json", \
-			tally_cli_table_words                                                \
+#define TALLY_ASK_OPTIONS                                                                      \
+	{ "config",                                                                            \
+	  'c',                                                                                 \
+	  TALLY_CLI_TEXT,                                                                      \
+	  &tally_ask_config,                                                                   \
+	  "FILE",                                                                              \
+	  "configuration of the agent, for its socket",                                        \
+	  NULL },                                                                              \
+	{                                                                                      \
+		"output", 'o', TALLY_CLI_WORD, &tally_ask_format, "FORMAT", "how to print it", \
+			tally_cli_table_words                                                  \
 	}
 
 extern const char *tally_ask_config;

@@ -116,7 +116,8 @@ static int unknown_option(const struct parse *parse, const char *name)
 
 static int set_word(const struct tally_cli_option *option, const char *value)
 {
-	const char *near;
+	char words[128] = "";
+	size_t n = 0;
 
 	for (size_t i = 0; option->words[i]; i++) {
 		if (strcmp(option->words[i], value) != 0)
@@ -124,10 +125,10 @@ static int set_word(const struct tally_cli_option *option, const char *value)
 		*(const char **)option->value = option->words[i];
 		return 0;
 	}
-	near = tally_util_nearest(value, option->words);
-	return tally_cli_usage_error("--%s cannot be \"%s\"%s%s%s", option->name, value,
-				     near ? ", did you mean " : "", near ? near : "",
-				     near ? "?" : "");
+	for (size_t i = 0; option->words[i]; i++)
+		n += (size_t)snprintf(words + n, n < sizeof(words) ? sizeof(words) - n : 0, "%s%s",
+				      i ? " or " : "", option->words[i]);
+	return tally_cli_usage_error("--%s cannot be \"%s\", but %s", option->name, value, words);
 }
 
 static int add_item(const struct tally_cli_option *option, const char *value)

@@ -454,7 +454,7 @@ static const struct tally_cli_option options[] = {
 	  .type = TALLY_CLI_WORD,
 	  .value = &output,
 	  .arg = "FORMAT",
-	  .help = "table or json",
+	  .help = "how to print it",
 	  .words = tally_cli_table_words },
 	{},
 };
@@ -462,7 +462,7 @@ static const struct tally_cli_option options[] = {
 const struct tally_cli_command tally_cmd_audit = {
 	.name = "audit",
 	.args = "[--brokers LIST | --config FILE | --file FILE...]",
-	.summary = "Say whether the books balance: gaps, duplicates, sums, chain, losses.",
+	.summary = "say whether the books balance: gaps, duplicates, sums, chain, losses",
 	.details =
 		"Exit 0: they balance. 1: they do not. 3: they do, but for losses that they declare "
 		"themselves\n(spool declare-lost, a window lost in a power cut). Closing a billing "
@@ -473,7 +473,7 @@ const struct tally_cli_command tally_cmd_audit = {
 		"that is\nclosed begins before it (--since).\nWhere records of connections are kept, they must "
 		"add up to the usage records of their batch.\n"
 		"A password does not belong on a command line, where all users see it: "
-		"-X 'sasl.password=${file:/path}',\nor --config with the file that has it.\n",
+		"-X 'sasl.password=${file:/path}',\nor --config with the file that has it.",
 	.options = options,
 	.max_args = -1,
 	.run = run,

@@ -339,8 +339,8 @@ static void more_help(void)
 const struct tally_cli_command tally_cmd_check = {
 	.name = "check-config",
 	.args = "[FILE]",
-	.summary = "Read a configuration (" TALLY_CONFIG_PATH
-		   ") and its key catalog; list every error.",
+	.summary = "read a configuration (" TALLY_CONFIG_PATH
+		   ") and its key catalog; list every error",
 	.details = "Exit code 78 when something is wrong, each error with file, line and column.",
 	.options = options,
 	.max_args = 1,

@@ -106,7 +106,7 @@ static int run_id(int argc, char **argv)
 static const struct tally_cli_command id_command = {
 	.name = "id",
 	.args = "",
-	.summary = "Print the id under which a key that is in no catalog stands in records.",
+	.summary = "print the id under which a key that is in no catalog stands in records",
 	.details =
 		"The key is read from standard input, never from the command line, which every user can see.",
 	.options = options,
@@ -118,6 +118,6 @@ static const struct tally_cli_command *const commands[] = { &id_command, NULL };
 const struct tally_cli_command tally_cmd_keys = {
 	.name = "keys",
 	.args = "",
-	.summary = "Ids of API keys.",
+	.summary = "ids of API keys",
 	.commands = commands,
 };

@@ -305,7 +305,7 @@ static int run(int argc, char **argv)
 const struct tally_cli_command tally_cmd_replay = {
 	.name = "replay",
 	.args = "FILE",
-	.summary = "Meter a packet capture with the kernel's engine and print its usage records.",
+	.summary = "meter a packet capture with the kernel's engine and print its usage records",
 	.details =
 		"FILE is what tcpdump -w writes (pcap or pcapng; - is standard input), with both directions.\n"
 		"Services are found by their ports. Capture whole packets, or at least whole request and\n"

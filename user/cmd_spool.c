@@ -554,7 +554,7 @@ static const struct tally_cli_option table_options[] = {
 	  .type = TALLY_CLI_WORD,
 	  .value = &output,
 	  .arg = "FORMAT",
-	  .help = "table or json",
+	  .help = "how to print it",
 	  .words = tally_cli_table_words },
 	{},
 };
@@ -562,14 +562,14 @@ static const struct tally_cli_option table_options[] = {
 static const struct tally_cli_command ls_command = {
 	.name = "ls",
 	.args = "",
-	.summary = "List sealed files, batches and what is in quarantine.",
+	.summary = "list sealed files, batches and what is in quarantine",
 	.options = table_options,
 	.run = run_ls,
 };
 static const struct tally_cli_command show_command = {
 	.name = "show",
 	.args = "FILE",
-	.summary = "Print the rows of one file.",
+	.summary = "print the rows of one file",
 	.options = options,
 	.min_args = 1,
 	.max_args = 1,
@@ -579,14 +579,14 @@ static const struct tally_cli_command verify_command = {
 	.name = "verify",
 	.args = "",
 	.summary =
-		"Read all but quarantine, digests and chains included. Exit 1 if anything is damaged or missing.",
+		"read all but quarantine, digests and chains included; exit 1 if anything is damaged or missing",
 	.options = options,
 	.run = run_verify,
 };
 static const struct tally_cli_command export_command = {
 	.name = "export",
 	.args = "FILE",
-	.summary = "Print the records of a batch as they are shipped, byte by byte (NDJSON).",
+	.summary = "print the records of a batch as they are shipped, byte by byte (NDJSON)",
 	.options = options,
 	.min_args = 1,
 	.max_args = 1,
@@ -595,10 +595,10 @@ static const struct tally_cli_command export_command = {
 static const struct tally_cli_command declare_command = {
 	.name = "declare-lost",
 	.args = "FILE",
-	.summary = "Give up a quarantined file; the books then say so and go on.",
+	.summary = "give up a quarantined file; the books then say so and go on",
 	.details =
 		"The file stays. The agent must be stopped; it ships the declaration as a control "
-		"record of its own.\n",
+		"record of its own.",
 	.options = options,
 	.min_args = 1,
 	.max_args = 1,
@@ -612,6 +612,6 @@ static const struct tally_cli_command *const commands[] = {
 const struct tally_cli_command tally_cmd_spool = {
 	.name = "spool",
 	.args = "",
-	.summary = "What waits on disk, by hand.",
+	.summary = "what waits on disk, by hand",
 	.commands = commands,
 };

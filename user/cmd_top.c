@@ -150,7 +150,8 @@ const struct tally_cli_command tally_cmd_top = {
 	.args = "",
 	.summary = "live rates per key, customer, service and route",
 	.details = "Rates are over the last closed window and the open one. 2XX and ERR (4xx, 5xx) "
-		   "count responses\nin that time. KEY is the id of a key, or why there is none.",
+		   "count responses\nin that time. KEY is the id of a key, or why there is none. "
+		   "Into a file or pipe it prints one page.",
 	.options = options,
 	.run = run,
 };

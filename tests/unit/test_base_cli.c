@@ -126,7 +126,7 @@ static const struct {
 	{ "activate --text", "tallyd: --text needs a value: TEXT\n" },
 	{ "activate --flag=1", "tallyd: --flag takes no value\n" },
 	{ "activate --count x", "tallyd: --count must be a whole number\n" },
-	{ "activate -o jsn", "tallyd: --output cannot be \"jsn\", did you mean json?\n" },
+	{ "activate -o jsn", "tallyd: --output cannot be \"jsn\", but table or json\n" },
 	{ "activate a b", "tallyd: unexpected argument \"b\"; see `tallyd activate --help`\n" },
 	{ "group strict a",
 	  "tallyd: too few arguments; usage: tallyd group strict [OPTIONS] A B\n" },

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <ctype.h>
 #include <jansson.h>
 
 #include "libcommand.h"
@@ -136,6 +137,46 @@ static void test_bad(void **state)
 		"bad.yaml:1:63: services[0].tined: unknown key; did you mean \"tainted\"?\n"));
 	assert_int_equal(command_call("check-config none.yaml", ""), TALLY_EXIT_CONFIG);
 	assert_string_equal(command_err, "none.yaml: cannot be read: No such file or directory\n");
+}
+
+/* Whoever has no catalog yet is told what the file is. */
+static void test_no_catalog(void **state)
+{
+	char text[1024];
+
+	snprintf(text, sizeof(text),
+		 "agent: {state_dir: %s}\nkeys: {file: %s/none.yaml}\nsinks: [{stdout: }]\n",
+		 command_dir, command_dir);
+	command_put("nokeys.yaml", text);
+	assert_int_equal(command_call("check-config -q nokeys.yaml", ""), TALLY_EXIT_CONFIG);
+	assert_non_null(
+		strstr(command_err,
+		       "/none.yaml: the key catalog cannot be read: No such file or directory\n"));
+}
+
+/* One line each, in one manner; no line of a help is wider than what is looked at side by side. */
+static void check_help(const struct tally_cli_command *command)
+{
+	const char *details = command->details ? command->details : "";
+
+	assert_true(islower((unsigned char)command->summary[0]));
+	assert_true(command->summary[strlen(command->summary) - 1] != '.');
+	assert_null(strchr(command->summary, '\n'));
+	if (*details)
+		assert_true(details[strlen(details) - 1] != '\n');
+	for (size_t n; *details; details += n + (details[n] == '\n')) {
+		n = strcspn(details, "\n");
+		if (n > 110)
+			fail_msg("%s: %.*s", command->name, (int)n, details);
+	}
+	for (size_t i = 0; command->commands && command->commands[i]; i++)
+		check_help(command->commands[i]);
+}
+
+static void test_helps(void **state)
+{
+	for (size_t i = 0; tally_cli_commands[i]; i++)
+		check_help(tally_cli_commands[i]);
 }
 
 static void test_strict(void **state)
@@ -402,6 +443,8 @@ int main(void)
 		cmocka_unit_test(test_matches),
 		cmocka_unit_test(test_json_of_any_name),
 		cmocka_unit_test(test_bad),
+		cmocka_unit_test(test_no_catalog),
+		cmocka_unit_test(test_helps),
 		cmocka_unit_test(test_strict),
 		cmocka_unit_test(test_bad_catalog),
 		cmocka_unit_test(test_clients),

@@ -105,10 +105,10 @@ deps: ## install what building, the demo and the tests need (Debian packages; ro
 	scripts/install-deps.sh build demo package test
 
 demo: ## install, build, meter an nginx API, compare with its own log (root)
-	scripts/demo.sh
+	@scripts/demo.sh
 
 demo-live: ## the same, left running to play with (root)
-	scripts/demo.sh --live
+	@scripts/demo.sh --live
 
 check: deps ## every suite that fits 30 minutes (root)
 	scripts/check.sh

@@ -191,17 +191,22 @@ consume() {
 print_live() {
 	cat <<-TEXT
 
-		It runs on; Ctrl-C ends it. In another terminal, in this folder:
+		It runs on; Ctrl-C ends it. In another terminal, as root, in this folder:
 
 		  curl -i -H 'X-API-Key: acme-live-8d1b64c07f2e' 'http://127.0.0.1:$port/v1/search?q=invoice'
 		  curl -i -H 'Authorization: Bearer initech-live-6e90b1f3a845' -d '{"text":"..."}' \\
 		       http://127.0.0.1:$port/v1/documents/doc-7/extract
 		  wrk -d 10 -c 32 -H 'X-API-Key: globex-live-c5a2740e96d3' http://127.0.0.1:$port/v1/search
 
-		  $build/tallyd top --config $run/tallyd.yaml          live rates per key and route
+		  # live rates per key and route; how the agent is; who is connected with which key
+		  $build/tallyd top --config $run/tallyd.yaml
+		  $build/tallyd status --config $run/tallyd.yaml
+		  $build/tallyd connections --config $run/tallyd.yaml
+		  # the metrics; the status page is http://127.0.0.1:$((port + 1))/ in a browser on this host
 		  curl -s http://127.0.0.1:$((port + 1))/metrics
-		  kcat -C -q -b $brokers -t usage.records.v1 -o end    the records as they come
-		  tail -f $run/access.log                     the server's own log
+		  # the records as they come, two seconds after the requests; the server's own log
+		  kcat -C -q -b $brokers -t usage.records.v1 -o end
+		  tail -f $run/access.log
 	TEXT
 	# wait returns when the agent dies, too
 	wait "$meter_started" || die 'tallyd ended' "$run/tallyd.log"

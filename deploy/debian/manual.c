@@ -160,6 +160,24 @@ static void put_words(const struct tally_cli_command *const *commands)
 		printf("%s%s", i ? " " : "", commands[i]->name);
 }
 
+/* What stands behind an option: one of its words, or a text, for which files are offered. */
+static void put_values(const struct tally_cli_option *option)
+{
+	puts("\t\tcase $last in");
+	for (; option && option->name; option++) {
+		if (option->type == TALLY_CLI_FLAG)
+			continue;
+		printf("\t\t--%s", option->name);
+		if (option->letter)
+			printf("|-%c", option->letter);
+		printf(") words='");
+		for (size_t i = 0; option->words && option->words[i]; i++)
+			printf("%s%s", i ? " " : "", option->words[i]);
+		puts("' ;;");
+	}
+	puts("\t\tesac");
+}
+
 static void put_cases(const struct tally_cli_command *const *commands, const char *above)
 {
 	for (size_t i = 0; commands[i]; i++) {
@@ -172,10 +190,15 @@ static void put_cases(const struct tally_cli_command *const *commands, const cha
 			put_cases(commands[i]->commands, commands[i]->name);
 			continue;
 		}
-		printf("\t'%s%s%s'*) words='--help", above, *above ? " " : "", commands[i]->name);
+		printf("\t'%s%s%s'|'%s%s%s '*) words='--help", above, *above ? " " : "",
+		       commands[i]->name, above, *above ? " " : "", commands[i]->name);
 		for (; option && option->name; option++)
 			printf(" --%s", option->name);
-		puts("' ;;");
+		puts("'");
+		if (commands[i]->max_args)
+			puts("\t\t[[ $cur == -* ]] || words='' # files");
+		put_values(commands[i]->options);
+		puts("\t\t;;");
 	}
 }
 
@@ -184,8 +207,9 @@ static void put_completion(void)
 	fputs("# bash completion of tallyd; made of its own tables\n_tallyd()\n{\n\tlocal words='",
 	      stdout);
 	put_words(tally_cli_commands);
-	fputs("' cur=${COMP_WORDS[COMP_CWORD]}\n\tlocal before=\"${COMP_WORDS[*]:1:COMP_CWORD-1}\"\n\n"
-	      "\tcase $before in\n\t'') ;;\n",
+	fputs("' cur=${COMP_WORDS[COMP_CWORD]}\n\tlocal before=\"${COMP_WORDS[*]:1:COMP_CWORD-1}\"\n"
+	      "\tlocal last=${COMP_WORDS[COMP_CWORD-1]}\n\n"
+	      "\tcase $before in\n\t''|help) ;;\n",
 	      stdout);
 	put_cases(tally_cli_commands, "");
 	fputs("\t*) words='' ;;\n\tesac\n"

@@ -160,6 +160,16 @@ def test_completion(tree):
     assert complete(tree, "spool", "decl") == ["declare-lost"]
     assert complete(tree, "run", "--c") == ["--config"]
     assert "--state-dir" in complete(tree, "spool", "ls", "--")
+    assert complete(tree, "help", "st") == ["status", "stop"]
+
+
+def test_completion_of_values(tree):
+    """Behind an option its words, or files, which bash offers where we offer nothing."""
+    assert complete(tree, "status", "-o", "") == ["table", "json"]
+    assert complete(tree, "replay", "--output", "n") == ["ndjson"]
+    assert not complete(tree, "run", "-c", "")
+    assert not complete(tree, "replay", "")
+    assert not complete(tree, "spool", "show", "")
 
 
 def test_install_under_another_prefix(tmp_path):

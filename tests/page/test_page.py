@@ -100,11 +100,23 @@ def test_usable(busy, browse, width, dark):
         return e.getClientRects().length && text.getBoundingClientRect().width > e.clientWidth;
         }).map(e => e.outerHTML)""")
     assert not over, "heads that run into the next one"
+    cut = page.run("""[...document.querySelectorAll('.kpi .sub')].filter(e =>
+        e.scrollWidth > e.clientWidth).map(e => e.outerHTML)""")
+    assert not cut, "a card's second line that is cut off"
     unnamed = page.run("""[...document.querySelectorAll('button, a, [role=img]')].filter(e =>
         !(e.textContent.trim() || e.getAttribute('aria-label'))).map(e => e.outerHTML)""")
     assert not unnamed
     assert not page.run(CONTRAST), "text with a contrast below 4.5"
     assert not page.errors()
+
+
+def test_axis_names_no_two_marks_alike(busy, browse):
+    """However long it has run: 144 s and 108 s are not both two minutes."""
+    page = browse(busy[0])
+    page.turns(2)
+    for seconds in range(30, 600, 7):
+        marks = page.run(f"[0, 1, 2, 3].map(k => moment(Math.round({seconds} * (4 - k) / 4)))")
+        assert len(set(marks)) == 4, (seconds, marks)
 
 
 # Elements that hold text themselves, and whose colour is too near to that of what they stand on.

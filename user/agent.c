@@ -389,6 +389,9 @@ static int add_timers(struct tally_agent *agent)
 static int fail(int code, const char *what, int err)
 {
 	tally_log_error("start", "failed=%s error=%s", what, strerror(-err));
+	if ((err == -EACCES || err == -EPERM) && geteuid() != 0)
+		tally_log_error("start", "reason=%s",
+				"start it as root, or as who may write there");
 	return code;
 }
 
@@ -693,7 +696,11 @@ static int remove_meter(struct tally_agent *agent, bool ship)
 	if (ship)
 		tally_agent_sinks_flush(agent, TALLY_AGENT_GRACE_NS);
 	err = tally_load_remove(agent->load);
-	return err ? fail(TALLY_EXIT_IO, "pins", err) : TALLY_EXIT_OK;
+	if (err)
+		return fail(TALLY_EXIT_IO, "pins", err);
+	tally_log_notice("detach", "reason=%s pin_dir=%s", "the programs are out of the kernel",
+			 agent->config->agent.pin_dir);
+	return TALLY_EXIT_OK;
 }
 
 static int detach_start(struct tally_agent *agent, bool *ret_whole)

@@ -54,6 +54,19 @@ def test_who_may_not_ask_is_told_so(nginx, meter, sandbox):
     assert not agent.stop().audit()
 
 
+def test_start_without_root_says_so(sandbox, keys, meter, nginx):
+    agent = meter([service("api", nginx.ports, sandbox.cgroup_path)])
+    agent.stop()
+    config = agent.config_path
+    for path in (config, agent.catalog):
+        path.chmod(0o644)
+    sandbox.dir.chmod(0o755)
+    done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", BINARY,
+                           "run", "-c", config], capture_output=True, text=True, check=False)
+    assert done.returncode == 74, done.stderr
+    assert 'reason="start it as root, or as who may write there"' in done.stderr
+
+
 def bounded_by(names):
     """A command that runs another with at most these capabilities."""
     words = ",".join("+" + n.removeprefix("CAP_").lower() for n in names)

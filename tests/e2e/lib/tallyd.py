@@ -130,6 +130,7 @@ class Tallyd:
         done = self.command("stop", "--detach", "--config", str(self.config_path))
         if done.returncode != 0:
             raise HarnessError(f"tallyd stop --detach: {done.returncode}: {done.stderr}")
+        return done
 
     def _clean_up(self):
         if self.process and self.process.alive():

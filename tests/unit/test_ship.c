@@ -7,10 +7,13 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <jansson.h>
 #include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "account/audit.h"
@@ -255,6 +258,110 @@ static void test_rotated_file_is_left_alone(void **state)
 	check(p, 4, 1);
 	assert_int_equal(stat(old, &st), 0);
 	assert_int_equal(st.st_size, size);
+}
+
+/* logrotate's copytruncate loses what was written meanwhile, and no more: a torn tail is still cut. */
+static void test_cut_file_goes_on_from_its_begin(void **state)
+{
+	struct place *p = *state;
+	FILE *out;
+
+	assert_int_equal(seal(p, 1, 40), 0);
+	ship_all(p);
+	assert_int_equal(truncate(p->path, 0), 0);
+	assert_int_equal(seal(p, 2, 2), 0);
+	ship_all(p);
+	tally_ship_free(p->ship);
+	out = fopen(p->path, "ae");
+	assert_true(fputs("{\"half\":", out) > 0);
+	assert_int_equal(fclose(out), 0);
+	start(p);
+	assert_int_equal(seal(p, 3, 2), 0);
+	ship_all(p);
+	check(p, 4 + 6, 2);
+}
+
+/* Somebody wrote into our file: that is no reason to cut lines of ours behind it. */
+static void test_strange_line_costs_none_of_ours(void **state)
+{
+	struct place *p = *state;
+	FILE *out;
+
+	assert_int_equal(seal(p, 1, 2), 0);
+	ship_all(p);
+	out = fopen(p->path, "ae");
+	assert_true(fputs("{\"strange\":true}\n", out) > 0);
+	assert_int_equal(fclose(out), 0);
+	assert_int_equal(seal(p, 2, 2), 0);
+	ship_all(p);
+	tally_ship_free(p->ship);
+	start(p);
+	assert_int_equal(seal(p, 3, 2), 0);
+	ship_all(p);
+	check(p, 2 + 4 + 6, 3);
+}
+
+/* Records of usage in lines that are whole; *ret_broken: lines that are not. */
+static size_t whole_lines(const char *path, size_t *ret_broken)
+{
+	FILE *in = fopen(path, "re");
+	char *line = NULL;
+	size_t cap = 0, n = 0;
+
+	assert_non_null(in);
+	*ret_broken = 0;
+	while (getline(&line, &cap, in) > 0) {
+		json_t *event = json_loads(line, 0, NULL);
+		const char *type = json_string_value(json_object_get(event, "type"));
+
+		n += type && strcmp(type, "io.tallyd.usage.v1") == 0;
+		*ret_broken += !event && *line != '\n';
+		json_decref(event);
+	}
+	free(line);
+	fclose(in);
+	return n;
+}
+
+/* Standard output is a file, and its disk was full in the middle of a line: what is said again begins a line. */
+static void test_output_torn_in_a_line(void **state)
+{
+	static char before[100000]; /* no other file is as long */
+	const struct rlimit little = { sizeof(before) + 500, RLIM_INFINITY };
+	const struct rlimit enough = { RLIM_INFINITY, RLIM_INFINITY };
+	struct tally_ship_sink_status status = { 0 };
+	struct place *p = *state;
+	struct tally_sink *sink;
+	int wait_ms, saved, fd;
+	char path[128];
+	size_t broken;
+
+	snprintf(path, sizeof(path), "%s/output", p->folder);
+	fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	assert_true(fd >= 0 && signal(SIGXFSZ, SIG_IGN) != SIG_ERR);
+	memset(before, '\n', sizeof(before));
+	assert_int_equal(tally_util_write_all(fd, before, sizeof(before)), 0);
+	sink = tally_stdout_sink_new("stdout", p->folder);
+	sink->required = true;
+	assert_int_equal(tally_ship_remove(p->ship, "file"), 0);
+	assert_int_equal(tally_ship_add(p->ship, sink), 0);
+	assert_int_equal(seal(p, 1, 9), 0);
+	assert_int_equal(fflush(stdout), 0);
+	saved = dup(STDOUT_FILENO);
+	assert_true(saved >= 0 && dup2(fd, STDOUT_FILENO) >= 0);
+	(void)setrlimit(RLIMIT_FSIZE, &little);
+	for (int i = 0; i < 100 && !status.doubts; i++) {
+		(void)tally_ship_step(p->ship, &wait_ms);
+		(void)tally_ship_sink_status(p->ship, 0, &status);
+	}
+	(void)setrlimit(RLIMIT_FSIZE, &enough);
+	ship_all(p);
+	(void)dup2(saved, STDOUT_FILENO);
+	(void)close(saved);
+	(void)close(fd);
+	assert_int_equal(status.doubts, 1);
+	assert_int_equal(whole_lines(path, &broken), 9);
+	assert_int_equal(broken, 1);
 }
 
 static void test_spool_has_a_cap(void **state)
@@ -983,6 +1090,9 @@ int main(void)
 		TEST(test_old_state_cuts_nothing),
 		TEST(test_first_line_begins_a_line),
 		TEST(test_rotated_file_is_left_alone),
+		TEST(test_output_torn_in_a_line),
+		TEST(test_cut_file_goes_on_from_its_begin),
+		TEST(test_strange_line_costs_none_of_ours),
 		TEST(test_spool_has_a_cap),
 		TEST(test_usage_has_the_last_room),
 		TEST(test_pinned_epoch_is_not_batched),

@@ -7,8 +7,9 @@
  * Exactly once: a piece is appended and fsynced, then the checkpoint with the file's new length is
  * written; on opening, what lies behind the checkpointed length is cut off. The checkpoint stands
  * beside the file and not in the state directory: a state directory of yesterday that is put back
- * must not make us cut lines that were delivered since. A file that was rotated away (another inode,
- * or shorter than the checkpoint says) is left alone and a new one begun.
+ * must not make us cut lines that were delivered since. A file that was rotated away (another inode)
+ * is left alone and a new one begun; one that is shorter than the checkpoint says goes on from its end.
+ * The file is ours alone: what others append to it is cut off before the next piece.
  */
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -155,13 +156,17 @@ static int encode(const struct tally_send *send, struct tally_buf *lines, __u64 
 	return r < 0 ? r : lines->error;
 }
 
-/* Rotated by somebody: the path no longer names what we write to. */
-static bool rotated(const struct file_sink *file)
+/*
+ * Rotated by somebody: the path no longer names what we write to. Or its length is not the one we know,
+ * as it was cut short or written to by others: the next checkpoint would name a place amid our lines.
+ */
+static bool changed(const struct file_sink *file)
 {
 	struct stat st;
 
 	return stat(file->path, &st) < 0 || st.st_ino != file->saved.extra[INODE] ||
-	       st.st_dev != file->saved.extra[DEVICE];
+	       st.st_dev != file->saved.extra[DEVICE] ||
+	       (__u64)st.st_size != file->saved.extra[OFFSET];
 }
 
 static int append(struct file_sink *file, const struct tally_send *send)
@@ -171,7 +176,7 @@ static int append(struct file_sink *file, const struct tally_send *send)
 	__u64 to = 0;
 	int r;
 
-	if (rotated(file))
+	if (changed(file))
 		return -ESTALE;
 	r = encode(send, &lines, &to);
 	if (r == 0)

@@ -2,7 +2,8 @@
 /*
  * The stdout sink: for eyes and pipes. Its checkpoint stands in the state directory, and is written
  * after a batch went out: after a crash the last batch may be printed again, with the same ids. A
- * reader that is slow holds up this sink alone: no write may block.
+ * reader that is slow holds up this sink alone: no write may block. Where it may be a file whose disk
+ * was full, a line that was torn ends before the next one begins.
  */
 #include <limits.h>
 #include <poll.h>
@@ -21,6 +22,7 @@ struct stdout_sink {
 	struct tally_checkpoint next; /* once `lines` is out */
 	struct tally_buf lines;
 	size_t written;
+	bool torn; /* what stands there ends in the middle of a line */
 	struct tally_sink_event event;
 };
 
@@ -76,6 +78,8 @@ static int stdout_send(struct tally_sink *sink, const struct tally_send *send)
 
 	tally_buf_clear(&out->lines);
 	out->written = 0;
+	if (out->torn)
+		tally_buf_u8(&out->lines, '\n');
 	return encode(out, send);
 }
 
@@ -94,6 +98,8 @@ static int drain(struct stdout_sink *out)
 		if (n < 0)
 			return errno == EINTR ? -EAGAIN : -errno;
 		out->written += (size_t)n;
+		if (n > 0)
+			out->torn = out->lines.data[out->written - 1] != '\n';
 	}
 	return 0;
 }

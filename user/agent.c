@@ -116,13 +116,10 @@ static int load_config(const char *path, struct tally_config **ret_config)
 	return 0;
 }
 
-static bool file_changed(const char *path, const struct stat *old)
+static bool same_file(const struct stat *a, const struct stat *b)
 {
-	struct stat st;
-
-	return !stat(path, &st) && (st.st_ino != old->st_ino || st.st_size != old->st_size ||
-				    st.st_mtim.tv_sec != old->st_mtim.tv_sec ||
-				    st.st_mtim.tv_nsec != old->st_mtim.tv_nsec);
+	return a->st_ino == b->st_ino && a->st_size == b->st_size &&
+	       a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
 }
 
 /* Before it is read: a change while we read is one to come. */
@@ -130,6 +127,20 @@ static void remember_file(const char *path, struct stat *ret_stat)
 {
 	if (!path || stat(path, ret_stat))
 		memset(ret_stat, 0, sizeof(*ret_stat));
+}
+
+/*
+ * Who writes it in place is not done yet, and what stands there until then may be good, and name others:
+ * it is read when a look finds it as the look before did. One that never rests is read all the same.
+ */
+static bool file_changed(const char *path, const struct stat *old, struct tally_agent_look *look)
+{
+	const struct stat before = look->file;
+
+	remember_file(path, &look->file);
+	look->changes = same_file(&look->file, &before) ? 0 : look->changes + 1;
+	return look->changes % TALLY_AGENT_LOOKS == 0 && look->file.st_ino &&
+	       !same_file(&look->file, old);
 }
 
 /* What a reload will put in force. */
@@ -264,11 +275,12 @@ static void watch_files(struct tally_agent *agent)
 	const char *catalog;
 	int err;
 
-	if (file_changed(agent->config_path, &agent->config_file) ||
-	    (agent->refused.catalog && file_changed(agent->refused.catalog, &agent->refused.file)))
+	if (file_changed(agent->config_path, &agent->config_file, &agent->looks.config) ||
+	    (agent->refused.catalog &&
+	     file_changed(agent->refused.catalog, &agent->refused.file, &agent->looks.refused)))
 		try_reload(agent);
 	catalog = agent->config->keys.file; /* also when the reload was refused */
-	if (catalog && file_changed(catalog, &agent->catalog_file)) {
+	if (catalog && file_changed(catalog, &agent->catalog_file, &agent->looks.catalog)) {
 		remember_file(catalog, &agent->catalog_file);
 		err = tally_agent_rules_catalog(agent, agent->config); /* said there */
 		if (err && err != -EINVAL)

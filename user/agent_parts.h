@@ -53,6 +53,7 @@
 #define TALLY_AGENT_GRACE_NS (20 * TALLY_NS_PER_S) /* for shipping at the end */
 #define TALLY_AGENT_TICK_NS (TALLY_NS_PER_S / 4)
 #define TALLY_AGENT_SINKS 16
+#define TALLY_AGENT_LOOKS 10	/* at a file that changes all the time, until it is read so */
 #define TALLY_AGENT_VIEWS 16	/* rulesets read back at a time */
 #define TALLY_AGENT_LIVE 100000 /* rows of the last window kept for `connections` */
 #define TALLY_AGENT_PEEK 20000	/* rows of the open window read for a person, at most */
@@ -78,6 +79,12 @@ struct tally_agent_rules {
 struct tally_agent_sinks {
 	struct tally_sink *fresh[TALLY_AGENT_SINKS];
 	size_t n;
+};
+
+/* A file, once a second, to see whether somebody writes it. */
+struct tally_agent_look {
+	struct stat file; /* as the last one found it */
+	uint32_t changes; /* looks in a row that found it changed */
 };
 
 /* The catalog that kept a config from being in force: when it changes, both are tried again. */
@@ -265,6 +272,9 @@ struct tally_agent {
 	const char *config_path;
 	struct tally_config *config;
 	struct stat config_file, catalog_file; /* as last read, or tried */
+	struct {
+		struct tally_agent_look config, catalog, refused;
+	} looks;
 	struct tally_agent_refused refused;
 	struct tally_loop *loop;
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import socket
+import time
 import urllib.request
 from collections import Counter
 
@@ -433,6 +434,46 @@ def test_broken_catalog_changes_nothing(nginx, meter, sandbox, keys):
     ledger = r.agent.stop()
     assert not differences(truth, ledger, "api")
     assert not ledger.audit()
+
+
+def test_catalog_written_in_place(nginx, meter, sandbox, keys):
+    """By somebody who takes some seconds. What stands there meanwhile is a good catalog at each step: without
+    a key, or with another customer's name. Nobody is billed by it."""
+    key, last, truth = keys.new("a"), keys.new("b"), api.new_tally()
+    r = Reloader(meter, sandbox, nginx)
+    entry = {k["id"]: f"- sha256: {k['sha256']}\n  id: {k['id']}\n  customer: " for k in r.catalog["keys"]}
+    r.config["agent"]["window"] = "1s"
+    assert r.put()
+    taken = r.agent.log().count(" catalog keys=")
+    assert taken
+    with r.agent.catalog.open("w", encoding="utf-8") as out:
+        for piece in ["keys:\n", entry["key_a"], "cus_ab", "1", "2", "\n", entry["key_b"], "cus_b\n"]:
+            out.write(piece)
+            out.flush()
+            until = time.monotonic() + 0.4
+            while time.monotonic() < until:
+                ask(sandbox, nginx, keys, 1, truth, key)
+                ask(sandbox, nginx, keys, 1, truth, last)
+    wait_for(lambda: r.agent.log().count(" catalog keys=") > taken, 15, "the catalog")
+    ask(sandbox, nginx, keys, 3, truth, key)
+    ledger = r.agent.stop()
+    assert not differences(truth, ledger, "api")
+    assert {d["customer_id"] for d in ledger.rows("api")} == {"cus_a", "cus_ab12", "cus_b"}
+    assert not ledger.audit()
+
+
+def test_catalog_that_never_rests(nginx, meter, sandbox, keys):
+    """Somebody replaces it several times a second: it is read all the same."""
+    key, truth = keys.new("a"), api.new_tally()
+    r = Reloader(meter, sandbox, nginx)
+    catalog_of(r, "key_b")
+
+    def replaced():
+        r.put_catalog()
+        return r.agent.log().count(" catalog keys=") > 1
+    wait_for(replaced, 30, "the catalog")
+    ask(sandbox, nginx, keys, 3, truth, key)
+    assert r.agent.stop().count("api", api_key_id="key_b") == 3
 
 
 @pytest.mark.parametrize("moved", [False, True])

@@ -338,7 +338,7 @@ TABLE(kubernetes, "Kubernetes", tally_config_kubernetes);
 
 static const struct tally_option keys_options[] = {
 	{ "file", TALLY_OPTION_TEXT, AT(tally_config_keys, file), .max = 4000,
-	  .help = "Key catalog (YAML or JSON): `keys: [ {id, customer, sha256, mode, valid_from, valid_to, billable} ]`. Read again when it changes." },
+	  .help = "Key catalog (YAML or JSON): `keys: [ {id, customer, sha256, mode, valid_from, valid_to, billable} ]`. Read again when it has changed and rests for a second. Replace it by renaming another onto it: of one that is written in place, and stops halfway, each part up to some line may be a good catalog." },
 };
 TABLE(keys, "Keys", tally_config_keys);
 

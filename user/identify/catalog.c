@@ -42,7 +42,7 @@ static const struct tally_option key_options[] = {
 	{ "mode", TALLY_OPTION_ENUM, AT(mode), .fallback = "none", .words = mode_words,
 	  .help = "Handed on in records." },
 	{ "valid_from", TALLY_OPTION_TEXT, AT(valid_from), .max = 64,
-	  .help = "Before it the entry does not hold: 2026-01-31, or 2026-01-31T10:00:00Z." },
+	  .help = "Before it the entry does not hold: 2026-01-31, or 2026-01-31T10:00:00Z. A record's window is decided as a whole, by where it begins." },
 	{ "valid_to", TALLY_OPTION_TEXT, AT(valid_to), .max = 64,
 	  .help = "From then on the entry does not hold any more." },
 	{ "billable", TALLY_OPTION_BOOL, AT(billable), .fallback = "true",

@@ -462,6 +462,23 @@ def test_catalog_written_in_place(nginx, meter, sandbox, keys):
     assert not ledger.audit()
 
 
+def test_key_that_changes_hands(nginx, meter, sandbox, keys):
+    """Who has it when the window is closed gets all that the window holds."""
+    key, truth = keys.new("a"), api.new_tally()
+    r = Reloader(meter, sandbox, nginx)
+    r.config["agent"]["window"] = "1h"
+    assert r.put()
+    taken = r.agent.log().count(" catalog keys=")
+    ask(sandbox, nginx, keys, 3, truth, key)
+    r.catalog["keys"][0]["customer"] = "cus_new"
+    r.put_catalog()
+    wait_for(lambda: r.agent.log().count(" catalog keys=") > taken, 15, "the catalog")
+    ask(sandbox, nginx, keys, 4, truth, key)
+    ledger = r.agent.stop()
+    assert ledger.count("api", api_key_id="key_a", customer_id="cus_new") == 7, ledger.rows("api")
+    assert not ledger.audit()
+
+
 def test_catalog_that_never_rests(nginx, meter, sandbox, keys):
     """Somebody replaces it several times a second: it is read all the same."""
     key, truth = keys.new("a"), api.new_tally()

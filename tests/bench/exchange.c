@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * exchange RULES [VARIANT [REPEAT]]: nanoseconds per exchange by BPF_PROG_TEST_RUN, as JSON.
+ * exchange RULES [VARIANT [REPEAT [LINES]]]: nanoseconds per exchange by BPF_PROG_TEST_RUN, as JSON;
+ * into the file LINES, before, what code that is (liblines.h); it goes on when that file is gone.
  *
  * Rounds of all programs take turns, so that a noisy machine disturbs them alike; of each the
  * fastest and the median round are told. What the rows hold at the end must be exactly the
@@ -20,6 +21,7 @@
 #include "tally/ledger.h"
 #include "tests/bench/exchange.skel.h"
 #include "tests/bench/libbench.h"
+#include "tests/bench/liblines.h"
 
 #define ROUNDS 21
 #define PORT_OF_TEST_SOCKET 26000
@@ -229,13 +231,26 @@ static void measure(struct bench *b, const struct variant *v)
 	printf("}");
 }
 
+static void tell_lines(const struct bench *b, const char *path)
+{
+	FILE *out = fopen(path, "we");
+
+	if (!out)
+		bench_die(path);
+	bench_lines(b->progs[P_EXCHANGE], out);
+	if (fclose(out))
+		bench_die(path);
+	while (!access(path, F_OK))
+		usleep(10000);
+}
+
 int main(int argc, char **argv)
 {
 	struct tally_rules *rules;
 	static struct bench b;
 
 	if (argc < 2) {
-		fprintf(stderr, "usage: exchange RULES [VARIANT [REPEAT]]\n");
+		fprintf(stderr, "usage: exchange RULES [VARIANT [REPEAT [LINES]]]\n");
 		return 64;
 	}
 	rules = bench_rules(argv[1]);
@@ -246,6 +261,8 @@ int main(int argc, char **argv)
 			continue;
 		printf("%s", n++ ? ",\n" : "");
 		open_variant(&b, &variants[i], rules);
+		if (argc > 4)
+			tell_lines(&b, argv[4]);
 		measure(&b, &variants[i]);
 		fflush(stdout);
 		close(b.rows);

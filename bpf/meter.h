@@ -82,7 +82,7 @@ TALLY_INLINE void meter_add(struct tally_run *run, struct tally_conn *c, struct 
 	struct tally_row_key key;
 	struct tally_delta *d = &run->delta;
 
-	if (!(d->requests | d->request_bytes | d->response_bytes | d->late_bytes))
+	if (tally_rare(!(d->requests | d->request_bytes | d->response_bytes | d->late_bytes)))
 		return;
 	tally_conn_row_key(c, x, run->hour, &key);
 	port_row_add(run, c, &key);
@@ -106,13 +106,13 @@ TALLY_INLINE void meter_take_request_bytes(struct tally_run *run, struct tally_c
 					   struct tally_exchange *x)
 {
 	/* Nobody adds to them; but the slot's next request must not find them zeroed late. */
-	if (TALLY_STORES_IN_ORDER && x->flags & EX_WHOLE && !c->tunnel) {
+	if (TALLY_STORES_IN_ORDER && !tally_rare(!(x->flags & EX_WHOLE) | c->tunnel)) {
 		run->delta.request_bytes += x->request_bytes;
 		x->request_bytes = 0;
 	} else {
 		run->delta.request_bytes += meter_take(&x->request_bytes);
 	}
-	if (x->flags & EX_ORPHAN)
+	if (tally_rare(x->flags & EX_ORPHAN))
 		run->delta.request_bytes += meter_take(&c->over_bytes);
 }
 
@@ -120,7 +120,7 @@ TALLY_INLINE void meter_count_booked(struct tally_totals *t, const struct tally_
 {
 	__u32 a = x->attribution;
 
-	if (!x->status) {
+	if (tally_rare(!x->status)) {
 		t->aborted++;
 	} else if (a == TALLY_ATTR_KEY) {
 		t->attributed++;
@@ -162,7 +162,7 @@ TALLY_INLINE void meter_key_lookup(struct tally_run *run, struct tally_conn *c,
 
 	if (!(x->flags & EX_UNKNOWN))
 		return;
-	if (conn_knows(c, x, run->epoch_number) || port_key_known(run, x->key)) {
+	if (!tally_rare(!conn_knows(c, x, run->epoch_number)) || port_key_known(run, x->key)) {
 		x->flags &= ~EX_UNKNOWN;
 		c->known_key = x->key;
 		c->known_epoch = run->epoch_number;
@@ -213,7 +213,7 @@ TALLY_INLINE void meter_key_decide(struct tally_run *run, struct tally_exchange 
 /* Empty lines before a request line (RFC 9112 2.2) are octets of no request. */
 TALLY_INLINE void meter_take_blank(struct tally_h1 *p, struct tally_totals *t)
 {
-	if (!p->blank)
+	if (!tally_rare(p->blank))
 		return;
 	meter_unparsed(t, TALLY_IN, TALLY_UNPARSED_BLANK, p->blank);
 	p->octets -= p->blank;
@@ -235,7 +235,7 @@ TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c
 	if (p->octets == p->pos)
 		h1_remember(p, r, p->pos);
 	c->in_over = !x;
-	if (x) {
+	if (!tally_rare(!x)) {
 		meter_key_lookup(run, c, x, t);
 		x->request_bytes = p->octets;
 		p->octets = 0;
@@ -246,7 +246,7 @@ TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c
 		if (tally_conn_push_over(c))
 			h1_bad(p, TALLY_DETAIL_PIPELINE_DEPTH);
 	}
-	if (p->spill_slot) {
+	if (tally_rare(p->spill_slot)) {
 		port_candidate_drop(run, p->spill_slot);
 		p->spill_slot = 0;
 	}
@@ -283,15 +283,15 @@ TALLY_INLINE void meter_response_final(struct tally_run *run, struct tally_conn 
 
 	t->seen++;
 	x = tally_conn_response_head(c, r, run->rcv_nxt, run->now);
-	if (x->flags & EX_NAMED && x->attribution == TALLY_ATTR_KEY) {
+	if (tally_rare(x->flags & EX_NAMED) && x->attribution == TALLY_ATTR_KEY) {
 		if (x->candidate)
 			port_candidate_drop(run, x->candidate);
 		x->candidate =
 			port_key_known(run, x->key) ? 0 : port_candidate_take(run, p, x->key);
 	}
-	if (x->flags & EX_UNKNOWN)
+	if (tally_rare(x->flags & EX_UNKNOWN))
 		meter_key_decide(run, x, t);
-	if (x->candidate)
+	if (tally_rare(x->candidate))
 		port_candidate_drop(run, x->candidate);
 	x->candidate = 0;
 	if (x->attribution == TALLY_ATTR_KEY && conn_owns(c, x) && x->status != 401 &&
@@ -310,7 +310,7 @@ TALLY_INLINE void meter_response_head(struct tally_run *run, struct tally_conn *
 	struct tally_h1 *p = &c->h1[TALLY_OUT];
 	struct tally_exchange *x;
 
-	if (p->status < 200 && p->status != 101) {
+	if (tally_rare(p->status < 200) && p->status != 101) {
 		tally_h1_frame_response(p, 0, 0); /* interim: its octets wait for the final head */
 		return;
 	}
@@ -327,7 +327,7 @@ TALLY_INLINE void meter_response_head(struct tally_run *run, struct tally_conn *
 		meter_end_response(run, c, x, t, 0); /* counted once; then octets only */
 		c->responding = 0;
 	}
-	if (p->spill_slot) {
+	if (tally_rare(p->spill_slot)) {
 		port_candidate_drop(run, p->spill_slot);
 		p->spill_slot = 0;
 	}
@@ -699,11 +699,11 @@ TALLY_GLOBAL int meter_heads(struct tally_run *run, struct tally_conn *c)
 /* What TCP has taken is compared with nothing any more. */
 TALLY_INLINE void meter_taken(struct tally_run *run, struct tally_conn *c)
 {
-	if (c->head - c->tail > 1)
+	if (tally_rare(c->head - c->tail > 1))
 		meter_heads(run, c);
-	if (c->kept_count | c->holes)
+	if (tally_rare(c->kept_count | c->holes))
 		meter_forget(run, c);
-	if (!c->synced[TALLY_IN])
+	if (tally_rare(!c->synced[TALLY_IN]))
 		return;
 	if ((__s32)(run->rcv_nxt - c->parsed_to) > 0)
 		c->parsed_to = (__s32)(run->rcv_nxt - c->next[TALLY_IN]) > 0 ? c->next[TALLY_IN]
@@ -713,12 +713,13 @@ TALLY_INLINE void meter_taken(struct tally_run *run, struct tally_conn *c)
 }
 
 /* First segment of a direction whose position is not known: join where it begins. */
-TALLY_INLINE void meter_join(struct tally_run *run, struct tally_conn *c, struct tally_totals *t)
+TALLY_INLINE void meter_join(struct tally_run *run, __u32 dir, struct tally_conn *c,
+			     struct tally_totals *t)
 {
-	struct tally_h1 *p = meter_parser(c, run->dir);
+	struct tally_h1 *p = meter_parser(c, dir);
 
 	t->gaps[TALLY_GAP_MIDSTREAM_JOIN]++;
-	if (run->dir == TALLY_IN) {
+	if (dir == TALLY_IN) {
 		c->next[TALLY_IN] = run->seq;
 		c->synced[TALLY_IN] = 1;
 		c->parsed_to = run->seq;
@@ -739,9 +740,10 @@ TALLY_INLINE void meter_join(struct tally_run *run, struct tally_conn *c, struct
  * Joined midway, and now a request begins at a provable boundary: all answers framed from their
  * first octet and acknowledged, no request waiting, none half read. From here on it is exact.
  */
-TALLY_INLINE void meter_resync(struct tally_run *run, struct tally_conn *c, struct tally_totals *t)
+TALLY_INLINE void meter_resync(struct tally_run *run, __u32 dir, struct tally_conn *c,
+			       struct tally_totals *t)
 {
-	if (!c->midstream || run->dir != TALLY_IN || !c->synced[TALLY_OUT])
+	if (!tally_rare(c->midstream) || dir != TALLY_IN || !c->synced[TALLY_OUT])
 		return;
 	if (c->h1[TALLY_IN].state != H1_START || c->h1[TALLY_OUT].state != H1_START)
 		return;
@@ -829,9 +831,9 @@ TALLY_INLINE void meter_follow(struct tally_run *run, struct tally_conn *c, stru
 	struct tally_h1 *p = &c->h1[TALLY_IN];
 	__u32 to = run->rcv_nxt, next = c->next[TALLY_IN];
 
-	if (c->tunnel)
+	if (tally_rare(c->tunnel))
 		p->state = H1_TUNNEL;
-	if ((p->state != H1_TUNNEL && p->state != H1_BAD) || !c->synced[TALLY_IN])
+	if (!tally_rare(p->state == H1_TUNNEL || p->state == H1_BAD) || !c->synced[TALLY_IN])
 		return;
 	if ((__s32)(to - c->far) > 0)
 		to = c->far;
@@ -856,7 +858,8 @@ TALLY_INLINE void meter_cut(struct tally_run *run, const struct tally_conn *c)
 {
 	__u32 n = run->rcv_nxt - run->seq;
 
-	if (!c->synced[TALLY_IN] || (__s32)(run->rcv_nxt - c->next[TALLY_IN]) <= 0 || (__s32)n <= 0)
+	if (!tally_rare((__s32)(run->rcv_nxt - c->next[TALLY_IN]) > 0) || !c->synced[TALLY_IN] ||
+	    (__s32)n <= 0)
 		return;
 	n = n < run->len ? n : run->len;
 	run->seq += n;
@@ -990,11 +993,11 @@ TALLY_GLOBAL int meter_settle(struct tally_run *run, struct tally_conn *c,
 }
 
 /* Does meter_settle() find anything to do? */
-TALLY_INLINE int meter_unsettled(const struct tally_run *run, const struct tally_conn *c)
+TALLY_INLINE int meter_unsettled(__u32 dir, const struct tally_conn *c)
 {
-	const struct tally_h1 *p = &c->h1[conn_side(run->dir)];
+	const struct tally_h1 *p = &c->h1[conn_side(dir)];
 
-	if (run->dir == TALLY_IN)
+	if (dir == TALLY_IN)
 		return p->blank || p->octets;
 	return c->responding | c->tunnel | c->fin_seen[TALLY_OUT] || p->state == H1_BAD;
 }
@@ -1085,7 +1088,7 @@ static long meter_unpark_step(__u32 i, void *ctx)
 	placed = l->run->len ? meter_place(l->run, l->c, l->r, l->t) : PLACED_NOTHING;
 	if (placed == PLACED_PARK)
 		return 1;
-	if (placed == PLACED_FEED)
+	if (tally_rare(placed == PLACED_FEED))
 		meter_feed(l->pkt, l->run, l->c, l->r, l->t);
 	port_park_drop(l->run, l->c, l->run->piece);
 	return 0;
@@ -1111,10 +1114,10 @@ TALLY_INLINE __u32 meter_parked(const struct tally_conn *c, __u32 dir)
 }
 
 /* All octets by which the stream went on, each once: what rows and unparsed_bytes must add up to. */
-TALLY_INLINE void meter_count_octets(struct tally_run *run, struct tally_conn *c,
-				     struct tally_totals *t, __u32 before)
+TALLY_INLINE void meter_count_octets(__u32 dir, const struct tally_conn *c, struct tally_totals *t,
+				     __u32 before)
 {
-	t->bytes[conn_side(run->dir)] += meter_next(c, run->dir) - before;
+	t->bytes[conn_side(dir)] += meter_next(c, dir) - before;
 }
 
 /*
@@ -1127,7 +1130,7 @@ TALLY_INLINE void meter_catch_up(TALLY_PACKET *pkt, struct tally_run *run, struc
 	__u32 before = meter_next(c, run->dir);
 
 	meter_unpark(pkt, run, c, r, t);
-	meter_count_octets(run, c, t, before);
+	meter_count_octets(run->dir, c, t, before);
 	meter_settle(run, c, r, t);
 }
 
@@ -1193,7 +1196,7 @@ TALLY_INLINE void meter_unkept_before(struct tally_conn *c)
 {
 	__u64 unread;
 
-	if (!c->unread)
+	if (!tally_rare(c->unread))
 		return;
 	unread = __sync_lock_test_and_set(&c->unread, 0);
 	if (unread)
@@ -1229,7 +1232,8 @@ TALLY_INLINE void meter_doubt(TALLY_PACKET *pkt, struct tally_run *run, struct t
 	meter_taken(run, c);
 	if (!run->len && !(run->flags & SEG_URG))
 		return;
-	if (meter_urgent(run) || (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c)))
+	if (tally_rare(meter_urgent(run) ||
+		       (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c))))
 		meter_conflict(c, t);
 	else
 		meter_again(pkt, run, c, t);
@@ -1267,12 +1271,13 @@ TALLY_INLINE void meter_recall_request(TALLY_PACKET *pkt, struct tally_run *run,
 	struct tally_h1 *p = &c->h1[TALLY_IN];
 	__u32 n = p->recall_len;
 
-	if (!h1_recallable(p, r) || run->len < n || (run->len > n && !p->length) ||
-	    run->seq != run->rcv_nxt || c->midstream || c->kept_count)
+	if (tally_rare(!h1_recallable(p, r) || run->len < n || (run->len > n && !p->length) ||
+		       run->seq != run->rcv_nxt || c->midstream || c->kept_count))
 		return;
-	if (!h1_recall_turn(p, c->head) || port_load(pkt, run, &run->chunk, run->off, n))
+	if (tally_rare(!h1_recall_turn(p, c->head) ||
+		       port_load(pkt, run, &run->chunk, run->off, n)))
 		return;
-	if (!tally_h1_same_request(&run->chunk, &c->seen, n)) {
+	if (tally_rare(!tally_h1_same_request(&run->chunk, &c->seen, n))) {
 		h1_recall_miss(p);
 		return;
 	}
@@ -1300,9 +1305,10 @@ TALLY_INLINE void meter_recall_response(TALLY_PACKET *pkt, struct tally_run *run
 	struct tally_h1 *p = &c->h1[TALLY_OUT];
 	__u32 m = p->recall_len, n = run->len < TALLY_CHUNK ? run->len : TALLY_CHUNK;
 
-	if (!h1_recallable(p, r) || n < m || port_load(pkt, run, &run->chunk, run->off, n))
+	if (tally_rare(!h1_recallable(p, r) || n < m ||
+		       port_load(pkt, run, &run->chunk, run->off, n)))
 		return;
-	if (!tally_h1_same_response(&run->chunk, &c->reply, m)) {
+	if (tally_rare(!tally_h1_same_response(&run->chunk, &c->reply, m))) {
 		h1_recall_miss(p);
 		run->ready = n;
 		return;
@@ -1321,26 +1327,27 @@ TALLY_INLINE void meter_recall_response(TALLY_PACKET *pkt, struct tally_run *run
 }
 
 /* A segment that is the next in its stream, and all in order: true nearly always. */
-TALLY_INLINE void meter_next_segment(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
-				     const struct tally_rules *r, struct tally_totals *t)
+TALLY_INLINE void meter_next_segment(TALLY_PACKET *pkt, struct tally_run *run, __u32 dir,
+				     struct tally_conn *c, const struct tally_rules *r,
+				     struct tally_totals *t)
 {
 	run->at = 0;
-	if (run->dir == TALLY_IN)
+	if (dir == TALLY_IN)
 		meter_recall_request(pkt, run, c, r, t);
 	else
 		meter_recall_response(pkt, run, c, r, t);
 	if (run->at < run->len)
 		meter_feed(pkt, run, c, r, t);
 	else
-		c->next[conn_side(run->dir)] = run->seq + run->at;
+		c->next[conn_side(dir)] = run->seq + run->at;
 }
 
 /* Where a FIN stands. Also of a segment that waits for the lock: whoever reads it looks here. */
-TALLY_INLINE void meter_fin(const struct tally_run *run, struct tally_conn *c)
+TALLY_INLINE void meter_fin(const struct tally_run *run, __u32 dir, struct tally_conn *c)
 {
-	__u32 side = conn_side(run->dir);
+	__u32 side = conn_side(dir);
 
-	if (!(run->flags & SEG_FIN))
+	if (!tally_rare(run->flags & SEG_FIN))
 		return;
 	c->fin[side] = run->seq + run->len;
 	c->fin_seen[side] = 1;
@@ -1350,45 +1357,46 @@ TALLY_INLINE void meter_fin(const struct tally_run *run, struct tally_conn *c)
  * One segment of a connection whose service has rules r. The caller has filled run and holds the
  * lock of the direction.
  */
-TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
-				const struct tally_rules *r, struct tally_totals *t)
+TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, __u32 dir,
+				struct tally_conn *c, const struct tally_rules *r,
+				struct tally_totals *t)
 {
 	int placed = PLACED_NOTHING;
 	__u32 before;
 
 	run->source = 0;
 	run->ready = 0;
-	if (meter_parked(c, run->dir))
+	if (tally_rare(meter_parked(c, dir)))
 		meter_catch_up_first(pkt, run, c, r, t);
-	meter_fin(run, c);
-	if (run->dir == TALLY_IN) {
+	meter_fin(run, dir, c);
+	if (dir == TALLY_IN) {
 		meter_unkept_before(c);
 		meter_doubt(pkt, run, c, t);
 	}
-	if (run->len && !c->synced[conn_side(run->dir)])
-		meter_join(run, c, t);
-	if (run->dir == TALLY_IN) {
+	if (tally_rare(!c->synced[conn_side(dir)]) && run->len)
+		meter_join(run, dir, c, t);
+	if (dir == TALLY_IN) {
 		if (run->len)
 			meter_seen(run, c);
 		meter_follow(run, c, t);
 		meter_cut(run, c);
 	}
-	before = meter_next(c, run->dir);
+	before = meter_next(c, dir);
 	if (run->len) {
-		meter_resync(run, c, t);
-		if (run->seq == before && c->synced[conn_side(run->dir)])
-			meter_next_segment(pkt, run, c, r, t);
+		meter_resync(run, dir, c, t);
+		if (!tally_rare(run->seq != before || !c->synced[conn_side(dir)]))
+			meter_next_segment(pkt, run, dir, c, r, t);
 		else
 			placed = meter_place(run, c, r, t);
 	}
-	if (placed == PLACED_FEED)
+	if (tally_rare(placed == PLACED_FEED))
 		meter_feed(pkt, run, c, r, t);
-	else if (placed == PLACED_PARK)
+	else if (tally_rare(placed == PLACED_PARK))
 		meter_park(pkt, run, c, t);
-	if (meter_parked(c, run->dir))
+	if (tally_rare(meter_parked(c, dir)))
 		meter_unpark(pkt, run, c, r, t);
-	meter_count_octets(run, c, t, before);
-	if (meter_unsettled(run, c))
+	meter_count_octets(dir, c, t, before);
+	if (tally_rare(meter_unsettled(dir, c)))
 		meter_settle(run, c, r, t);
 }
 

@@ -1066,13 +1066,18 @@ static __always_inline void run_packet(struct tally_run *run, const struct packe
 				       __u32 dir)
 {
 	run->dir = dir;
-	run->seq = h->seq + (h->flags & TCP_SYN ? 1 : 0);
+	run->seq = h->seq;
 	run->len = h->len;
 	run->off = h->off;
 	run->at = 0;
 	run->source = 0;
 	run->raw = 0;
-	run->flags = (h->flags & TCP_FIN ? SEG_FIN : 0) | (h->flags & TCP_URG ? SEG_URG : 0);
+	run->flags = 0;
+	if (tally_rare(h->flags & (TCP_SYN | TCP_FIN | TCP_URG))) {
+		run->seq += h->flags & TCP_SYN ? 1 : 0;
+		run->flags =
+			(h->flags & TCP_FIN ? SEG_FIN : 0) | (h->flags & TCP_URG ? SEG_URG : 0);
+	}
 }
 
 /* What TCP knows before it sees this segment, and the acknowledgement that a request brings along. */
@@ -1124,7 +1129,7 @@ static __noinline int count_mptcp(struct tally_run *run, struct tally_conn *c,
 {
 	__u32 side = conn_side(run->dir), *next = &c->next[side], from, to;
 
-	meter_fin(run, c);
+	meter_fin(run, run->dir, c);
 	if (!c->synced[side]) {
 		*next = run->seq;
 		c->synced[side] = 1;
@@ -1318,27 +1323,27 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 	r = rules_of(c->service, &slot);
 	run_clock(run);
 	t = totals_of(run, c->service);
-	if (!t)
+	if (tally_rare(!t))
 		return 0;
-	if (!c->counted) {
+	if (tally_rare(!c->counted)) {
 		c->counted = 1;
 		t->connections++;
 	}
-	if (dir == TALLY_OUT && (c->parked_count[TALLY_IN] || c->unread) && !c->closed)
+	if (dir == TALLY_OUT && tally_rare(c->parked_count[TALLY_IN] || c->unread) && !c->closed)
 		catch_up(skb, run, c, r, slot, t);
 	run_packet(run, h, dir);
-	if (run->flags & SEG_URG && !ack_is_near(run, h))
+	if (tally_rare(run->flags & SEG_URG) && !ack_is_near(run, h))
 		run->flags &= ~SEG_URG;
-	if (c->closed) {
+	if (tally_rare(c->closed)) {
 		if (c->closed != CONN_MPTCP)
 			meter_unparsed(t, dir, TALLY_UNPARSED_AFTER_CLOSE, h->len);
 		else if (h->len || h->flags & TCP_FIN)
 			count_mptcp(run, c, t);
 		return 0;
 	}
-	if (__sync_lock_test_and_set(conn_lock(c, dir), 1)) {
+	if (tally_rare(__sync_lock_test_and_set(conn_lock(c, dir), 1))) {
 		t->gaps[TALLY_GAP_LOCK_BUSY]++;
-		meter_fin(run, c);
+		meter_fin(run, dir, c);
 		if (dir == TALLY_IN && meter_urgent(run))
 			c->taint = TALLY_DETAIL_CONFLICT;
 		run->raw = 1;
@@ -1346,12 +1351,12 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 		return 0;
 	}
 	r = conn_rules(c, dir, r, slot);
-	if (r)
-		meter_segment(skb, run, c, r, t);
+	if (!tally_rare(!r))
+		meter_segment(skb, run, dir, c, r, t);
 	conn_unlock(c, dir);
-	if (!r)
+	if (tally_rare(!r))
 		return 0;
-	if (c->ended | conn_is_over(c, h, run, dir))
+	if (tally_rare(c->ended | conn_is_over(c, h, run, dir)))
 		conn_end(run, c, r, t);
 	return 0;
 }

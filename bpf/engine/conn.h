@@ -151,11 +151,14 @@ struct tally_delta {
 };
 
 /*
- * The index of a direction in an array of two. A choice between two constant offsets would do as well,
- * but without CAP_PERFMON the verifier wants the same bounds on every path to an addition.
+ * The index of a direction in an array of two: where the program is that of one direction a constant, and
+ * costs nothing. A choice between two constant offsets would do elsewhere, but without CAP_PERFMON the
+ * verifier wants the same bounds on every path to an addition.
  */
 TALLY_INLINE __u32 conn_side(__u32 dir)
 {
+	if (__builtin_constant_p(dir))
+		return dir;
 	tally_opaque(dir);
 	return dir & 1;
 }
@@ -347,7 +350,7 @@ tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32
 	if (c->head == c->tail)
 		c->base = -c->head;
 	x = conn_slot(c, c->head);
-	if (c->head - c->tail >= TALLY_PIPELINE || c->over_head != c->over_tail)
+	if (tally_rare(c->head - c->tail >= TALLY_PIPELINE || c->over_head != c->over_tail))
 		return 0;
 	x->key = p->key_hash;
 	x->start_ns = c->begun_ns;
@@ -500,7 +503,7 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 	struct tally_h1 *p = &c->h1[TALLY_OUT];
 	struct tally_exchange *x;
 
-	if (c->tail != c->head)
+	if (!tally_rare(c->tail == c->head))
 		x = conn_slot(c, c->tail);
 	else
 		x = conn_orphan(c, r, now);
@@ -513,13 +516,14 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 		c->taint = TALLY_DETAIL_BAD_START;
 	if (x->flags & EX_ORPHAN && c->over_head == c->over_tail && !conn_taint(c))
 		c->taint = conn_orphan_taint(c, rcv_nxt);
-	if (c->midstream) {
+	if (tally_rare(c->midstream)) {
 		conn_attribute(x, TALLY_ATTR_MIDSTREAM, 0);
-	} else if (c->taint || x->flags & EX_TAINTED || (x->flags & EX_ORPHAN && conn_taint(c))) {
+	} else if (tally_rare(c->taint || x->flags & EX_TAINTED ||
+			      (x->flags & EX_ORPHAN && conn_taint(c)))) {
 		/* Requests read before a taint keep their key, unless the bytes are in doubt. */
 		conn_attribute_tainted(c, r, x);
 	}
-	if (conn_named(c, x))
+	if (tally_rare(conn_named(c, x)))
 		conn_attribute_named(p, x);
 	c->responding = 1;
 	return x;

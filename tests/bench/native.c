@@ -112,7 +112,7 @@ static void segment(__u32 dir, const char *data, __u32 len)
 	run.now += 1000;
 	run.rcv_nxt = conn.next[TALLY_IN];
 	run.snd_nxt = run.snd_una = conn.next[TALLY_OUT];
-	meter_segment((void *)(uintptr_t)data, &run, &conn, rules, &totals);
+	meter_segment((void *)(uintptr_t)data, &run, run.dir, &conn, rules, &totals);
 }
 
 /* Names for callgrind's --toggle-collect. */

@@ -654,7 +654,7 @@ int tally_meter_segment(struct tally_meter *meter, struct tally_meter_conn *conn
 	conn->c->counted = 1;
 	if (segment->len || segment->fin || segment->urgent || conn->c->parked_count[TALLY_IN] ||
 	    conn->c->parked_count[TALLY_OUT])
-		meter_segment(data, run, conn->c, conn->rules, t);
+		meter_segment(data, run, run->dir, conn->c, conn->rules, t);
 	return meter->failed;
 }
 

@@ -4,7 +4,7 @@
 
     path.py [--lines N] [--tree DIR]
 
-tests/bench/exchange runs in an emulated Debian (tests/vm), whose emulator writes down each
+build/test/bench/exchange runs in an emulated Debian (tests/vm), whose emulator writes down each
 instruction of jited BPF code; the last exchange of them is told: instructions of x86, lines of
 instruction cache (64 octets) they stand in, and the source lines with the most of them. Helpers
 of the kernel are not in it.

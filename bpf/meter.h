@@ -736,6 +736,12 @@ TALLY_INLINE void meter_join(struct tally_run *run, __u32 dir, struct tally_conn
 	}
 }
 
+/* Octets of which nobody here knows what TCP made of them: a new beginning knows no more. */
+TALLY_INLINE int meter_unsure(const struct tally_conn *c)
+{
+	return c->taint == TALLY_DETAIL_CONFLICT || c->taint == TALLY_DETAIL_GAP;
+}
+
 /*
  * Joined midway, and now a request begins at a provable boundary: all answers framed from their
  * first octet and acknowledged, no request waiting, none half read. From here on it is exact.
@@ -756,6 +762,9 @@ TALLY_INLINE void meter_resync(struct tally_run *run, __u32 dir, struct tally_co
 	/* The last answer was to what was not seen: of that a body may still come. */
 	if (c->on_orphan && !(c->orphan.flags & EX_OVER))
 		return;
+	/* A doubt of before: it may begin anew, without. */
+	if (conn_taint(c) && !meter_unsure(c))
+		return;
 	c->midstream = 0;
 	t->gaps[TALLY_GAP_RESYNC]++;
 }
@@ -770,44 +779,69 @@ TALLY_INLINE int meter_rests(const struct tally_conn *c)
 }
 
 /*
- * Answers of a connection joined midway can be told apart no more, or the one under way is to a request that
- * nobody saw: to HEAD, for all that is known, if a length was promised and nothing came, or if it should go
- * on to the connection's end and the client asks for more.
+ * What was read of a connection joined midway is not so, if a client that waits for its answers asks again here:
+ *  - answers can be told apart no more;
+ *  - one is under way that has no end, or of which nothing came but its head though nobody saw its request (HEAD,
+ *    for all that is known), or others wait behind it;
+ *  - nobody can read requests, or what was read of them is in doubt;
+ *  - a request is half read, and the server has answered another one than that.
  */
-TALLY_INLINE int meter_astray(const struct tally_conn *c)
+TALLY_GLOBAL int meter_astray(struct tally_conn *c)
 {
-	const struct tally_h1 *p = &c->h1[TALLY_OUT];
+	const struct tally_h1 *in, *out;
+	__u32 waiting, unseen;
+	int half;
 
-	if (p->state == H1_BAD)
+	if (!c)
+		return 0;
+	in = &c->h1[TALLY_IN];
+	out = &c->h1[TALLY_OUT];
+	waiting = (c->head - c->tail) + (c->over_head - c->over_tail);
+	unseen = c->on_orphan && !(c->orphan.flags & EX_OVER);
+	half = in->state != H1_START && in->state != H1_BAD;
+	if (out->state == H1_BAD)
 		return 1;
-	return c->responding && c->on_orphan &&
-	       (p->state == H1_CLOSE || (p->state == H1_BODY && p->remain == p->length));
+	if (c->responding && out->state == H1_CLOSE)
+		return unseen || !half;
+	if (c->responding)
+		return !half && (waiting + unseen > 1 ||
+				 (unseen && out->state == H1_BODY && out->remain == out->length));
+	if (out->state != H1_START)
+		return 0;
+	if (in->state == H1_BAD)
+		return 1;
+	if (half)
+		return !waiting && unseen && !out->octets;
+	return !waiting && conn_taint(c);
 }
 
 /*
- * Joined where no message began, or behind an answer that has no end, nothing can be read of it. Here a
- * request may begin: the server has sent something since, and all of that is acknowledged. Not if TCP may
- * hold octets that nobody here does.
+ * Joined where no message began, or read wrongly since, nothing can be read of it. Here a request may begin:
+ * the server has sent something since octets of one came, and all of that is acknowledged. Not if TCP may hold
+ * octets that nobody here does.
  */
-TALLY_INLINE int meter_may_join(const struct tally_run *run, const struct tally_conn *c)
+TALLY_INLINE int meter_may_join(const struct tally_run *run, struct tally_conn *c)
 {
-	__u8 in = c->h1[TALLY_IN].state;
-
-	if (c->taint == TALLY_DETAIL_CONFLICT || c->taint == TALLY_DETAIL_GAP || c->unread)
-		return 0;
 	if (!c->midstream || !c->synced[TALLY_OUT] || run->dir != TALLY_IN || !run->len ||
-	    run->seq != run->rcv_nxt || run->snd_una != run->snd_nxt ||
+	    c->tunnel || c->unread || meter_unsure(c))
+		return 0;
+	if (run->seq != run->rcv_nxt || run->snd_una != run->snd_nxt ||
 	    run->snd_nxt == c->sent_then)
 		return 0;
-	if (meter_rests(c))
-		return in == H1_BAD || c->h1[TALLY_OUT].state == H1_BAD;
-	return (in == H1_START || in == H1_BAD) && !c->tunnel && meter_astray(c);
+	/* It sends just now, on another CPU. */
+	if ((__s32)(c->next[TALLY_OUT] - run->snd_nxt) > 0)
+		return 0;
+	return meter_astray(c);
 }
 
-/* Where the answers stood when octets of a request came last: only midway it matters. */
+/*
+ * Where the answers stood when octets of a request came last: only midway it matters. What came again, or too
+ * early, says nothing of that.
+ */
 TALLY_INLINE void meter_asked(const struct tally_run *run, struct tally_conn *c)
 {
-	if (run->dir == TALLY_IN && run->len)
+	if (run->dir == TALLY_IN && (__s32)(run->seq - run->rcv_nxt) <= 0 &&
+	    (__s32)(run->seq + run->len - run->rcv_nxt) > 0)
 		c->sent_then = run->snd_nxt;
 }
 

@@ -108,6 +108,54 @@ def test_head_is_answered_at_the_start(start, meter, sandbox, keys, form, waitin
     assert not ledger.audit()
 
 
+@pytest.mark.parametrize("form", ["bare", "length"])
+def test_head_is_answered_when_another_waits(start, meter, sandbox, keys, form):
+    """The request that is seen is not the one that the first answer is to: that was a HEAD."""
+    name, path, said = HEADS[form]
+    key = keys.new("a")
+    server = start(name)
+    with Conn(sandbox, server.port) as c:
+        c.send(api.request("HEAD", path, key))
+        agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+        c.send(ask(keys, key))
+        (sandbox.dir / "files" / "gate").touch()
+        c.read_until(b"\r\n\r\nok\n")
+        assert said in c.raw.lower()
+        c.responses(["HEAD", "GET"], 2)
+        for _ in range(12):
+            c.ask(ask(keys, key))
+    ledger = agent.stop()
+    charged = ledger.count("api", api_key_id="key_a", status=200)
+    assert 9 <= charged <= 11, ledger.unattributed("api")
+    assert not ledger.audit()
+
+
+RESTS = {"word": b"abc", "words": b"Hello you there\r\nsome: more\r\n", "zeros": b"\0\0\0",
+         "chunk": b"5\r\nhello\r\n0\r\n\r\n", "blank": b"\r\n",
+         "request": b"POST /v1/enrich HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n",
+         "doubtful": b"GET /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n"
+                     b"0\r\n\r\n"}
+
+
+@pytest.mark.parametrize("rest", RESTS)
+def test_what_is_left_of_an_upload(start, meter, sandbox, keys, rest):
+    """Whatever the octets look like that were joined: a few exchanges later each one has its key."""
+    key = keys.new("a")
+    server = start("go")
+    with Conn(sandbox, server.port) as c:
+        data = api.request("POST", "/v1/enrich", key, b"u" * 100 + RESTS[rest])
+        c.send(data[:-len(RESTS[rest])])
+        agent = meter([service("api", server.ports, sandbox.cgroup_path)])
+        c.send(RESTS[rest])
+        assert c.responses(["POST"], 1)[0].status == 200
+        for _ in range(12):
+            c.ask(ask(keys, key))
+    ledger = agent.stop()
+    charged = ledger.count("api", api_key_id="key_a", status=200)
+    assert 9 <= charged <= 12, ledger.unattributed("api")
+    assert not ledger.audit()
+
+
 def test_pipelined_at_the_start(start, meter, sandbox, keys):
     """Two requests wait for their answers: who asked cannot be known, that it was answered can."""
     a, b = keys.new("a"), keys.new("b")

@@ -343,7 +343,7 @@ def test_bad_input(traffic, sandbox, tmp_path):
             (write("wifi", capture.header(105)), (), 65, "link type 105"),
             (traffic.path, ("-f", "tcp port http or"), 65, "syntax"),
             (traffic.path, ("-s", "apis"), 78, "no service is called apis"),
-            (traffic.path, ("-o", "tabel"), 64, "did you mean table")):
+            (traffic.path, ("-o", "tabel"), 64, "but ndjson or table")):
         _, told = run(agent, path, *words, code=code)
         assert text in told, told
     half = raw[:len(raw) // 2 - 3]

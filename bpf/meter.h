@@ -82,7 +82,7 @@ TALLY_INLINE void meter_add(struct tally_run *run, struct tally_conn *c, struct 
 	struct tally_row_key key;
 	struct tally_delta *d = &run->delta;
 
-	if (tally_rare(!(d->requests | d->request_bytes | d->response_bytes | d->late_bytes)))
+	if (!(d->requests | d->request_bytes | d->response_bytes | d->late_bytes))
 		return;
 	tally_conn_row_key(c, x, run->hour, &key);
 	port_row_add(run, c, &key);
@@ -106,13 +106,13 @@ TALLY_INLINE void meter_take_request_bytes(struct tally_run *run, struct tally_c
 					   struct tally_exchange *x)
 {
 	/* Nobody adds to them; but the slot's next request must not find them zeroed late. */
-	if (TALLY_STORES_IN_ORDER && !tally_rare(!(x->flags & EX_WHOLE) | c->tunnel)) {
+	if (TALLY_STORES_IN_ORDER && x->flags & EX_WHOLE && !c->tunnel) {
 		run->delta.request_bytes += x->request_bytes;
 		x->request_bytes = 0;
 	} else {
 		run->delta.request_bytes += meter_take(&x->request_bytes);
 	}
-	if (tally_rare(x->flags & EX_ORPHAN))
+	if (x->flags & EX_ORPHAN)
 		run->delta.request_bytes += meter_take(&c->over_bytes);
 }
 
@@ -120,7 +120,7 @@ TALLY_INLINE void meter_count_booked(struct tally_totals *t, const struct tally_
 {
 	__u32 a = x->attribution;
 
-	if (tally_rare(!x->status)) {
+	if (!x->status) {
 		t->aborted++;
 	} else if (a == TALLY_ATTR_KEY) {
 		t->attributed++;
@@ -162,7 +162,7 @@ TALLY_INLINE void meter_key_lookup(struct tally_run *run, struct tally_conn *c,
 
 	if (!(x->flags & EX_UNKNOWN))
 		return;
-	if (!tally_rare(!conn_knows(c, x, run->epoch_number)) || port_key_known(run, x->key)) {
+	if (conn_knows(c, x, run->epoch_number) || port_key_known(run, x->key)) {
 		x->flags &= ~EX_UNKNOWN;
 		c->known_key = x->key;
 		c->known_epoch = run->epoch_number;
@@ -213,29 +213,26 @@ TALLY_INLINE void meter_key_decide(struct tally_run *run, struct tally_exchange 
 /* Empty lines before a request line (RFC 9112 2.2) are octets of no request. */
 TALLY_INLINE void meter_take_blank(struct tally_h1 *p, struct tally_totals *t)
 {
-	if (!tally_rare(p->blank))
+	if (!p->blank)
 		return;
 	meter_unparsed(t, TALLY_IN, TALLY_UNPARSED_BLANK, p->blank);
 	p->octets -= p->blank;
 	p->blank = 0;
 }
 
-/* recalled: the parser stands where it stood behind the same head before. */
 TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c,
-				     const struct tally_rules *r, struct tally_totals *t,
-				     int recalled)
+				     const struct tally_rules *r, struct tally_totals *t)
 {
 	struct tally_h1 *p = &c->h1[TALLY_IN];
 	struct tally_exchange *x;
 
-	if (!recalled)
-		p->head_flags = conn_head_flags(p, r);
+	p->head_flags = conn_head_flags(p, r);
 	x = tally_conn_request_head(c, r, run->seq + run->at);
 	meter_take_blank(p, t);
 	if (p->octets == p->pos)
 		h1_remember(p, r, p->pos);
 	c->in_over = !x;
-	if (!tally_rare(!x)) {
+	if (x) {
 		meter_key_lookup(run, c, x, t);
 		x->request_bytes = p->octets;
 		p->octets = 0;
@@ -246,7 +243,7 @@ TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c
 		if (tally_conn_push_over(c))
 			h1_bad(p, TALLY_DETAIL_PIPELINE_DEPTH);
 	}
-	if (tally_rare(p->spill_slot)) {
+	if (p->spill_slot) {
 		port_candidate_drop(run, p->spill_slot);
 		p->spill_slot = 0;
 	}
@@ -283,22 +280,18 @@ TALLY_INLINE void meter_response_final(struct tally_run *run, struct tally_conn 
 
 	t->seen++;
 	x = tally_conn_response_head(c, r, run->rcv_nxt, run->now);
-	if (tally_rare(x->flags & EX_NAMED) && x->attribution == TALLY_ATTR_KEY) {
+	if (x->flags & EX_NAMED && x->attribution == TALLY_ATTR_KEY) {
 		if (x->candidate)
 			port_candidate_drop(run, x->candidate);
 		x->candidate =
 			port_key_known(run, x->key) ? 0 : port_candidate_take(run, p, x->key);
 	}
-	if (tally_rare(x->flags & EX_UNKNOWN))
+	if (x->flags & EX_UNKNOWN)
 		meter_key_decide(run, x, t);
-	if (tally_rare(x->candidate))
+	if (x->candidate)
 		port_candidate_drop(run, x->candidate);
 	x->candidate = 0;
-	if (x->attribution == TALLY_ATTR_KEY && conn_owns(c, x) && x->status != 401 &&
-	    x->status != 403) {
-		c->last_key = x->key;
-		c->owner_known = 1;
-	}
+	conn_own(c, x);
 	/* Before octets are taken, by an exchange: who adds some behind it sees that it is answered. */
 	tally_publish(&x->answered, 1);
 	t->held_enter++;
@@ -310,7 +303,7 @@ TALLY_INLINE void meter_response_head(struct tally_run *run, struct tally_conn *
 	struct tally_h1 *p = &c->h1[TALLY_OUT];
 	struct tally_exchange *x;
 
-	if (tally_rare(p->status < 200) && p->status != 101) {
+	if (p->status < 200 && p->status != 101) {
 		tally_h1_frame_response(p, 0, 0); /* interim: its octets wait for the final head */
 		return;
 	}
@@ -318,7 +311,7 @@ TALLY_INLINE void meter_response_head(struct tally_run *run, struct tally_conn *
 	x = conn_front(c);
 	tally_conn_frame_response(c, x);
 	if (p->octets == p->pos && p->pos <= TALLY_REPLY && h1_recall_turn(p, c->tail) &&
-	    h1_remember(p, r, p->pos))
+	    h1_remember_response(p, r, p->pos))
 		h1_keep_reply(&c->reply, &run->chunk, p->pos);
 	if (p->state == H1_START) {
 		meter_end_response(run, c, x, t, 0);
@@ -327,7 +320,7 @@ TALLY_INLINE void meter_response_head(struct tally_run *run, struct tally_conn *
 		meter_end_response(run, c, x, t, 0); /* counted once; then octets only */
 		c->responding = 0;
 	}
-	if (tally_rare(p->spill_slot)) {
+	if (p->spill_slot) {
 		port_candidate_drop(run, p->spill_slot);
 		p->spill_slot = 0;
 	}
@@ -349,7 +342,7 @@ TALLY_GLOBAL int meter_event(struct tally_run *run, struct tally_conn *c,
 		port_spill(run, p);
 	} else if (run->dir == TALLY_IN) {
 		if (event == TALLY_EV_HEAD)
-			meter_request_head(run, c, r, t, 0);
+			meter_request_head(run, c, r, t);
 		else
 			meter_request_octets(run, c);
 	} else if (event == TALLY_EV_HEAD) {
@@ -699,11 +692,11 @@ TALLY_GLOBAL int meter_heads(struct tally_run *run, struct tally_conn *c)
 /* What TCP has taken is compared with nothing any more. */
 TALLY_INLINE void meter_taken(struct tally_run *run, struct tally_conn *c)
 {
-	if (tally_rare(c->head - c->tail > 1))
+	if (c->head - c->tail > 1)
 		meter_heads(run, c);
-	if (tally_rare(c->kept_count | c->holes))
+	if (c->kept_count | c->holes)
 		meter_forget(run, c);
-	if (tally_rare(!c->synced[TALLY_IN]))
+	if (!c->synced[TALLY_IN])
 		return;
 	if ((__s32)(run->rcv_nxt - c->parsed_to) > 0)
 		c->parsed_to = (__s32)(run->rcv_nxt - c->next[TALLY_IN]) > 0 ? c->next[TALLY_IN]
@@ -713,13 +706,12 @@ TALLY_INLINE void meter_taken(struct tally_run *run, struct tally_conn *c)
 }
 
 /* First segment of a direction whose position is not known: join where it begins. */
-TALLY_INLINE void meter_join(struct tally_run *run, __u32 dir, struct tally_conn *c,
-			     struct tally_totals *t)
+TALLY_INLINE void meter_join(struct tally_run *run, struct tally_conn *c, struct tally_totals *t)
 {
-	struct tally_h1 *p = meter_parser(c, dir);
+	struct tally_h1 *p = meter_parser(c, run->dir);
 
 	t->gaps[TALLY_GAP_MIDSTREAM_JOIN]++;
-	if (dir == TALLY_IN) {
+	if (run->dir == TALLY_IN) {
 		c->next[TALLY_IN] = run->seq;
 		c->synced[TALLY_IN] = 1;
 		c->parsed_to = run->seq;
@@ -746,10 +738,9 @@ TALLY_INLINE int meter_unsure(const struct tally_conn *c)
  * Joined midway, and now a request begins at a provable boundary: all answers framed from their
  * first octet and acknowledged, no request waiting, none half read. From here on it is exact.
  */
-TALLY_INLINE void meter_resync(struct tally_run *run, __u32 dir, struct tally_conn *c,
-			       struct tally_totals *t)
+TALLY_INLINE void meter_resync(struct tally_run *run, struct tally_conn *c, struct tally_totals *t)
 {
-	if (!tally_rare(c->midstream) || dir != TALLY_IN || !c->synced[TALLY_OUT])
+	if (!c->midstream || run->dir != TALLY_IN || !c->synced[TALLY_OUT])
 		return;
 	if (c->h1[TALLY_IN].state != H1_START || c->h1[TALLY_OUT].state != H1_START)
 		return;
@@ -865,9 +856,9 @@ TALLY_INLINE void meter_follow(struct tally_run *run, struct tally_conn *c, stru
 	struct tally_h1 *p = &c->h1[TALLY_IN];
 	__u32 to = run->rcv_nxt, next = c->next[TALLY_IN];
 
-	if (tally_rare(c->tunnel))
+	if (c->tunnel)
 		p->state = H1_TUNNEL;
-	if (!tally_rare(p->state == H1_TUNNEL || p->state == H1_BAD) || !c->synced[TALLY_IN])
+	if ((p->state != H1_TUNNEL && p->state != H1_BAD) || !c->synced[TALLY_IN])
 		return;
 	if ((__s32)(to - c->far) > 0)
 		to = c->far;
@@ -892,8 +883,7 @@ TALLY_INLINE void meter_cut(struct tally_run *run, const struct tally_conn *c)
 {
 	__u32 n = run->rcv_nxt - run->seq;
 
-	if (!tally_rare((__s32)(run->rcv_nxt - c->next[TALLY_IN]) > 0) || !c->synced[TALLY_IN] ||
-	    (__s32)n <= 0)
+	if (!c->synced[TALLY_IN] || (__s32)(run->rcv_nxt - c->next[TALLY_IN]) <= 0 || (__s32)n <= 0)
 		return;
 	n = n < run->len ? n : run->len;
 	run->seq += n;
@@ -1027,11 +1017,11 @@ TALLY_GLOBAL int meter_settle(struct tally_run *run, struct tally_conn *c,
 }
 
 /* Does meter_settle() find anything to do? */
-TALLY_INLINE int meter_unsettled(__u32 dir, const struct tally_conn *c)
+TALLY_INLINE int meter_unsettled(const struct tally_run *run, const struct tally_conn *c)
 {
-	const struct tally_h1 *p = &c->h1[conn_side(dir)];
+	const struct tally_h1 *p = &c->h1[conn_side(run->dir)];
 
-	if (dir == TALLY_IN)
+	if (run->dir == TALLY_IN)
 		return p->blank || p->octets;
 	return c->responding | c->tunnel | c->fin_seen[TALLY_OUT] || p->state == H1_BAD;
 }
@@ -1122,24 +1112,18 @@ static long meter_unpark_step(__u32 i, void *ctx)
 	placed = l->run->len ? meter_place(l->run, l->c, l->r, l->t) : PLACED_NOTHING;
 	if (placed == PLACED_PARK)
 		return 1;
-	if (tally_rare(placed == PLACED_FEED))
+	if (placed == PLACED_FEED)
 		meter_feed(l->pkt, l->run, l->c, l->r, l->t);
 	port_park_drop(l->run, l->c, l->run->piece);
 	return 0;
 }
 
 /* Parked pieces whose turn has come, in stream order. Leaves run->source set: the run is over. */
-TALLY_GLOBAL int meter_unpark(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
-			      const struct tally_rules *r, struct tally_totals *t)
+TALLY_INLINE void meter_unpark(struct meter_loop *l)
 {
-	struct meter_loop l = { pkt, run, c, r, t };
-
-	if (!run || !c || !r || !t)
-		return 0;
-	if (run->dir == TALLY_IN && c->tunnel)
-		c->h1[TALLY_IN].state = H1_TUNNEL;
-	tally_loop(TALLY_PARK_PIECES, meter_unpark_step, &l);
-	return 0;
+	if (l->run->dir == TALLY_IN && l->c->tunnel)
+		l->c->h1[TALLY_IN].state = H1_TUNNEL;
+	tally_loop(TALLY_PARK_PIECES, meter_unpark_step, l);
 }
 
 TALLY_INLINE __u32 meter_parked(const struct tally_conn *c, __u32 dir)
@@ -1148,34 +1132,32 @@ TALLY_INLINE __u32 meter_parked(const struct tally_conn *c, __u32 dir)
 }
 
 /* All octets by which the stream went on, each once: what rows and unparsed_bytes must add up to. */
-TALLY_INLINE void meter_count_octets(__u32 dir, const struct tally_conn *c, struct tally_totals *t,
-				     __u32 before)
+TALLY_INLINE void meter_count_octets(const struct tally_run *run, const struct tally_conn *c,
+				     struct tally_totals *t, __u32 before)
 {
-	t->bytes[conn_side(dir)] += meter_next(c, dir) - before;
+	t->bytes[conn_side(run->dir)] += meter_next(c, run->dir) - before;
 }
 
 /*
  * Parked pieces of run->dir whose turn has come by now, and what follows from them. The lock of the
  * direction is held; the run is no segment's afterwards.
  */
-TALLY_INLINE void meter_catch_up(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
-				 const struct tally_rules *r, struct tally_totals *t)
+TALLY_INLINE void meter_catch_up(struct meter_loop *l)
 {
-	__u32 before = meter_next(c, run->dir);
+	__u32 before = meter_next(l->c, l->run->dir);
 
-	meter_unpark(pkt, run, c, r, t);
-	meter_count_octets(run->dir, c, t, before);
-	meter_settle(run, c, r, t);
+	meter_unpark(l);
+	meter_count_octets(l->run, l->c, l->t, before);
+	meter_settle(l->run, l->c, l->r, l->t);
 }
 
 /* The same before a segment is placed: what is parked may be what stands before it. */
-TALLY_INLINE void meter_catch_up_first(TALLY_PACKET *pkt, struct tally_run *run,
-				       struct tally_conn *c, const struct tally_rules *r,
-				       struct tally_totals *t)
+TALLY_INLINE void meter_catch_up_first(struct meter_loop *l)
 {
+	struct tally_run *run = l->run;
 	__u32 seq = run->seq, len = run->len, off = run->off;
 
-	meter_catch_up(pkt, run, c, r, t);
+	meter_catch_up(l);
 	run->seq = seq;
 	run->len = len;
 	run->off = off;
@@ -1230,7 +1212,7 @@ TALLY_INLINE void meter_unkept_before(struct tally_conn *c)
 {
 	__u64 unread;
 
-	if (!tally_rare(c->unread))
+	if (!c->unread)
 		return;
 	unread = __sync_lock_test_and_set(&c->unread, 0);
 	if (unread)
@@ -1266,8 +1248,7 @@ TALLY_INLINE void meter_doubt(TALLY_PACKET *pkt, struct tally_run *run, struct t
 	meter_taken(run, c);
 	if (!run->len && !(run->flags & SEG_URG))
 		return;
-	if (tally_rare(meter_urgent(run) ||
-		       (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c))))
+	if (meter_urgent(run) || (c->parked_count[TALLY_IN] && meter_overlaps(pkt, run, c)))
 		meter_conflict(c, t);
 	else
 		meter_again(pkt, run, c, t);
@@ -1285,153 +1266,183 @@ TALLY_INLINE void meter_park(TALLY_PACKET *pkt, struct tally_run *run, struct ta
 		meter_unkept(c, run->seq + run->at, run->len - run->at);
 }
 
-/* ---- heads that repeat themselves ---- */
-
-/* What follows a recalled head in its segment, as far as it is a body of known length. */
-TALLY_INLINE void meter_recall_body(struct tally_run *run, struct tally_h1 *p)
-{
-	if (run->at < run->len && p->state == H1_BODY)
-		run->at += tally_h1_skip(p, run->len - run->at);
-}
-
-/*
- * A request whose head is the one before it, octet for octet: an exchange like that one. TCP has taken all
- * that came before, so that nothing needs to be kept for R9; c->seen already holds these octets.
- */
-TALLY_INLINE void meter_recall_request(TALLY_PACKET *pkt, struct tally_run *run,
-				       struct tally_conn *c, const struct tally_rules *r,
-				       struct tally_totals *t)
-{
-	struct tally_h1 *p = &c->h1[TALLY_IN];
-	__u32 n = p->recall_len;
-
-	if (tally_rare(!h1_recallable(p, r) || run->len < n || (run->len > n && !p->length) ||
-		       run->seq != run->rcv_nxt || c->midstream || c->kept_count))
-		return;
-	if (tally_rare(!h1_recall_turn(p, c->head) ||
-		       port_load(pkt, run, &run->chunk, run->off, n)))
-		return;
-	if (tally_rare(!tally_h1_same_request(&run->chunk, &c->seen, n))) {
-		h1_recall_miss(p);
-		return;
-	}
-	h1_recall(p);
-	c->begun_ns = run->now;
-	c->seen_at = run->seq;
-	c->seen_len = n;
-	c->parsed_to = run->seq + n;
-	run->at = n;
-	meter_request_head(run, c, r, t, 1);
-	meter_recall_body(run, p);
-	if (p->octets)
-		meter_request_octets(run, c);
-	p->event = TALLY_EV_MORE;
-}
-
-/*
- * The same of a response; of another one the octets are in the chunk already. Whose turn it is was asked
- * when a head was kept: what is remembered here is of the response just before.
- */
-TALLY_INLINE void meter_recall_response(TALLY_PACKET *pkt, struct tally_run *run,
-					struct tally_conn *c, const struct tally_rules *r,
-					struct tally_totals *t)
-{
-	struct tally_h1 *p = &c->h1[TALLY_OUT];
-	__u32 m = p->recall_len, n = run->len < TALLY_CHUNK ? run->len : TALLY_CHUNK;
-
-	if (tally_rare(!h1_recallable(p, r) || n < m ||
-		       port_load(pkt, run, &run->chunk, run->off, n)))
-		return;
-	if (tally_rare(!tally_h1_same_response(&run->chunk, &c->reply, m))) {
-		h1_recall_miss(p);
-		run->ready = n;
-		return;
-	}
-	h1_recall(p);
-	run->at = m;
-	meter_response_head(run, c, r, t);
-	meter_recall_body(run, p);
-	if (p->event && c->responding) {
-		struct tally_exchange *x = conn_front(c);
-
-		meter_end_response(run, c, x, t, 0);
-		tally_conn_pop(c, x);
-	}
-	p->event = TALLY_EV_MORE;
-}
-
-/* A segment that is the next in its stream, and all in order: true nearly always. */
-TALLY_INLINE void meter_next_segment(TALLY_PACKET *pkt, struct tally_run *run, __u32 dir,
-				     struct tally_conn *c, const struct tally_rules *r,
-				     struct tally_totals *t)
-{
-	run->at = 0;
-	if (dir == TALLY_IN)
-		meter_recall_request(pkt, run, c, r, t);
-	else
-		meter_recall_response(pkt, run, c, r, t);
-	if (run->at < run->len)
-		meter_feed(pkt, run, c, r, t);
-	else
-		c->next[conn_side(dir)] = run->seq + run->at;
-}
-
 /* Where a FIN stands. Also of a segment that waits for the lock: whoever reads it looks here. */
-TALLY_INLINE void meter_fin(const struct tally_run *run, __u32 dir, struct tally_conn *c)
+TALLY_INLINE void meter_fin(const struct tally_run *run, struct tally_conn *c)
 {
-	__u32 side = conn_side(dir);
+	__u32 side = conn_side(run->dir);
 
-	if (!tally_rare(run->flags & SEG_FIN))
+	if (!(run->flags & SEG_FIN))
 		return;
 	c->fin[side] = run->seq + run->len;
 	c->fin_seen[side] = 1;
 }
 
-/*
- * One segment of a connection whose service has rules r. The caller has filled run and holds the
- * lock of the direction.
- */
-TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, __u32 dir,
-				struct tally_conn *c, const struct tally_rules *r,
-				struct tally_totals *t)
+/* ---- plain segments: a head that repeats itself, and nothing else is to be said ---- */
+
+/* What nearly no segment has. 0: it is in order, and what the directions have in common says no more. */
+TALLY_INLINE __u64 meter_not_plain(const struct tally_run *run, __u32 dir,
+				   const struct tally_conn *c, const struct tally_rules *r)
 {
+	return c->odd | c->parked_count[TALLY_IN] | c->parked_count[TALLY_OUT] | c->unread |
+	       (c->over_head ^ c->over_tail) | run->flags | (run->seq ^ c->next[conn_side(dir)]) |
+	       !c->synced[conn_side(dir)] | h1_not_recallable(&c->h1[conn_side(dir)], r);
+}
+
+/* Is what follows the head in the segment body, and nothing but body? */
+TALLY_INLINE int meter_fits(const struct tally_run *run, const struct tally_h1 *p)
+{
+	return run->len >= p->recall_len && run->len - p->recall_len <= p->length;
+}
+
+/*
+ * A request whose head is the one before it, octet for octet: an exchange like that one. TCP has taken all
+ * that came before, so that nothing needs to be kept for R9; c->seen already holds these octets. Returns 1,
+ * or 0: it is not so plain, and nothing was done.
+ */
+TALLY_INLINE int meter_plain_request(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+				     const struct tally_rules *r, struct tally_totals *t)
+{
+	struct tally_h1 *p = &c->h1[TALLY_IN];
+	__u32 n = p->recall_len, end = run->seq + run->len;
+	struct tally_exchange *x;
+
+	if (meter_not_plain(run, TALLY_IN, c, r) | (run->seq ^ run->rcv_nxt) | c->kept_count |
+	    c->holes)
+		return 0;
+	if (!meter_fits(run, p) || c->head - c->tail > 1 || !h1_recall_turn(p, c->head) ||
+	    port_load(pkt, run, &run->chunk, run->off, n))
+		return 0;
+	if (!tally_h1_same_request(&run->chunk, &c->seen, n)) {
+		h1_recall_miss(p);
+		return 0;
+	}
+	h1_recall(p, run->len - n);
+	c->begun_ns = run->now;
+	c->seen_at = run->seq;
+	c->seen_len = n;
+	c->parsed_to = run->seq + n;
+	if ((__s32)(end - c->far) > 0)
+		c->far = end;
+	c->in_over = 0;
+	x = tally_conn_request_again(c, r, run->seq + n);
+	x->request_bytes = run->len;
+	meter_key_lookup(run, c, x, t);
+	tally_publish(&c->head, c->head + 1);
+	c->next[TALLY_IN] = end;
+	t->bytes[TALLY_IN] += run->len;
+	return 1;
+}
+
+/* Is x a request like most, whose answer is framed by its own head alone, and whose key is decided? */
+TALLY_INLINE int meter_plain_exchange(const struct tally_run *run, const struct tally_exchange *x)
+{
+	return !(x->flags & ~(EX_WHOLE | EX_NO_LEARN)) && !x->candidate &&
+	       x->protocol != TALLY_PROTO_HTTP09 && conn_head_taken(x, run->rcv_nxt);
+}
+
+/*
+ * The same of a response. Of another one the octets are in the chunk already. Whose turn it is was asked when
+ * a head was kept: what is remembered here is of the response just before.
+ */
+TALLY_INLINE int meter_plain_response(TALLY_PACKET *pkt, struct tally_run *run,
+				      struct tally_conn *c, const struct tally_rules *r,
+				      struct tally_totals *t)
+{
+	struct tally_h1 *p = &c->h1[TALLY_OUT];
+	__u32 n = run->len < TALLY_CHUNK ? run->len : TALLY_CHUNK;
+	struct tally_exchange *x = conn_slot(c, c->tail);
+
+	if (meter_not_plain(run, TALLY_OUT, c, r) | c->fin_seen[TALLY_OUT] | c->responding)
+		return 0;
+	if (!meter_fits(run, p) || c->tail == c->head || !meter_plain_exchange(run, x) ||
+	    port_load(pkt, run, &run->chunk, run->off, n))
+		return 0;
+	if (!tally_h1_same_response(&run->chunk, &c->reply, p->recall_len)) {
+		h1_recall_miss(p);
+		run->ready = n;
+		return 0;
+	}
+	h1_recall(p, run->len - p->recall_len);
+	p->octets = run->len;
+	c->next[TALLY_OUT] = run->seq + run->len;
+	t->bytes[TALLY_OUT] += run->len;
+	t->seen++;
+	c->on_orphan = 0;
+	x->status = p->status;
+	conn_own(c, x);
+	tally_publish(&x->answered, 1);
+	t->held_enter++;
+	if (p->state == H1_START) {
+		meter_end_response(run, c, x, t, 0);
+		c->tail++;
+	} else {
+		c->responding = 1;
+		meter_settle(run, c, r, t);
+	}
+	return 1;
+}
+
+/* ---- segments ---- */
+
+/* Any segment, after what is plain. The octets of one that is next in its stream may be in run->chunk. */
+TALLY_GLOBAL int meter_any_segment(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
+				   const struct tally_rules *r, struct tally_totals *t)
+{
+	struct meter_loop l = { pkt, run, c, r, t };
 	int placed = PLACED_NOTHING;
 	__u32 before;
 
-	run->source = 0;
-	run->ready = 0;
-	if (tally_rare(meter_parked(c, dir)))
-		meter_catch_up_first(pkt, run, c, r, t);
-	meter_fin(run, dir, c);
-	if (dir == TALLY_IN) {
+	if (!run || !c || !r || !t)
+		return 0;
+	if (meter_parked(c, run->dir))
+		meter_catch_up_first(&l);
+	meter_fin(run, c);
+	if (run->dir == TALLY_IN) {
 		meter_unkept_before(c);
 		meter_doubt(pkt, run, c, t);
 	}
-	if (tally_rare(!c->synced[conn_side(dir)]) && run->len)
-		meter_join(run, dir, c, t);
-	if (dir == TALLY_IN) {
+	if (run->len && !c->synced[conn_side(run->dir)])
+		meter_join(run, c, t);
+	if (run->dir == TALLY_IN) {
 		if (run->len)
 			meter_seen(run, c);
 		meter_follow(run, c, t);
 		meter_cut(run, c);
 	}
-	before = meter_next(c, dir);
+	before = meter_next(c, run->dir);
 	if (run->len) {
-		meter_resync(run, dir, c, t);
-		if (!tally_rare(run->seq != before || !c->synced[conn_side(dir)]))
-			meter_next_segment(pkt, run, dir, c, r, t);
-		else
+		meter_resync(run, c, t);
+		placed = PLACED_FEED;
+		run->at = 0;
+		if (run->seq != before || !c->synced[conn_side(run->dir)])
 			placed = meter_place(run, c, r, t);
 	}
-	if (tally_rare(placed == PLACED_FEED))
+	if (placed == PLACED_FEED)
 		meter_feed(pkt, run, c, r, t);
-	else if (tally_rare(placed == PLACED_PARK))
+	else if (placed == PLACED_PARK)
 		meter_park(pkt, run, c, t);
-	if (tally_rare(meter_parked(c, dir)))
-		meter_unpark(pkt, run, c, r, t);
-	meter_count_octets(dir, c, t, before);
-	if (tally_rare(meter_unsettled(dir, c)))
+	if (meter_parked(c, run->dir))
+		meter_unpark(&l);
+	meter_count_octets(run, c, t, before);
+	if (meter_unsettled(run, c))
 		meter_settle(run, c, r, t);
+	return 0;
+}
+
+/*
+ * One segment of a connection whose service has rules r. The caller has filled run and holds the
+ * lock of the direction, dir, which each program knows when it is compiled.
+ */
+TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, __u32 dir,
+				struct tally_conn *c, const struct tally_rules *r,
+				struct tally_totals *t)
+{
+	run->source = 0;
+	run->ready = 0;
+	if (dir == TALLY_IN ? meter_plain_request(pkt, run, c, r, t)
+			    : meter_plain_response(pkt, run, c, r, t))
+		return;
+	meter_any_segment(pkt, run, c, r, t);
 }
 
 /* ---- the end of a connection ---- */

@@ -956,21 +956,25 @@ static __always_inline void conn_unlock(struct tally_conn *c, __u32 dir)
  * Request octets that wait although TCP has them are read before the answer to them. Whoever has the
  * lock may be reading just these, so it is waited for.
  */
-static __always_inline void catch_up(struct __sk_buff *skb, struct tally_run *run,
-				     struct tally_conn *c, const struct tally_rules *r, __u32 slot,
-				     struct tally_totals *t)
+static __noinline int catch_up(struct __sk_buff *skb, struct tally_run *run, struct tally_conn *c,
+			       struct tally_totals *t)
 {
+	__u32 slot;
+	const struct tally_rules *r = rules_of(c->service, &slot);
+	struct meter_loop l = { skb, run, c, r, t };
+
 	if (!conn_wait(c, TALLY_IN)) {
 		t->gaps[TALLY_GAP_LOCK_BUSY]++;
-		return;
+		return 0;
 	}
 	run->dir = TALLY_IN;
 	run->flags = 0;
-	r = conn_rules(c, TALLY_IN, r, slot);
-	if (r)
-		meter_catch_up(skb, run, c, r, t);
+	l.r = conn_rules(c, TALLY_IN, r, slot);
+	if (l.r)
+		meter_catch_up(&l);
 	meter_unkept_before(c);
 	conn_unlock(c, TALLY_IN);
+	return 0;
 }
 
 /* ---- the end of a connection ---- */
@@ -1073,7 +1077,7 @@ static __always_inline void run_packet(struct tally_run *run, const struct packe
 	run->source = 0;
 	run->raw = 0;
 	run->flags = 0;
-	if (tally_rare(h->flags & (TCP_SYN | TCP_FIN | TCP_URG))) {
+	if (h->flags & (TCP_SYN | TCP_FIN | TCP_URG)) {
 		run->seq += h->flags & TCP_SYN ? 1 : 0;
 		run->flags =
 			(h->flags & TCP_FIN ? SEG_FIN : 0) | (h->flags & TCP_URG ? SEG_URG : 0);
@@ -1129,7 +1133,7 @@ static __noinline int count_mptcp(struct tally_run *run, struct tally_conn *c,
 {
 	__u32 side = conn_side(run->dir), *next = &c->next[side], from, to;
 
-	meter_fin(run, run->dir, c);
+	meter_fin(run, c);
 	if (!c->synced[side]) {
 		*next = run->seq;
 		c->synced[side] = 1;
@@ -1323,27 +1327,27 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 	r = rules_of(c->service, &slot);
 	run_clock(run);
 	t = totals_of(run, c->service);
-	if (tally_rare(!t))
+	if (!t)
 		return 0;
-	if (tally_rare(!c->counted)) {
+	if (!c->counted) {
 		c->counted = 1;
 		t->connections++;
 	}
-	if (dir == TALLY_OUT && tally_rare(c->parked_count[TALLY_IN] || c->unread) && !c->closed)
-		catch_up(skb, run, c, r, slot, t);
+	if (dir == TALLY_OUT && (c->parked_count[TALLY_IN] || c->unread) && !c->closed)
+		catch_up(skb, run, c, t);
 	run_packet(run, h, dir);
-	if (tally_rare(run->flags & SEG_URG) && !ack_is_near(run, h))
+	if (run->flags & SEG_URG && !ack_is_near(run, h))
 		run->flags &= ~SEG_URG;
-	if (tally_rare(c->closed)) {
+	if (c->closed) {
 		if (c->closed != CONN_MPTCP)
 			meter_unparsed(t, dir, TALLY_UNPARSED_AFTER_CLOSE, h->len);
 		else if (h->len || h->flags & TCP_FIN)
 			count_mptcp(run, c, t);
 		return 0;
 	}
-	if (tally_rare(__sync_lock_test_and_set(conn_lock(c, dir), 1))) {
+	if (__sync_lock_test_and_set(conn_lock(c, dir), 1)) {
 		t->gaps[TALLY_GAP_LOCK_BUSY]++;
-		meter_fin(run, dir, c);
+		meter_fin(run, c);
 		if (dir == TALLY_IN && meter_urgent(run))
 			c->taint = TALLY_DETAIL_CONFLICT;
 		run->raw = 1;
@@ -1351,12 +1355,12 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 		return 0;
 	}
 	r = conn_rules(c, dir, r, slot);
-	if (!tally_rare(!r))
+	if (r)
 		meter_segment(skb, run, dir, c, r, t);
 	conn_unlock(c, dir);
-	if (tally_rare(!r))
+	if (!r)
 		return 0;
-	if (tally_rare(c->ended | conn_is_over(c, h, run, dir)))
+	if (c->ended | conn_is_over(c, h, run, dir))
 		conn_end(run, c, r, t);
 	return 0;
 }

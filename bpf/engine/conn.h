@@ -80,16 +80,21 @@ struct tally_conn {
 	__u32 lock[2]; /* xchg try-locks of the directions */
 	__u32 service;
 	/* Octets, not bits: each has its own writer, and the directions run at the same time. */
-	__u8 midstream;	  /* joined after its birth, no provable boundary yet; IN */
-	__u8 closed;	  /* enum tally_closed: nothing of it is framed any more */
+	union {
+		struct {
+			__u8 midstream; /* joined after its birth, no provable boundary yet; IN */
+			__u8 closed;	/* enum tally_closed: nothing of it is framed any more */
+			__u8 tunnel;	/* 101 or CONNECT; OUT */
+			__u8 taint;	/* enum tally_detail: from the stream layer; sticky */
+		};
+		__u32 odd; /* any of them: its segments are no plain ones */
+	};
 	__u8 ignored;	  /* of no service */
 	__u8 resolved;	  /* mark of its port when its service was asked; CONN_MIDWAY; 0: not yet */
 	__u8 responding;  /* a final head was read, its response goes on; OUT */
-	__u8 tunnel;	  /* 101 or CONNECT; OUT */
 	__u8 counted;	  /* in totals.connections */
 	__u8 on_orphan;	  /* the response under way, or the tunnel, is of `orphan`; OUT */
 	__u8 unborn;	  /* no program saw its birth, and none will see its death */
-	__u8 taint;	  /* enum tally_detail: from the stream layer; sticky */
 	__u8 owner_known; /* last_key is a key a response accepted */
 	__u8 in_over;	  /* IN: the current request is past the depth */
 	__u64 cookie;
@@ -311,6 +316,16 @@ TALLY_INLINE int conn_owns(const struct tally_conn *c, const struct tally_exchan
 	return !(x->flags & EX_TAINTED) || (!c->owner_known && !(x->flags & EX_NAMED));
 }
 
+/* x is answered. A key that the server has accepted is the connection's, for what is tainted later. */
+TALLY_INLINE void conn_own(struct tally_conn *c, const struct tally_exchange *x)
+{
+	if (x->attribution != TALLY_ATTR_KEY || x->status == 401 || x->status == 403 ||
+	    !conn_owns(c, x))
+		return;
+	c->last_key = x->key;
+	c->owner_known = 1;
+}
+
 /* Was the key found in the dictionary in this epoch already? epoch 0: it is not told. */
 TALLY_INLINE int conn_knows(const struct tally_conn *c, const struct tally_exchange *x, __u32 epoch)
 {
@@ -334,24 +349,12 @@ TALLY_INLINE __u8 conn_head_flags(const struct tally_h1 *p, const struct tally_r
 	return flags;
 }
 
-/*
- * h1[IN] has read a whole head. Fills the exchange that the driver then pushes: returns it, or
- * NULL when the queue is full (the driver calls tally_conn_push_over then).
- * An exchange with EX_UNKNOWN has a key that the driver must look up.
- */
-TALLY_INLINE struct tally_exchange *
-tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32 head_end)
+/* What an exchange has from its request's head, but for whom it is charged to. */
+TALLY_INLINE void conn_fill(const struct tally_conn *c, struct tally_exchange *x,
+			    const struct tally_rules *r, __u32 head_end)
 {
-	struct tally_h1 *p = &c->h1[TALLY_IN];
-	__u8 taint = conn_taint(c);
-	struct tally_exchange *x;
+	const struct tally_h1 *p = &c->h1[TALLY_IN];
 
-	/* Where nothing waits the first slot serves again: who does not pipeline needs no other. */
-	if (c->head == c->tail)
-		c->base = -c->head;
-	x = conn_slot(c, c->head);
-	if (tally_rare(c->head - c->tail >= TALLY_PIPELINE || c->over_head != c->over_tail))
-		return 0;
 	x->key = p->key_hash;
 	x->start_ns = c->begun_ns;
 	x->request_bytes = 0;
@@ -366,6 +369,48 @@ tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32
 	x->method = p->method;
 	x->protocol = p->protocol;
 	x->flags = p->head_flags | (p->state == H1_START ? EX_WHOLE : 0);
+}
+
+/* Where nothing waits the first slot serves again: who does not pipeline needs no other. */
+TALLY_INLINE struct tally_exchange *conn_next_slot(struct tally_conn *c)
+{
+	if (c->head == c->tail)
+		c->base = -c->head;
+	return conn_slot(c, c->head);
+}
+
+/* tally_conn_request_head() where the head was remembered, and there is room. */
+TALLY_INLINE struct tally_exchange *
+tally_conn_request_again(struct tally_conn *c, const struct tally_rules *r, __u32 head_end)
+{
+	struct tally_exchange *x = conn_next_slot(c);
+
+	conn_fill(c, x, r, head_end);
+	x->attribution = x->key_priority ? TALLY_ATTR_KEY : TALLY_ATTR_ANONYMOUS;
+	x->detail = 0;
+	if (x->key_priority)
+		x->flags |= EX_UNKNOWN;
+	else
+		x->key = 0;
+	return x;
+}
+
+/*
+ * h1[IN] has read a whole head. Fills the exchange that the driver then pushes: returns it, or
+ * NULL when the queue is full (the driver calls tally_conn_push_over then).
+ * An exchange with EX_UNKNOWN has a key that the driver must look up.
+ */
+TALLY_INLINE struct tally_exchange *
+tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32 head_end)
+{
+	struct tally_h1 *p = &c->h1[TALLY_IN];
+	__u8 taint = conn_taint(c);
+	struct tally_exchange *x;
+
+	x = conn_next_slot(c);
+	if (c->head - c->tail >= TALLY_PIPELINE || c->over_head != c->over_tail)
+		return 0;
+	conn_fill(c, x, r, head_end);
 	if (p->flags & H1_F_KEY_LIMIT)
 		conn_attribute(x, TALLY_ATTR_LIMIT, TALLY_DETAIL_KEY_TOO_LONG);
 	else if (p->flags & H1_F_PATH_DEEP)
@@ -503,7 +548,7 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 	struct tally_h1 *p = &c->h1[TALLY_OUT];
 	struct tally_exchange *x;
 
-	if (!tally_rare(c->tail == c->head))
+	if (c->tail != c->head)
 		x = conn_slot(c, c->tail);
 	else
 		x = conn_orphan(c, r, now);
@@ -516,14 +561,13 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 		c->taint = TALLY_DETAIL_BAD_START;
 	if (x->flags & EX_ORPHAN && c->over_head == c->over_tail && !conn_taint(c))
 		c->taint = conn_orphan_taint(c, rcv_nxt);
-	if (tally_rare(c->midstream)) {
+	if (c->midstream) {
 		conn_attribute(x, TALLY_ATTR_MIDSTREAM, 0);
-	} else if (tally_rare(c->taint || x->flags & EX_TAINTED ||
-			      (x->flags & EX_ORPHAN && conn_taint(c)))) {
+	} else if (c->taint || x->flags & EX_TAINTED || (x->flags & EX_ORPHAN && conn_taint(c))) {
 		/* Requests read before a taint keep their key, unless the bytes are in doubt. */
 		conn_attribute_tainted(c, r, x);
 	}
-	if (tally_rare(conn_named(c, x)))
+	if (conn_named(c, x))
 		conn_attribute_named(p, x);
 	c->responding = 1;
 	return x;

@@ -729,29 +729,44 @@ TALLY_INLINE int h1_recall_turn(const struct tally_h1 *p, __u32 turn)
 TALLY_INLINE int h1_remember(struct tally_h1 *p, const struct tally_rules *r, __u32 n)
 {
 	if (p->taint || p->blank || p->key_spilled || p->spill_slot || n < 8 ||
-	    p->flags & (H1_F_CODING | H1_F_LENGTH_BAD | H1_F_TRAILER))
+	    p->flags & (H1_F_CODING | H1_F_LENGTH_BAD | H1_F_TRAILER | H1_F_DOUBTS |
+			H1_F_KEY_LIMIT | H1_F_PATH_DEEP | H1_F_EMPTY_KEY))
 		return 0;
 	p->recall_len = n;
 	p->recall_ruleset = r->ruleset;
 	return 1;
 }
 
-/* May the octets that begin a message be the head that is remembered? */
-TALLY_INLINE int h1_recallable(const struct tally_h1 *p, const struct tally_rules *r)
+/*
+ * The same of a response's, whose framing is its own: it has `length` octets of body, unless the request asks
+ * for none. An answer that names the customer, or has no end but the connection's, is not remembered.
+ */
+TALLY_INLINE int h1_remember_response(struct tally_h1 *p, const struct tally_rules *r, __u32 n)
 {
-	return p->recall_len && p->state == H1_START && !p->octets && !p->taint &&
-	       p->recall_ruleset == r->ruleset;
+	if (p->status < 200 || p->key_priority)
+		return 0;
+	if (p->status == 204 || p->status == 304)
+		p->length = 0;
+	else if (!(p->flags & H1_F_LENGTH))
+		return 0;
+	return h1_remember(p, r, n);
 }
 
-/* The remembered head was read again: as after its last octet. Its framing is the caller's. */
-TALLY_INLINE void h1_recall(struct tally_h1 *p)
+/* May a message begin here with the head that is remembered? 0: it may. */
+TALLY_INLINE __u64 h1_not_recallable(const struct tally_h1 *p, const struct tally_rules *r)
+{
+	return (p->state ^ H1_START) | p->octets | p->taint | (p->recall_ruleset ^ r->ruleset) |
+	       !p->recall_len;
+}
+
+/* The remembered head was read again, and behind it, in the same segment, n octets of its body. */
+TALLY_INLINE void h1_recall(struct tally_h1 *p, __u32 n)
 {
 	p->recall_missed = 0;
 	p->pos = 0;
-	p->octets = p->recall_len;
 	p->event = TALLY_EV_MORE;
-	p->state = p->length ? H1_BODY : H1_START;
-	p->remain = p->length;
+	p->remain = p->length - n;
+	p->state = p->remain ? H1_BODY : H1_START;
 }
 
 TALLY_INLINE void h1_recall_miss(struct tally_h1 *p)

@@ -46,9 +46,6 @@ static inline long tally_loop(__u32 n, long (*body)(__u32, void *), void *ctx)
 
 #define TALLY_INLINE static inline __attribute__((always_inline))
 
-/* What nearly never holds: its code stands away from the way that nearly all segments take. */
-#define tally_rare(x) __builtin_expect(!!(x), 0)
-
 /* Do all processors see stores in the order in which one makes them (x86: SDM 3A 8.2.2)? */
 #if defined(__TARGET_ARCH_x86) || (!defined(__bpf__) && defined(__x86_64__))
 #define TALLY_STORES_IN_ORDER 1

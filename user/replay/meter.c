@@ -599,9 +599,10 @@ static void catch_up(struct tally_meter *meter, struct tally_meter_conn *conn)
 {
 	struct tally_totals *t = &meter->totals[conn->c->service % TALLY_SERVICES];
 	struct tally_run *run = &meter->env->run;
+	struct meter_loop l = { NULL, run, conn->c, conn->rules, t };
 
 	run->dir = TALLY_IN;
-	meter_catch_up(NULL, run, conn->c, conn->rules, t);
+	meter_catch_up(&l);
 }
 
 static void drop_pieces(struct tally_run *run, struct tally_conn *c)

@@ -1350,12 +1350,15 @@ TALLY_INLINE int meter_plain_response(TALLY_PACKET *pkt, struct tally_run *run,
 {
 	struct tally_h1 *p = &c->h1[TALLY_OUT];
 	__u32 n = run->len < TALLY_CHUNK ? run->len : TALLY_CHUNK;
-	struct tally_exchange *x = conn_slot(c, c->tail);
+	struct tally_exchange *x;
 
 	if (meter_not_plain(run, TALLY_OUT, c, r) | c->fin_seen[TALLY_OUT] | c->responding)
 		return 0;
-	if (!meter_fits(run, p) || c->tail == c->head || !meter_plain_exchange(run, x) ||
-	    port_load(pkt, run, &run->chunk, run->off, n))
+	if (!meter_fits(run, p) || c->tail == c->head)
+		return 0;
+	/* Only now: while nothing waits, slots change their places (conn_next_slot). */
+	x = conn_slot(c, c->tail);
+	if (!meter_plain_exchange(run, x) || port_load(pkt, run, &run->chunk, run->off, n))
 		return 0;
 	if (!tally_h1_same_response(&run->chunk, &c->reply, p->recall_len)) {
 		h1_recall_miss(p);

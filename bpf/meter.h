@@ -1297,7 +1297,7 @@ TALLY_INLINE int meter_fits(const struct tally_run *run, const struct tally_h1 *
 /*
  * A request whose head is the one before it, octet for octet: an exchange like that one. TCP has taken all
  * that came before, so that nothing needs to be kept for R9; c->seen already holds these octets. Returns 1,
- * or 0: it is not so plain, and nothing was done.
+ * or 0: it is not so plain, and nothing of it was read.
  */
 TALLY_INLINE int meter_plain_request(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
 				     const struct tally_rules *r, struct tally_totals *t)

@@ -386,12 +386,9 @@ tally_conn_request_again(struct tally_conn *c, const struct tally_rules *r, __u3
 	struct tally_exchange *x = conn_next_slot(c);
 
 	conn_fill(c, x, r, head_end);
-	x->attribution = x->key_priority ? TALLY_ATTR_KEY : TALLY_ATTR_ANONYMOUS;
-	x->detail = 0;
+	conn_attribute(x, x->key_priority ? TALLY_ATTR_KEY : TALLY_ATTR_ANONYMOUS, 0);
 	if (x->key_priority)
 		x->flags |= EX_UNKNOWN;
-	else
-		x->key = 0;
 	return x;
 }
 

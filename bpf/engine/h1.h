@@ -712,9 +712,9 @@ TALLY_INLINE void h1_head_done(struct tally_h1 *p)
 /*
  * A client sends the same head again and again. The machine is a function of the octets, the rules and
  * its state at START; so if a head's octets are those of the head before it, under the same rules, what
- * was found then is what would be found now, doubts too, and it still stands here: only a head without
- * chunked coding, of one chunk, that taints nothing and has a short key is recalled, and bodies of a
- * length leave it alone.
+ * was found then is what would be found now, and it still stands here: only a head without chunked coding,
+ * of one chunk, of which nothing is in doubt, and with a short key is recalled, and bodies of a length
+ * leave it alone.
  */
 #define RECALL_PATIENCE 4 /* misses in a row, after which only every 16th head is tried */
 #define RECALL_TURNS 16

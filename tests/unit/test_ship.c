@@ -174,18 +174,24 @@ static void test_sealing_again_changes_nothing(void **state)
 	check(p, 2, 1);
 }
 
+static void write_file(const char *path, const char *mode, const char *text)
+{
+	FILE *out = fopen(path, mode);
+
+	assert_non_null(out);
+	assert_true(fputs(text, out) > 0);
+	assert_int_equal(fclose(out), 0);
+}
+
 /* What was appended but not checkpointed is cut off, and written again. */
 static void test_torn_tail_of_the_file_is_cut(void **state)
 {
 	struct place *p = *state;
-	FILE *out;
 
 	assert_int_equal(seal(p, 1, 2), 0);
 	ship_all(p);
 	tally_ship_free(p->ship);
-	out = fopen(p->path, "ae");
-	assert_true(fputs("{\"half\":", out) > 0);
-	assert_int_equal(fclose(out), 0);
+	write_file(p->path, "ae", "{\"half\":");
 	start(p);
 	assert_int_equal(seal(p, 2, 2), 0);
 	ship_all(p);
@@ -228,11 +234,8 @@ static void test_first_line_begins_a_line(void **state)
 	_cleanup_free_ char *text = NULL;
 	struct place *p = *state;
 	size_t bytes;
-	FILE *out;
 
-	out = fopen(p->path, "we");
-	assert_true(fputs("{\"half\":", out) > 0);
-	assert_int_equal(fclose(out), 0);
+	write_file(p->path, "we", "{\"half\":");
 	assert_int_equal(seal(p, 1, 2), 0);
 	ship_all(p);
 	assert_int_equal(tally_util_read_file(p->path, 1 << 20, &text, &bytes), 0);
@@ -264,7 +267,6 @@ static void test_rotated_file_is_left_alone(void **state)
 static void test_cut_file_goes_on_from_its_begin(void **state)
 {
 	struct place *p = *state;
-	FILE *out;
 
 	assert_int_equal(seal(p, 1, 40), 0);
 	ship_all(p);
@@ -272,9 +274,7 @@ static void test_cut_file_goes_on_from_its_begin(void **state)
 	assert_int_equal(seal(p, 2, 2), 0);
 	ship_all(p);
 	tally_ship_free(p->ship);
-	out = fopen(p->path, "ae");
-	assert_true(fputs("{\"half\":", out) > 0);
-	assert_int_equal(fclose(out), 0);
+	write_file(p->path, "ae", "{\"half\":");
 	start(p);
 	assert_int_equal(seal(p, 3, 2), 0);
 	ship_all(p);
@@ -285,13 +285,10 @@ static void test_cut_file_goes_on_from_its_begin(void **state)
 static void test_strange_line_costs_none_of_ours(void **state)
 {
 	struct place *p = *state;
-	FILE *out;
 
 	assert_int_equal(seal(p, 1, 2), 0);
 	ship_all(p);
-	out = fopen(p->path, "ae");
-	assert_true(fputs("{\"strange\":true}\n", out) > 0);
-	assert_int_equal(fclose(out), 0);
+	write_file(p->path, "ae", "{\"strange\":true}\n");
 	assert_int_equal(seal(p, 2, 2), 0);
 	ship_all(p);
 	tally_ship_free(p->ship);

@@ -163,11 +163,16 @@ static int try_object(void)
 	return err;
 }
 
+/* From who lacks capabilities the kernel refuses what it can do, and libbpf takes that for an answer. */
+static int answer(bool able, int result)
+{
+	return able ? result : -EPERM;
+}
+
 static void probe_features(struct tally_probe *probe)
 {
 	const enum bpf_prog_type skb = BPF_PROG_TYPE_CGROUP_SKB;
 	const enum tally_tier t = TALLY_TIER_PLAINTEXT;
-	/* Without its capabilities the kernel refuses what it can do, and libbpf takes that for an answer. */
 	const bool able = !tally_probe_missing(probe, t);
 
 	add(probe, "bpf", "bpf system call", t, try_bpf_syscall());
@@ -175,22 +180,22 @@ static void probe_features(struct tally_probe *probe)
 	    tally_cgroup_mount(probe->cgroup_mount, sizeof(probe->cgroup_mount)));
 	add(probe, "bpffs", "bpf filesystem for pins", t, tally_probe_bpffs(BPFFS));
 	add(probe, "cgroup_skb", "programs on the packets of a cgroup", t,
-	    able ? try_prog(skb) : -EPERM);
+	    answer(able, try_prog(skb)));
 	add(probe, "sock_ops", "programs on the births and deaths of sockets", t,
-	    able ? try_prog(BPF_PROG_TYPE_SOCK_OPS) : -EPERM);
+	    answer(able, try_prog(BPF_PROG_TYPE_SOCK_OPS)));
 	add(probe, "cgroup_link", "links to cgroups, replaceable in place", t, try_link());
 	add(probe, "sk_storage", "state kept with a socket", t,
-	    able ? try_helper(skb, BPF_FUNC_sk_storage_get) : -EPERM);
-	add(probe, "bpf_loop", "bounded loops", t, able ? try_helper(skb, BPF_FUNC_loop) : -EPERM);
+	    answer(able, try_helper(skb, BPF_FUNC_sk_storage_get)));
+	add(probe, "bpf_loop", "bounded loops", t, answer(able, try_helper(skb, BPF_FUNC_loop)));
 	add(probe, "ancestor_cgroup", "the cgroups above a socket's", t,
-	    able ? try_helper(skb, BPF_FUNC_skb_ancestor_cgroup_id) : -EPERM);
+	    answer(able, try_helper(skb, BPF_FUNC_skb_ancestor_cgroup_id)));
 	add(probe, "map_in_map", "maps swapped whole", t,
-	    able ? try_map(BPF_MAP_TYPE_ARRAY_OF_MAPS) : -EPERM);
+	    answer(able, try_map(BPF_MAP_TYPE_ARRAY_OF_MAPS)));
 	add(probe, "batch", "maps read in batches", t, try_batch());
 	add(probe, "btf", "the kernel describes its types", t, try_btf());
 	add(probe, "programs", "our programs pass the verifier", t, try_object());
 	add(probe, "uprobes", "programs on functions of libraries", TALLY_TIER_TLS,
-	    able ? try_prog(BPF_PROG_TYPE_KPROBE) : -EPERM);
+	    answer(able, try_prog(BPF_PROG_TYPE_KPROBE)));
 }
 
 static int silent(enum libbpf_print_level level, const char *format, va_list args)

@@ -60,12 +60,12 @@ TALLY_INLINE void meter_share(__u64 *v, __u64 n)
 
 TALLY_INLINE struct tally_h1 *meter_parser(struct tally_conn *c, __u32 dir)
 {
-	return &c->h1[conn_side(dir)];
+	return &c->way[conn_side(dir)].h1;
 }
 
 TALLY_INLINE __u32 meter_next(const struct tally_conn *c, __u32 dir)
 {
-	return c->next[conn_side(dir)];
+	return c->way[conn_side(dir)].next;
 }
 
 TALLY_INLINE int meter_unparsed(struct tally_totals *t, __u32 dir, __u32 reason, __u64 n)
@@ -139,7 +139,7 @@ TALLY_GLOBAL int meter_end_response(struct tally_run *run, struct tally_conn *c,
 
 	if (!run || !c || !x || !t)
 		return 0;
-	p = &c->h1[TALLY_OUT];
+	p = &c->way[TALLY_OUT].h1;
 	meter_take_request_bytes(run, c, x);
 	run->delta.requests = 1;
 	run->delta.incomplete = incomplete;
@@ -158,7 +158,7 @@ TALLY_GLOBAL int meter_end_response(struct tally_run *run, struct tally_conn *c,
 TALLY_INLINE void meter_key_lookup(struct tally_run *run, struct tally_conn *c,
 				   struct tally_exchange *x, struct tally_totals *t)
 {
-	struct tally_h1 *p = &c->h1[TALLY_IN];
+	struct tally_h1 *p = &c->way[TALLY_IN].h1;
 
 	if (!(x->flags & EX_UNKNOWN))
 		return;
@@ -223,7 +223,7 @@ TALLY_INLINE void meter_take_blank(struct tally_h1 *p, struct tally_totals *t)
 TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c,
 				     const struct tally_rules *r, struct tally_totals *t)
 {
-	struct tally_h1 *p = &c->h1[TALLY_IN];
+	struct tally_h1 *p = &c->way[TALLY_IN].h1;
 	struct tally_exchange *x;
 
 	p->head_flags = conn_head_flags(p, r);
@@ -236,7 +236,7 @@ TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c
 		meter_key_lookup(run, c, x, t);
 		x->request_bytes = p->octets;
 		p->octets = 0;
-		tally_publish(&c->head, c->head + 1);
+		conn_push(c);
 	} else {
 		meter_share(&c->over_bytes, p->octets);
 		p->octets = 0;
@@ -252,7 +252,7 @@ TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c
 /* Octets of a request whose head is known go to its exchange, and from there to its row. */
 TALLY_INLINE void meter_request_octets(struct tally_run *run, struct tally_conn *c)
 {
-	struct tally_h1 *p = &c->h1[TALLY_IN];
+	struct tally_h1 *p = &c->way[TALLY_IN].h1;
 	struct tally_exchange *x = c->tunnel ? conn_front(c) : conn_last(c);
 
 	if (!p->octets)
@@ -275,7 +275,7 @@ TALLY_INLINE void meter_request_octets(struct tally_run *run, struct tally_conn 
 TALLY_INLINE void meter_response_final(struct tally_run *run, struct tally_conn *c,
 				       const struct tally_rules *r, struct tally_totals *t)
 {
-	struct tally_h1 *p = &c->h1[TALLY_OUT];
+	struct tally_h1 *p = &c->way[TALLY_OUT].h1;
 	struct tally_exchange *x;
 
 	t->seen++;
@@ -300,7 +300,7 @@ TALLY_INLINE void meter_response_final(struct tally_run *run, struct tally_conn 
 TALLY_INLINE void meter_response_head(struct tally_run *run, struct tally_conn *c,
 				      const struct tally_rules *r, struct tally_totals *t)
 {
-	struct tally_h1 *p = &c->h1[TALLY_OUT];
+	struct tally_h1 *p = &c->way[TALLY_OUT].h1;
 	struct tally_exchange *x;
 
 	if (p->status < 200 && p->status != 101) {
@@ -479,7 +479,7 @@ TALLY_GLOBAL int meter_feed(TALLY_PACKET *pkt, struct tally_run *run, struct tal
 	tally_loop(1 << 18, meter_feed_step, &l);
 	if (run->at < run->len)
 		t->gaps[TALLY_GAP_LOOP_LIMIT]++;
-	c->next[conn_side(run->dir)] = run->seq + run->at;
+	c->way[conn_side(run->dir)].next = run->seq + run->at;
 	return 0;
 }
 
@@ -595,8 +595,8 @@ TALLY_GLOBAL int meter_conflicts(TALLY_PACKET *pkt, struct tally_run *run, struc
 	run->to = run->seq + run->len;
 	if ((__s32)(run->from - run->rcv_nxt) < 0)
 		run->from = run->rcv_nxt;
-	if ((__s32)(run->to - c->next[TALLY_IN]) > 0)
-		run->to = c->next[TALLY_IN];
+	if ((__s32)(run->to - c->way[TALLY_IN].next) > 0)
+		run->to = c->way[TALLY_IN].next;
 	if ((__s32)(run->to - c->parsed_to) > 0)
 		run->to = c->parsed_to;
 	tally_loop(2 * (TALLY_HOLES + TALLY_KEPT), meter_repeat_step, &l);
@@ -681,7 +681,7 @@ TALLY_GLOBAL int meter_heads(struct tally_run *run, struct tally_conn *c)
 	for (__u32 i = 0; i < TALLY_PIPELINE; i++) {
 		struct tally_exchange *x = conn_slot(c, c->tail + i);
 
-		if (c->tail + i == c->head)
+		if (i == conn_waiting(c))
 			break;
 		if ((__s32)(run->rcv_nxt - x->head_end) >= 0)
 			x->taken = 1;
@@ -692,15 +692,16 @@ TALLY_GLOBAL int meter_heads(struct tally_run *run, struct tally_conn *c)
 /* What TCP has taken is compared with nothing any more. */
 TALLY_INLINE void meter_taken(struct tally_run *run, struct tally_conn *c)
 {
-	if (c->head - c->tail > 1)
+	if (conn_waiting(c) > 1)
 		meter_heads(run, c);
 	if (c->kept_count | c->holes)
 		meter_forget(run, c);
 	if (!c->synced[TALLY_IN])
 		return;
 	if ((__s32)(run->rcv_nxt - c->parsed_to) > 0)
-		c->parsed_to = (__s32)(run->rcv_nxt - c->next[TALLY_IN]) > 0 ? c->next[TALLY_IN]
-									     : run->rcv_nxt;
+		c->parsed_to = (__s32)(run->rcv_nxt - c->way[TALLY_IN].next) > 0
+				       ? c->way[TALLY_IN].next
+				       : run->rcv_nxt;
 	if ((__s32)(run->rcv_nxt - (c->seen_at + c->seen_len)) >= 0)
 		c->seen_len = 0;
 }
@@ -712,7 +713,7 @@ TALLY_INLINE void meter_join(struct tally_run *run, struct tally_conn *c, struct
 
 	t->gaps[TALLY_GAP_MIDSTREAM_JOIN]++;
 	if (run->dir == TALLY_IN) {
-		c->next[TALLY_IN] = run->seq;
+		c->way[TALLY_IN].next = run->seq;
 		c->synced[TALLY_IN] = 1;
 		c->parsed_to = run->seq;
 		c->seen_at = run->seq;
@@ -721,7 +722,7 @@ TALLY_INLINE void meter_join(struct tally_run *run, struct tally_conn *c, struct
 		if (run->snd_una != run->snd_nxt || run->seq != run->rcv_nxt)
 			p->state = H1_BAD; /* an answer is under way: no boundary here */
 	} else {
-		c->next[TALLY_OUT] = run->seq;
+		c->way[TALLY_OUT].next = run->seq;
 		c->synced[TALLY_OUT] = 1;
 		if (run->snd_una != run->snd_nxt || run->seq != run->snd_nxt)
 			p->state = H1_BAD;
@@ -742,13 +743,13 @@ TALLY_INLINE void meter_resync(struct tally_run *run, struct tally_conn *c, stru
 {
 	if (!c->midstream || run->dir != TALLY_IN || !c->synced[TALLY_OUT])
 		return;
-	if (c->h1[TALLY_IN].state != H1_START || c->h1[TALLY_OUT].state != H1_START)
+	if (c->way[TALLY_IN].h1.state != H1_START || c->way[TALLY_OUT].h1.state != H1_START)
 		return;
-	if (c->head != c->tail || c->over_head != c->over_tail || c->h1[TALLY_OUT].octets)
+	if (conn_waiting(c) || c->over_head != c->over_tail || c->way[TALLY_OUT].h1.octets)
 		return;
-	if (run->seq != run->rcv_nxt || run->seq != c->next[TALLY_IN])
+	if (run->seq != run->rcv_nxt || run->seq != c->way[TALLY_IN].next)
 		return;
-	if (run->snd_una != run->snd_nxt || run->snd_nxt != c->next[TALLY_OUT])
+	if (run->snd_una != run->snd_nxt || run->snd_nxt != c->way[TALLY_OUT].next)
 		return;
 	/* The last answer was to what was not seen: of that a body may still come. */
 	if (c->on_orphan && !(c->orphan.flags & EX_OVER))
@@ -763,9 +764,9 @@ TALLY_INLINE void meter_resync(struct tally_run *run, struct tally_conn *c, stru
 /* Nothing was asked that is not answered, and no message has begun. */
 TALLY_INLINE int meter_rests(const struct tally_conn *c)
 {
-	__u8 in = c->h1[TALLY_IN].state, out = c->h1[TALLY_OUT].state;
+	__u8 in = c->way[TALLY_IN].h1.state, out = c->way[TALLY_OUT].h1.state;
 
-	return c->head == c->tail && c->over_head == c->over_tail && !c->responding && !c->tunnel &&
+	return !conn_waiting(c) && c->over_head == c->over_tail && !c->responding && !c->tunnel &&
 	       (in == H1_START || in == H1_BAD) && (out == H1_START || out == H1_BAD);
 }
 
@@ -785,9 +786,9 @@ TALLY_GLOBAL int meter_astray(struct tally_conn *c)
 
 	if (!c)
 		return 0;
-	in = &c->h1[TALLY_IN];
-	out = &c->h1[TALLY_OUT];
-	waiting = (c->head - c->tail) + (c->over_head - c->over_tail);
+	in = &c->way[TALLY_IN].h1;
+	out = &c->way[TALLY_OUT].h1;
+	waiting = conn_waiting(c) + (c->over_head - c->over_tail);
 	unseen = c->on_orphan && !(c->orphan.flags & EX_OVER);
 	half = in->state != H1_START && in->state != H1_BAD;
 	if (out->state == H1_BAD)
@@ -820,7 +821,7 @@ TALLY_INLINE int meter_may_join(const struct tally_run *run, struct tally_conn *
 	    run->snd_nxt == c->sent_then)
 		return 0;
 	/* It sends just now, on another CPU. */
-	if ((__s32)(c->next[TALLY_OUT] - run->snd_nxt) > 0)
+	if ((__s32)(c->way[TALLY_OUT].next - run->snd_nxt) > 0)
 		return 0;
 	return meter_astray(c);
 }
@@ -853,8 +854,8 @@ TALLY_INLINE void meter_lose(struct tally_run *run, struct tally_conn *c, struct
  */
 TALLY_INLINE void meter_follow(struct tally_run *run, struct tally_conn *c, struct tally_totals *t)
 {
-	struct tally_h1 *p = &c->h1[TALLY_IN];
-	__u32 to = run->rcv_nxt, next = c->next[TALLY_IN];
+	struct tally_h1 *p = &c->way[TALLY_IN].h1;
+	__u32 to = run->rcv_nxt, next = c->way[TALLY_IN].next;
 
 	if (c->tunnel)
 		p->state = H1_TUNNEL;
@@ -865,7 +866,7 @@ TALLY_INLINE void meter_follow(struct tally_run *run, struct tally_conn *c, stru
 	if ((__s32)(to - next) <= 0)
 		return;
 	tally_h1_skip(p, to - next);
-	c->next[TALLY_IN] = to;
+	c->way[TALLY_IN].next = to;
 	t->bytes[TALLY_IN] += to - next;
 }
 
@@ -883,7 +884,8 @@ TALLY_INLINE void meter_cut(struct tally_run *run, const struct tally_conn *c)
 {
 	__u32 n = run->rcv_nxt - run->seq;
 
-	if (!c->synced[TALLY_IN] || (__s32)(run->rcv_nxt - c->next[TALLY_IN]) <= 0 || (__s32)n <= 0)
+	if (!c->synced[TALLY_IN] || (__s32)(run->rcv_nxt - c->way[TALLY_IN].next) <= 0 ||
+	    (__s32)n <= 0)
 		return;
 	n = n < run->len ? n : run->len;
 	run->seq += n;
@@ -940,10 +942,9 @@ TALLY_GLOBAL int meter_place(struct tally_run *run, struct tally_conn *c,
 TALLY_INLINE void meter_http09(struct tally_run *run, struct tally_conn *c,
 			       const struct tally_rules *r, struct tally_totals *t)
 {
-	struct tally_h1 *p = &c->h1[TALLY_OUT];
+	struct tally_h1 *p = &c->way[TALLY_OUT].h1;
 
-	if (c->tail == c->head || conn_slot(c, c->tail)->protocol != TALLY_PROTO_HTTP09 ||
-	    !p->octets)
+	if (!conn_waiting(c) || conn_slot(c, c->tail)->protocol != TALLY_PROTO_HTTP09 || !p->octets)
 		return;
 	p->status = 200; /* nobody said so */
 	p->protocol = TALLY_PROTO_HTTP09;
@@ -957,7 +958,7 @@ TALLY_INLINE void meter_http09(struct tally_run *run, struct tally_conn *c,
 TALLY_INLINE void meter_out_fin(struct tally_run *run, struct tally_conn *c,
 				const struct tally_rules *r, struct tally_totals *t)
 {
-	struct tally_h1 *p = &c->h1[TALLY_OUT];
+	struct tally_h1 *p = &c->way[TALLY_OUT].h1;
 	struct tally_exchange *x;
 
 	if (p->state == H1_PROTOCOL || p->state == H1_STATUS)
@@ -999,7 +1000,7 @@ TALLY_GLOBAL int meter_settle(struct tally_run *run, struct tally_conn *c,
 	} else {
 		if (p->state == H1_BAD && !(c->responding | c->tunnel))
 			meter_http09(run, c, r, t);
-		if (c->fin_seen[TALLY_OUT] && c->next[TALLY_OUT] == c->fin[TALLY_OUT])
+		if (c->fin_seen[TALLY_OUT] && c->way[TALLY_OUT].next == c->way[TALLY_OUT].fin)
 			meter_out_fin(run, c, r, t);
 		if ((c->responding | c->tunnel)) {
 			struct tally_exchange *x = conn_front(c);
@@ -1019,7 +1020,7 @@ TALLY_GLOBAL int meter_settle(struct tally_run *run, struct tally_conn *c,
 /* Does meter_settle() find anything to do? */
 TALLY_INLINE int meter_unsettled(const struct tally_run *run, const struct tally_conn *c)
 {
-	const struct tally_h1 *p = &c->h1[conn_side(run->dir)];
+	const struct tally_h1 *p = &c->way[conn_side(run->dir)].h1;
 
 	if (run->dir == TALLY_IN)
 		return p->blank || p->octets;
@@ -1071,7 +1072,7 @@ TALLY_INLINE void meter_conflict(struct tally_conn *c, struct tally_totals *t)
 TALLY_INLINE void meter_again(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
 			      struct tally_totals *t)
 {
-	__u32 next = c->next[TALLY_IN];
+	__u32 next = c->way[TALLY_IN].next;
 
 	if (c->synced[TALLY_IN] && (__s32)(run->seq - next) < 0 &&
 	    (__s32)(run->rcv_nxt - next) < 0 && meter_conflicts(pkt, run, c))
@@ -1122,7 +1123,7 @@ static long meter_unpark_step(__u32 i, void *ctx)
 TALLY_INLINE void meter_unpark(struct meter_loop *l)
 {
 	if (l->run->dir == TALLY_IN && l->c->tunnel)
-		l->c->h1[TALLY_IN].state = H1_TUNNEL;
+		l->c->way[TALLY_IN].h1.state = H1_TUNNEL;
 	tally_loop(TALLY_PARK_PIECES, meter_unpark_step, l);
 }
 
@@ -1185,8 +1186,8 @@ TALLY_INLINE int meter_urgent(const struct tally_run *run)
  */
 TALLY_INLINE int meter_is_body(const struct tally_conn *c, __u32 seq, __u32 len, __u32 least)
 {
-	const struct tally_h1 *p = &c->h1[TALLY_IN];
-	__s32 end = seq + len - *(const volatile __u32 *)&c->next[TALLY_IN];
+	const struct tally_h1 *p = &c->way[TALLY_IN].h1;
+	__s32 end = seq + len - *(const volatile __u32 *)&c->way[TALLY_IN].next;
 	__u8 state = *(const volatile __u8 *)&p->state;
 
 	return (state == H1_BODY || state == H1_CHUNK_DATA) && (__s32)(seq - least) >= 0 &&
@@ -1199,7 +1200,7 @@ TALLY_INLINE int meter_is_body(const struct tally_conn *c, __u32 seq, __u32 len,
  */
 TALLY_INLINE void meter_unkept(struct tally_conn *c, __u32 seq, __u32 len)
 {
-	__u8 state = c->h1[TALLY_IN].state;
+	__u8 state = c->way[TALLY_IN].h1.state;
 
 	if (c->taint || !c->synced[TALLY_IN] || state == H1_CLOSE || state == H1_TUNNEL ||
 	    state == H1_BAD || meter_is_body(c, seq, len, c->parsed_to))
@@ -1273,7 +1274,7 @@ TALLY_INLINE void meter_fin(const struct tally_run *run, struct tally_conn *c)
 
 	if (!(run->flags & SEG_FIN))
 		return;
-	c->fin[side] = run->seq + run->len;
+	c->way[side].fin = run->seq + run->len;
 	c->fin_seen[side] = 1;
 }
 
@@ -1284,8 +1285,9 @@ TALLY_INLINE __u64 meter_not_plain(const struct tally_run *run, __u32 dir,
 				   const struct tally_conn *c, const struct tally_rules *r)
 {
 	return c->odd | c->parked_count[TALLY_IN] | c->parked_count[TALLY_OUT] | c->unread |
-	       (c->over_head ^ c->over_tail) | run->flags | (run->seq ^ c->next[conn_side(dir)]) |
-	       !c->synced[conn_side(dir)] | h1_not_recallable(&c->h1[conn_side(dir)], r);
+	       (c->over_head ^ c->over_tail) | run->flags |
+	       (run->seq ^ c->way[conn_side(dir)].next) | !c->synced[conn_side(dir)] |
+	       h1_not_recallable(&c->way[conn_side(dir)].h1, r);
 }
 
 /* Is what follows the head in the segment body, and nothing but body? */
@@ -1302,14 +1304,14 @@ TALLY_INLINE int meter_fits(const struct tally_run *run, const struct tally_h1 *
 TALLY_INLINE int meter_plain_request(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
 				     const struct tally_rules *r, struct tally_totals *t)
 {
-	struct tally_h1 *p = &c->h1[TALLY_IN];
+	struct tally_h1 *p = &c->way[TALLY_IN].h1;
 	__u32 n = p->recall_len, end = run->seq + run->len;
 	struct tally_exchange *x;
 
 	if (meter_not_plain(run, TALLY_IN, c, r) | (run->seq ^ run->rcv_nxt) | c->kept_count |
 	    c->holes)
 		return 0;
-	if (!meter_fits(run, p) || c->head - c->tail > 1 || !h1_recall_turn(p, c->head) ||
+	if (!meter_fits(run, p) || conn_waiting(c) > 1 || !h1_recall_turn(p, c->head) ||
 	    port_load(pkt, run, &run->chunk, run->off, n))
 		return 0;
 	if (!tally_h1_same_request(&run->chunk, &c->seen, n)) {
@@ -1327,8 +1329,8 @@ TALLY_INLINE int meter_plain_request(TALLY_PACKET *pkt, struct tally_run *run, s
 	x = tally_conn_request_again(c, r, run->seq + n);
 	x->request_bytes = run->len;
 	meter_key_lookup(run, c, x, t);
-	tally_publish(&c->head, c->head + 1);
-	c->next[TALLY_IN] = end;
+	conn_push(c);
+	c->way[TALLY_IN].next = end;
 	t->bytes[TALLY_IN] += run->len;
 	return 1;
 }
@@ -1348,13 +1350,13 @@ TALLY_INLINE int meter_plain_response(TALLY_PACKET *pkt, struct tally_run *run,
 				      struct tally_conn *c, const struct tally_rules *r,
 				      struct tally_totals *t)
 {
-	struct tally_h1 *p = &c->h1[TALLY_OUT];
+	struct tally_h1 *p = &c->way[TALLY_OUT].h1;
 	__u32 n = run->len < TALLY_CHUNK ? run->len : TALLY_CHUNK;
 	struct tally_exchange *x;
 
 	if (meter_not_plain(run, TALLY_OUT, c, r) | c->fin_seen[TALLY_OUT] | c->responding)
 		return 0;
-	if (!meter_fits(run, p) || c->tail == c->head)
+	if (!meter_fits(run, p) || !conn_waiting(c))
 		return 0;
 	/* Only now: while nothing waits, slots change their places (conn_next_slot). */
 	x = conn_slot(c, c->tail);
@@ -1367,7 +1369,7 @@ TALLY_INLINE int meter_plain_response(TALLY_PACKET *pkt, struct tally_run *run,
 	}
 	h1_recall(p, run->len - p->recall_len);
 	p->octets = run->len;
-	c->next[TALLY_OUT] = run->seq + run->len;
+	c->way[TALLY_OUT].next = run->seq + run->len;
 	t->bytes[TALLY_OUT] += run->len;
 	t->seen++;
 	c->on_orphan = 0;
@@ -1457,7 +1459,7 @@ static long meter_abort_step(__u32 i, void *ctx)
 	struct tally_exchange *x = conn_slot(c, c->tail);
 
 	(void)i;
-	if (c->tail == c->head)
+	if (!conn_waiting(c))
 		return 1;
 	if (x->candidate)
 		port_candidate_drop(l->run, x->candidate);
@@ -1479,8 +1481,8 @@ static long meter_abort_step(__u32 i, void *ctx)
 	meter_take_request_bytes(l->run, c, x);
 	l->run->delta.requests = 1;
 	l->run->delta.duration_ns = l->run->now > x->start_ns ? l->run->now - x->start_ns : 0;
-	l->run->delta.response_bytes = c->h1[TALLY_OUT].octets;
-	c->h1[TALLY_OUT].octets = 0;
+	l->run->delta.response_bytes = c->way[TALLY_OUT].h1.octets;
+	c->way[TALLY_OUT].h1.octets = 0;
 	meter_count_booked(l->t, x);
 	meter_book(l->run, c, x);
 	c->tail++;
@@ -1490,16 +1492,16 @@ static long meter_abort_step(__u32 i, void *ctx)
 /* Octets that TCP took and nobody saw. A FIN takes a position, too. */
 TALLY_INLINE void meter_missed(struct tally_run *run, struct tally_conn *c, struct tally_totals *t)
 {
-	__u32 n = run->rcv_nxt - c->next[TALLY_IN];
+	__u32 n = run->rcv_nxt - c->way[TALLY_IN].next;
 
-	if (c->fin_seen[TALLY_IN] && run->rcv_nxt == c->fin[TALLY_IN] + 1)
+	if (c->fin_seen[TALLY_IN] && run->rcv_nxt == c->way[TALLY_IN].fin + 1)
 		n--;
 	if (!c->synced[TALLY_IN] || (__s32)n <= 0)
 		return;
 	t->gaps[TALLY_GAP_NEVER_FILLED]++;
 	t->bytes[TALLY_IN] += n;
 	meter_unparsed(t, TALLY_IN, TALLY_UNPARSED_GAP, n);
-	c->next[TALLY_IN] += n;
+	c->way[TALLY_IN].next += n;
 }
 
 /*
@@ -1514,7 +1516,7 @@ TALLY_GLOBAL int meter_close(struct tally_run *run, struct tally_conn *c,
 
 	if (!run || !c || !r || !t || c->closed)
 		return 0;
-	p = &c->h1[TALLY_OUT];
+	p = &c->way[TALLY_OUT].h1;
 	meter_follow(run, c, t);
 	meter_missed(run, c, t);
 	meter_give_up(c, TALLY_IN, t);
@@ -1527,9 +1529,9 @@ TALLY_GLOBAL int meter_close(struct tally_run *run, struct tally_conn *c,
 	if (c->tunnel) {
 		struct tally_exchange *x = conn_front(c);
 
-		run->delta.request_bytes += c->h1[TALLY_IN].octets;
+		run->delta.request_bytes += c->way[TALLY_IN].h1.octets;
 		run->delta.response_bytes += p->octets;
-		c->h1[TALLY_IN].octets = 0;
+		c->way[TALLY_IN].h1.octets = 0;
 		p->octets = 0;
 		meter_take_request_bytes(run, c, x);
 		meter_book(run, c, x);
@@ -1538,7 +1540,7 @@ TALLY_GLOBAL int meter_close(struct tally_run *run, struct tally_conn *c,
 	c->closed = CONN_ENDED;
 	c->responding = 0;
 	c->tunnel = 0;
-	if (c->tail != c->head)
+	if (conn_waiting(c))
 		tally_loop(TALLY_PIPELINE, meter_abort_step, &l);
 	if (c->over_head != c->over_tail) {
 		struct tally_exchange *x = conn_orphan(c, r, run->now);
@@ -1551,15 +1553,15 @@ TALLY_GLOBAL int meter_close(struct tally_run *run, struct tally_conn *c,
 		c->over_tail = c->over_head;
 	}
 	meter_unparsed(t, TALLY_IN, TALLY_UNPARSED_PARTIAL_HEAD,
-		       c->h1[TALLY_IN].octets + meter_take(&c->over_bytes));
+		       c->way[TALLY_IN].h1.octets + meter_take(&c->over_bytes));
 	meter_unparsed(t, TALLY_OUT, TALLY_UNPARSED_PARTIAL_HEAD, p->octets);
-	c->h1[TALLY_IN].octets = 0;
+	c->way[TALLY_IN].h1.octets = 0;
 	p->octets = 0;
-	if (c->h1[TALLY_IN].spill_slot)
-		port_candidate_drop(run, c->h1[TALLY_IN].spill_slot);
+	if (c->way[TALLY_IN].h1.spill_slot)
+		port_candidate_drop(run, c->way[TALLY_IN].h1.spill_slot);
 	if (p->spill_slot)
 		port_candidate_drop(run, p->spill_slot);
-	c->h1[TALLY_IN].spill_slot = 0;
+	c->way[TALLY_IN].h1.spill_slot = 0;
 	p->spill_slot = 0;
 	return 0;
 }

@@ -883,10 +883,10 @@ static __always_inline const struct tally_rules *rules_of(__u32 service, __u32 *
 /* Rules that a message of this direction began under, if they still stand where they did. */
 static __noinline const struct tally_rules *rules_before(const struct tally_conn *c, __u32 dir)
 {
-	__u32 slot = c->rules_slot[conn_side(dir)];
+	__u32 slot = c->way[conn_side(dir)].rules_slot;
 	const struct tally_rules *r = bpf_map_lookup_elem(&rulesets, &slot);
 
-	return r && r->ruleset == c->rules_id[conn_side(dir)] ? r : 0;
+	return r && r->ruleset == c->way[conn_side(dir)].rules_id ? r : 0;
 }
 
 /*
@@ -899,9 +899,9 @@ static __always_inline const struct tally_rules *conn_rules(struct tally_conn *c
 	__u32 side = conn_side(dir);
 	const struct tally_rules *old;
 
-	if (r && c->rules_id[side] == r->ruleset)
+	if (r && c->way[side].rules_id == r->ruleset)
 		return r;
-	if (!r || (c->rules_id[side] && conn_half_head(&c->h1[side]))) {
+	if (!r || (c->way[side].rules_id && conn_half_head(&c->way[side].h1))) {
 		old = rules_before(c, dir);
 		/* Nothing came this way yet: it is the answer to what came the other way. */
 		if (!r && !old)
@@ -909,16 +909,16 @@ static __always_inline const struct tally_rules *conn_rules(struct tally_conn *c
 		if (old || !r)
 			return old;
 		/* Its slot was taken: so many reloads ago. */
-		h1_bad(&c->h1[side], TALLY_DETAIL_GAP);
+		h1_bad(&c->way[side].h1, TALLY_DETAIL_GAP);
 	}
-	c->rules_slot[side] = slot;
-	c->rules_id[side] = r->ruleset;
+	c->way[side].rules_slot = slot;
+	c->way[side].rules_id = r->ruleset;
 	return r;
 }
 
 static __always_inline __u32 *conn_lock(struct tally_conn *c, __u32 dir)
 {
-	return &c->lock[conn_side(dir)];
+	return &c->way[conn_side(dir)].lock;
 }
 
 static __noinline int defer_park(struct __sk_buff *skb, struct tally_scratch *s,
@@ -1063,7 +1063,7 @@ static __always_inline int conn_is_over(const struct tally_conn *c, const struct
 	if (h->flags & TCP_RST)
 		return dir == TALLY_OUT || h->seq == run->rcv_nxt;
 	return c->fin_seen[TALLY_OUT] &&
-	       (c->next[TALLY_OUT] == c->fin[TALLY_OUT] || !c->synced[TALLY_OUT]);
+	       (c->way[TALLY_OUT].next == c->way[TALLY_OUT].fin || !c->synced[TALLY_OUT]);
 }
 
 static __always_inline void run_packet(struct tally_run *run, const struct packet_head *h,
@@ -1115,7 +1115,7 @@ static __always_inline __u32 reach_mptcp(const struct tally_run *run, const stru
 	__u32 taken = run->rcv_nxt, end = run->seq + run->len;
 
 	/* A FIN takes a position, too. */
-	if (c->fin_seen[TALLY_IN] && taken == c->fin[TALLY_IN] + 1)
+	if (c->fin_seen[TALLY_IN] && taken == c->way[TALLY_IN].fin + 1)
 		taken--;
 	if (run->dir == TALLY_IN && (__s32)(taken - from) > 0)
 		from = taken;
@@ -1131,7 +1131,7 @@ static __always_inline __u32 reach_mptcp(const struct tally_run *run, const stru
 static __noinline int count_mptcp(struct tally_run *run, struct tally_conn *c,
 				  struct tally_totals *t)
 {
-	__u32 side = conn_side(run->dir), *next = &c->next[side], from, to;
+	__u32 side = conn_side(run->dir), *next = &c->way[side].next, from, to;
 
 	meter_fin(run, c);
 	if (!c->synced[side]) {
@@ -1176,7 +1176,7 @@ static __always_inline int conn_beyond(const struct tally_conn *c, __u32 dir, __
 {
 	__u32 side = conn_side(dir), n = pos - seen;
 
-	if (c->fin_seen[side] && pos == c->fin[side] + 1)
+	if (c->fin_seen[side] && pos == c->way[side].fin + 1)
 		n--;
 	/* What was seen may be ahead, by a window: else it is the stream, however far. */
 	return c->synced[side] && !c->parked_count[side] && n && n < -TALLY_WINDOW_MAX;
@@ -1186,7 +1186,7 @@ static __always_inline int conn_beyond(const struct tally_conn *c, __u32 dir, __
 static __always_inline int conn_missed(const struct tally_run *run, const struct tally_conn *c)
 {
 	return conn_beyond(c, TALLY_IN, run->rcv_nxt, c->far) ||
-	       conn_beyond(c, TALLY_OUT, run->snd_una, c->next[TALLY_OUT]);
+	       conn_beyond(c, TALLY_OUT, run->snd_una, c->way[TALLY_OUT].next);
 }
 
 /*
@@ -1267,7 +1267,7 @@ static __noinline int conn_again(struct __sk_buff *skb, struct bpf_sock *sk, str
 		return 1;
 	if (conn_missed(run, c) || meter_may_join(run, c))
 		metered = conn_begin_again(skb, sk, run, c);
-	else if (!c->midstream && !conn_beyond(c, TALLY_OUT, run->snd_nxt, c->next[TALLY_OUT]))
+	else if (!c->midstream && !conn_beyond(c, TALLY_OUT, run->snd_nxt, c->way[TALLY_OUT].next))
 		return conn_owner_again(skb, sk, c); /* nothing unseen is under way, either */
 	meter_asked(run, c);
 	return metered;
@@ -1354,6 +1354,8 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 		park_busy(skb, run, c, t);
 		return 0;
 	}
+	/* The line of the exchange, which the other direction has had: it is on its way while octets are read. */
+	*(volatile __u8 *)&c->queue[0].touched[conn_side(dir)] = 1;
 	r = conn_rules(c, dir, r, slot);
 	if (r)
 		meter_segment(skb, run, dir, c, r, t);
@@ -1492,22 +1494,22 @@ static __always_inline struct tally_conn *conn_of(struct __sk_buff *skb, struct 
 }
 
 /*
- * Cache lines that this packet will need are asked for together. The other direction, on another CPU, or
- * many other connections have had them since, and behind a lock they would come one after the other.
+ * Cache lines that this packet will need are asked for together: many other connections have had them since,
+ * and behind a lock they would come one after the other.
  */
 static __always_inline void conn_touch(struct tally_conn *c, __u32 dir)
 {
-	const struct tally_h1 *p = &c->h1[conn_side(dir)];
-	const struct tally_exchange *x = &c->queue[0];
+	const struct tally_h1 *p = &c->way[conn_side(dir)].h1;
 
 	(void)*(volatile const __u8 *)&p->state;
 	(void)*(volatile const __u64 *)&p->held_hash;
-	(void)*(volatile const __u64 *)&x->key;
-	(void)*(volatile const __u16 *)&x->flags;
-	if (dir == TALLY_IN)
+	if (dir == TALLY_IN) {
+		(void)*(volatile const __u64 *)&c->begun_ns;
 		(void)*(volatile const __u8 *)c->seen.b;
-	else
+	} else {
+		(void)*(volatile const __u64 *)&c->last_key;
 		(void)*(volatile const __u8 *)c->reply.b;
+	}
 }
 
 /*

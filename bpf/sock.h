@@ -56,7 +56,7 @@ static __noinline int conn_adopt_nth(struct tally_deferred_key *k, struct tally_
 	if (l.d->conflict)
 		c->taint = TALLY_DETAIL_CONFLICT;
 	if (l.d->fin && l.d->count) {
-		c->fin[TALLY_IN] = defer_seq(l.d) + l.d->len;
+		c->way[TALLY_IN].fin = defer_seq(l.d) + l.d->len;
 		c->fin_seen[TALLY_IN] = 1;
 	}
 	bpf_loop(TALLY_PARK_PIECES, adopt_step, &l, 0);

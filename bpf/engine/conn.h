@@ -63,7 +63,8 @@ struct tally_exchange {
 	__u8 detail;
 	__u8 taken;	   /* IN: TCP has taken the whole head; positions say so for 2 GiB only */
 	__u8 key_priority; /* of the request's key; 0: it has none */
-	__u8 pad[4];
+	__u8 touched[2];   /* says nothing (conn_touch) */
+	__u8 pad[2];
 };
 
 #define CONN_MIDWAY 2 /* no mark of a port that is wanted: it is asked at each segment */
@@ -75,9 +76,26 @@ struct tally_hole {
 	__u32 from, to;
 };
 
+/* What the holder of a direction's lock writes, and nobody else. */
+struct tally_way {
+	__u32 lock; /* xchg try-lock */
+	__u32 next; /* stream position expected next */
+	/* Rules of the message under way: those that were in force when it began. */
+	__u32 rules_slot, rules_id;
+	__u32 fin; /* position of FIN, if fin_seen */
+	__u32 pad;
+	struct tally_h1 h1;
+	__u8 to_line[40];
+};
+
+/*
+ * The directions run on two processors: the client's, or its network queue's, and the server's. A cache line
+ * that both write travels between them with each exchange, which takes longer than all that is done with it.
+ * So what both read is seldom written and stands together; each direction writes to lines of its own; and an
+ * exchange goes from one to the other in a line that holds nothing else (CONN_LINE).
+ */
 struct tally_conn {
-	/* What every segment touches stands together, before what is seldom needed. */
-	__u32 lock[2]; /* xchg try-locks of the directions */
+	/* Read by both, seldom written. */
 	__u32 service;
 	/* Octets, not bits: each has its own writer, and the directions run at the same time. */
 	union {
@@ -89,55 +107,62 @@ struct tally_conn {
 		};
 		__u32 odd; /* any of them: its segments are no plain ones */
 	};
-	__u8 ignored;	  /* of no service */
-	__u8 resolved;	  /* mark of its port when its service was asked; CONN_MIDWAY; 0: not yet */
-	__u8 responding;  /* a final head was read, its response goes on; OUT */
-	__u8 counted;	  /* in totals.connections */
-	__u8 on_orphan;	  /* the response under way, or the tunnel, is of `orphan`; OUT */
-	__u8 unborn;	  /* no program saw its birth, and none will see its death */
-	__u8 owner_known; /* last_key is a key a response accepted */
-	__u8 in_over;	  /* IN: the current request is past the depth */
+	__u8 ignored;  /* of no service */
+	__u8 resolved; /* mark of its port when its service was asked; CONN_MIDWAY; 0: not yet */
+	__u8 counted;  /* in totals.connections */
+	__u8 unborn;   /* no program saw its birth, and none will see its death */
+	__u32 ended;   /* it is over, and who holds a lock closes it when done */
 	__u64 cookie;
-	__u32 next[2];	 /* stream position expected next */
-	__u32 synced[2]; /* next is known */
-	__u32 parked_count[2];
 	__u64 unread; /* IN: position << 32 | length of octets that no place was left for; shared, atomic */
-	/* Rules of the message under way: those that were in force when it began. */
-	__u32 rules_slot[2], rules_id[2];
-	/* Queue. Free-running indices. */
-	__u32 head, tail;
-	__u32 base; /* index i stands in slot i + base; IN's, changed only while nothing waits */
-	__u32 over_head, over_tail;
-	__u32 ended;	 /* it is over, and who holds a lock closes it when done */
-	__u64 begun_ns;	 /* IN: when the current request's first octet came */
-	__u64 last_key;	 /* for `tainted: owner` */
-	__u64 known_key; /* IN: in the dictionary, when it was asked in the epoch of that number */
-	__u32 known_epoch; /* 0: none */
-	__u32 parsed_to;   /* IN: octets from here on were skipped as body, never looked at */
-	__u32 seen_at;	   /* IN: stream position of seen.b[0] */
-	__u32 seen_len;
-	__u32 far; /* IN: the greatest stream position behind an octet that was seen */
-	__u32 kept_count;
-	__u32 holes;  /* some of hole[] are in use */
-	__u32 origin; /* of its scope; ignored: tally_settings.changes when it was asked */
+	__u32 parked_count[2];
+	__u32 over_head, over_tail; /* free-running indices of over[] */
+	__u32 origin;	/* of its scope; ignored: tally_settings.changes when it was asked */
+	__u8 synced[2]; /* next is known */
 	__u8 fin_seen[2];
-	__u16 peer_port;
-	__u32 fin[2];	  /* position of FIN, if fin_seen */
-	__u32 sent_then;  /* midstream, IN: snd_nxt when octets of a request came last */
-	__u64 over_bytes; /* octets of requests past the depth; shared, atomic */
-	__u8 peer[16];
-	struct tally_h1 h1[2];
+	/* The queue; its first exchange, which serves whoever does not pipeline, is in the indices' line. */
+	__u32 head; /* IN's: index of the next request | what to add to an index for its slot << 16 */
+	__u32 tail; /* OUT's: index of the first that waits. Indices are free-running, of 16 bits */
 	struct tally_exchange queue[TALLY_PIPELINE];
-	struct tally_chunk seen;  /* IN: the octets looked at last (R9) */
-	struct tally_reply reply; /* OUT: the head read last, while h1[OUT] remembers it */
 	struct tally_exchange orphan;
-	struct tally_hole hole[TALLY_HOLES]; /* IN: stretches skipped as body before parsed_to */
-	__u32 kept
-		[TALLY_KEPT]; /* IN: octets looked at before `seen`, ids + 1 of pieces; 0: empty */
-	__u32 kept_last;      /* IN: which of them was filled last: octets that follow join it */
-	__u32 parked[2][TALLY_PARK_PIECES]; /* ids + 1; 0: empty. Shared, atomic */
+	struct tally_way way[2];
+	/* IN's. */
+	__u64 begun_ns;	   /* when the current request's first octet came */
+	__u64 known_key;   /* in the dictionary, when it was asked in the epoch of that number */
+	__u32 known_epoch; /* 0: none */
+	__u32 parsed_to;   /* octets from here on were skipped as body, never looked at */
+	__u32 seen_at;	   /* stream position of seen.b[0] */
+	__u32 seen_len;
+	__u32 far; /* the greatest stream position behind an octet that was seen */
+	__u32 kept_count;
+	__u32 holes;	 /* some of hole[] are in use */
+	__u32 sent_then; /* midstream: snd_nxt when octets of a request came last */
+	__u32 kept_last; /* which of kept[] was filled last: octets that follow join it */
+	__u8 in_over;	 /* the current request is past the depth */
+	__u8 pad[3];
+	__u64 over_bytes;		     /* octets of requests past the depth; shared, atomic */
+	struct tally_chunk seen;	     /* the octets looked at last (R9) */
+	struct tally_hole hole[TALLY_HOLES]; /* stretches skipped as body before parsed_to */
+	__u32 kept[TALLY_KEPT]; /* octets looked at before `seen`, ids + 1 of pieces; 0: empty */
 	__u8 over[TALLY_OVER];
+	/* Seldom needed. */
+	__u32 parked[2][TALLY_PARK_PIECES]; /* ids + 1; 0: empty. Shared, atomic */
+	__u8 peer[16];
+	__u16 peer_port;
+	__u8 to_line[30];
+	/* OUT's. */
+	__u64 last_key;		  /* for `tainted: owner` */
+	__u8 owner_known;	  /* last_key is a key a response accepted */
+	__u8 responding;	  /* a final head was read, its response goes on */
+	__u8 on_orphan;		  /* the response under way, or the tunnel, is of `orphan` */
+	struct tally_reply reply; /* the head read last, while its parser remembers it */
 };
+
+/* A storage of a socket stands at the begin of a line, behind a pointer of the kernel's (bpf_local_storage_data). */
+#define CONN_LINE(field) (__builtin_offsetof(struct tally_conn, field) % 64 == 56)
+TALLY_ASSERT(CONN_LINE(head) && CONN_LINE(queue[1]),
+	     "a line for the indices and the first exchange");
+TALLY_ASSERT(CONN_LINE(way[0]) && CONN_LINE(way[1]) && CONN_LINE(begun_ns) && CONN_LINE(last_key),
+	     "lines of one direction");
 
 /* Do the octets of c->seen follow those of a kept piece, and fit in it? */
 TALLY_INLINE int conn_joins(const struct tally_conn *c, __u32 seq, __u32 len)
@@ -168,9 +193,15 @@ TALLY_INLINE __u32 conn_side(__u32 dir)
 	return dir & 1;
 }
 
+/* How many requests wait for the end of their answer. */
+TALLY_INLINE __u32 conn_waiting(const struct tally_conn *c)
+{
+	return (c->head - c->tail) & 0xffff;
+}
+
 TALLY_INLINE struct tally_exchange *conn_slot(struct tally_conn *c, __u32 i)
 {
-	i += c->base;
+	i += c->head >> 16;
 	tally_opaque(i);
 	return &c->queue[i & (TALLY_PIPELINE - 1)];
 }
@@ -192,16 +223,16 @@ TALLY_INLINE struct tally_exchange *conn_last(struct tally_conn *c)
 
 TALLY_INLINE void tally_conn_init(struct tally_conn *c)
 {
-	tally_h1_init(&c->h1[TALLY_IN], 0);
-	tally_h1_init(&c->h1[TALLY_OUT], 1);
+	tally_h1_init(&c->way[TALLY_IN].h1, 0);
+	tally_h1_init(&c->way[TALLY_OUT].h1, 1);
 }
 
 /* Birth, with the stream positions of the first octets. */
 TALLY_INLINE void tally_conn_born(struct tally_conn *c, __u32 next_in, __u32 next_out)
 {
 	tally_conn_init(c);
-	c->next[TALLY_IN] = next_in;
-	c->next[TALLY_OUT] = next_out;
+	c->way[TALLY_IN].next = next_in;
+	c->way[TALLY_OUT].next = next_out;
 	c->synced[TALLY_IN] = 1;
 	c->synced[TALLY_OUT] = 1;
 	c->parsed_to = next_in;
@@ -237,8 +268,8 @@ TALLY_INLINE void conn_parser_again(struct tally_h1 *p)
 TALLY_INLINE void tally_conn_again(struct tally_conn *c)
 {
 	tally_conn_join(c);
-	conn_parser_again(&c->h1[TALLY_IN]);
-	conn_parser_again(&c->h1[TALLY_OUT]);
+	conn_parser_again(&c->way[TALLY_IN].h1);
+	conn_parser_again(&c->way[TALLY_OUT].h1);
 	c->synced[TALLY_IN] = 0;
 	c->synced[TALLY_OUT] = 0;
 	c->closed = 0;
@@ -250,8 +281,8 @@ TALLY_INLINE void tally_conn_again(struct tally_conn *c)
 	if (c->taint != TALLY_DETAIL_CONFLICT)
 		c->taint = 0;
 	c->unread = 0;
-	c->rules_id[TALLY_IN] = 0;
-	c->rules_id[TALLY_OUT] = 0;
+	c->way[TALLY_IN].rules_id = 0;
+	c->way[TALLY_OUT].rules_id = 0;
 	c->begun_ns = 0;
 	c->seen_len = 0;
 	c->holes = 0;
@@ -262,7 +293,7 @@ TALLY_INLINE void tally_conn_again(struct tally_conn *c)
 /* Why nothing on this connection can be charged any more; 0: it can. */
 TALLY_INLINE __u8 conn_taint(const struct tally_conn *c)
 {
-	return c->taint ? c->taint : c->h1[TALLY_IN].taint;
+	return c->taint ? c->taint : c->way[TALLY_IN].h1.taint;
 }
 
 TALLY_INLINE void conn_attribute(struct tally_exchange *x, __u8 attribution, __u8 detail)
@@ -353,7 +384,7 @@ TALLY_INLINE __u8 conn_head_flags(const struct tally_h1 *p, const struct tally_r
 TALLY_INLINE void conn_fill(const struct tally_conn *c, struct tally_exchange *x,
 			    const struct tally_rules *r, __u32 head_end)
 {
-	const struct tally_h1 *p = &c->h1[TALLY_IN];
+	const struct tally_h1 *p = &c->way[TALLY_IN].h1;
 
 	x->key = p->key_hash;
 	x->start_ns = c->begun_ns;
@@ -374,9 +405,15 @@ TALLY_INLINE void conn_fill(const struct tally_conn *c, struct tally_exchange *x
 /* Where nothing waits the first slot serves again: who does not pipeline needs no other. */
 TALLY_INLINE struct tally_exchange *conn_next_slot(struct tally_conn *c)
 {
-	if (c->head == c->tail)
-		c->base = -c->head;
+	if (!conn_waiting(c))
+		c->head = -c->head << 16 | (c->head & 0xffff);
 	return conn_slot(c, c->head);
+}
+
+/* The exchange in the next slot waits now for its answer. */
+TALLY_INLINE void conn_push(struct tally_conn *c)
+{
+	tally_publish(&c->head, (c->head & 0xffff0000) | ((c->head + 1) & 0xffff));
 }
 
 /* tally_conn_request_head() where the head was remembered, and there is room. */
@@ -400,12 +437,12 @@ tally_conn_request_again(struct tally_conn *c, const struct tally_rules *r, __u3
 TALLY_INLINE struct tally_exchange *
 tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32 head_end)
 {
-	struct tally_h1 *p = &c->h1[TALLY_IN];
+	struct tally_h1 *p = &c->way[TALLY_IN].h1;
 	__u8 taint = conn_taint(c);
 	struct tally_exchange *x;
 
 	x = conn_next_slot(c);
-	if (c->head - c->tail >= TALLY_PIPELINE || c->over_head != c->over_tail)
+	if (conn_waiting(c) >= TALLY_PIPELINE || c->over_head != c->over_tail)
 		return 0;
 	conn_fill(c, x, r, head_end);
 	if (p->flags & H1_F_KEY_LIMIT)
@@ -438,7 +475,7 @@ TALLY_INLINE int tally_conn_push_over(struct tally_conn *c)
 	if (c->over_head - c->over_tail >= TALLY_OVER)
 		return -1;
 	tally_opaque(at);
-	c->over[at & (TALLY_OVER - 1)] = c->h1[TALLY_IN].head_flags & (EX_HEAD | EX_CONNECT);
+	c->over[at & (TALLY_OVER - 1)] = c->way[TALLY_IN].h1.head_flags & (EX_HEAD | EX_CONNECT);
 	c->over_head++;
 	return 0;
 }
@@ -459,7 +496,7 @@ TALLY_INLINE struct tally_exchange *conn_orphan(struct tally_conn *c, const stru
 	x->key_priority = 0;
 	x->route = 0;
 	x->method = 0;
-	x->protocol = c->h1[TALLY_OUT].protocol;
+	x->protocol = c->way[TALLY_OUT].h1.protocol;
 	x->flags = EX_ORPHAN;
 	conn_attribute(x, TALLY_ATTR_ANONYMOUS, TALLY_DETAIL_NO_REQUEST);
 	if (c->over_head != c->over_tail) {
@@ -480,7 +517,7 @@ TALLY_INLINE int conn_half_head(const struct tally_h1 *p)
 /* Has a request begun whose head is not complete? */
 TALLY_INLINE int conn_in_head(const struct tally_conn *c)
 {
-	return c->parked_count[TALLY_IN] || conn_half_head(&c->h1[TALLY_IN]);
+	return c->parked_count[TALLY_IN] || conn_half_head(&c->way[TALLY_IN].h1);
 }
 
 /*
@@ -495,11 +532,11 @@ TALLY_INLINE int conn_head_taken(const struct tally_exchange *x, __u32 rcv_nxt)
 /* What an answer to a request that is not there says of the connection; 0: nothing. */
 TALLY_INLINE __u8 conn_orphan_taint(const struct tally_conn *c, __u32 rcv_nxt)
 {
-	__u16 status = c->h1[TALLY_OUT].status;
+	__u16 status = c->way[TALLY_OUT].h1.status;
 
 	/* It answers what TCP took and nobody here saw. A FIN takes a position, too. */
 	if (c->synced[TALLY_IN] && !c->parked_count[TALLY_IN] &&
-	    (__s32)(rcv_nxt - c->next[TALLY_IN]) > 1)
+	    (__s32)(rcv_nxt - c->way[TALLY_IN].next) > 1)
 		return TALLY_DETAIL_GAP;
 	/* It answers what was not read to its end: later answers would go one request astray. */
 	if (conn_in_head(c))
@@ -511,7 +548,7 @@ TALLY_INLINE __u8 conn_orphan_taint(const struct tally_conn *c, __u32 rcv_nxt)
 /* Does the answer say who the customer is, and count? Not where the request's own key stands before it. */
 TALLY_INLINE int conn_named(const struct tally_conn *c, const struct tally_exchange *x)
 {
-	__u8 priority = c->h1[TALLY_OUT].key_priority;
+	__u8 priority = c->way[TALLY_OUT].h1.key_priority;
 
 	if (!priority || c->midstream)
 		return 0;
@@ -542,10 +579,10 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
 							     const struct tally_rules *r,
 							     __u32 rcv_nxt, __u64 now)
 {
-	struct tally_h1 *p = &c->h1[TALLY_OUT];
+	struct tally_h1 *p = &c->way[TALLY_OUT].h1;
 	struct tally_exchange *x;
 
-	if (c->tail != c->head)
+	if (conn_waiting(c))
 		x = conn_slot(c, c->tail);
 	else
 		x = conn_orphan(c, r, now);
@@ -578,7 +615,7 @@ TALLY_INLINE struct tally_exchange *tally_conn_response_head(struct tally_conn *
  */
 TALLY_INLINE void tally_conn_frame_response(struct tally_conn *c, const struct tally_exchange *x)
 {
-	struct tally_h1 *p = &c->h1[TALLY_OUT];
+	struct tally_h1 *p = &c->way[TALLY_OUT].h1;
 	int tunnel = p->status == 101 || (x->flags & EX_CONNECT && p->status >= 200 &&
 					  p->status < 300 && p->status != 204 && p->status != 205 &&
 					  !(p->flags & (H1_F_LENGTH | H1_F_CODING)));

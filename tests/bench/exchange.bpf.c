@@ -77,20 +77,20 @@ static __always_inline void bench_segment(struct __sk_buff *skb, struct bench_ru
 	if (!s)
 		return;
 	if (b->setup->fresh)
-		c->h1[conn_side(dir)].recall_len = 0;
+		c->way[conn_side(dir)].h1.recall_len = 0;
 	if (dir == TALLY_IN) {
-		h.seq = c->next[TALLY_IN];
+		h.seq = c->way[TALLY_IN].next;
 		h.len = BENCH_REQUEST;
 		if (b->setup->keys > 1 && bpf_get_prandom_u32() & 1)
 			h.off += BENCH_REQUEST;
 	} else {
-		h.seq = c->next[TALLY_OUT];
+		h.seq = c->way[TALLY_OUT].next;
 		h.len = BENCH_RESPONSE;
 		h.off += 2 * BENCH_REQUEST;
 	}
-	s->run.rcv_nxt = c->next[TALLY_IN];
-	s->run.snd_nxt = c->next[TALLY_OUT];
-	s->run.snd_una = c->next[TALLY_OUT];
+	s->run.rcv_nxt = c->way[TALLY_IN].next;
+	s->run.snd_nxt = c->way[TALLY_OUT].next;
+	s->run.snd_una = c->way[TALLY_OUT].next;
 	packet_meter(skb, s, c, &h, dir);
 	scratch_give(s);
 }
@@ -132,7 +132,7 @@ int bench_request(struct __sk_buff *skb)
 		return 0;
 	bench_row(&b);
 	bench_segment(skb, &b, TALLY_IN);
-	if (b.c->head == b.c->tail)
+	if (!conn_waiting(b.c))
 		return 0;
 	b.c->head = b.c->tail;
 	return PASS;
@@ -148,7 +148,6 @@ int bench_response(struct __sk_buff *skb)
 	bench_row(&b);
 	b.c->queue[0].answered = 0;
 	b.c->queue[0].request_bytes = BENCH_REQUEST;
-	b.c->base = 0;
 	b.c->tail = 0;
 	b.c->head = 1;
 	bench_segment(skb, &b, TALLY_OUT);

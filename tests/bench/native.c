@@ -107,11 +107,11 @@ static const struct tally_rules *rules;
 static void segment(__u32 dir, const char *data, __u32 len)
 {
 	run.dir = dir;
-	run.seq = conn.next[dir];
+	run.seq = conn.way[dir].next;
 	run.len = len;
 	run.now += 1000;
-	run.rcv_nxt = conn.next[TALLY_IN];
-	run.snd_nxt = run.snd_una = conn.next[TALLY_OUT];
+	run.rcv_nxt = conn.way[TALLY_IN].next;
+	run.snd_nxt = run.snd_una = conn.way[TALLY_OUT].next;
 	meter_segment((void *)(uintptr_t)data, &run, run.dir, &conn, rules, &totals);
 }
 

@@ -52,7 +52,7 @@ static void hold(uint32_t dir, uint32_t held)
 {
 	struct tally_conn *c = conn_read();
 
-	c->lock[dir] = held;
+	c->way[dir].lock = held;
 	conn_write(c);
 }
 

@@ -116,7 +116,7 @@ static void wait_for_holder(uint32_t most)
 	do {
 		if (bpf_map_lookup_elem(bpf_map__fd(r.p.skel->maps.vectors_conn), &zero, &c))
 			programs_die("connection");
-	} while (c.parked_count[TALLY_IN] > most && c.lock[TALLY_IN] && !sched_yield());
+	} while (c.parked_count[TALLY_IN] > most && c.way[TALLY_IN].lock && !sched_yield());
 }
 
 /* Cut in up to four, at the seed's places; the head is complete with the first that reaches its end. */

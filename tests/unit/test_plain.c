@@ -140,8 +140,8 @@ static void same_conn(const struct pair *p)
 
 	for (int i = 0; i < 2; i++) {
 		tally_meter_held(p->meter[i], p->conn[i], &held[i]);
-		same_parser(&a->h1[i], &b->h1[i]);
-		SAME(next[i]);
+		same_parser(&a->way[i].h1, &b->way[i].h1);
+		SAME(way[i].next);
 		SAME(parked_count[i]);
 		SAME(fin_seen[i]);
 	}
@@ -164,10 +164,10 @@ static void same_conn(const struct pair *p)
 static void pair_segment(struct pair *p, const struct tally_meter_segment *s)
 {
 	struct tally_conn *c[2] = { p->conn[PLAIN]->c, p->conn[LONG]->c };
-	struct tally_h1 *h1 = &c[PLAIN]->h1[s->dir];
+	struct tally_h1 *h1 = &c[PLAIN]->way[s->dir].h1;
 
-	c[LONG]->h1[0].recall_len = 0;
-	c[LONG]->h1[1].recall_len = 0;
+	c[LONG]->way[0].h1.recall_len = 0;
+	c[LONG]->way[1].h1.recall_len = 0;
 	h1->pos = h1->end = UINT32_MAX; /* the long way sets both */
 	for (int i = 0; i < 2; i++)
 		assert_int_equal(tally_meter_segment(p->meter[i], p->conn[i], s), 0);
@@ -397,8 +397,8 @@ static void change(struct stream *s)
 		const __u64 secret[2] = { rules[0]->secret[0], rules[0]->secret[1] };
 		struct known *k = key_find(p->meter[i], tally_key_hash(key, 1, secret));
 
-		if (what == 0 && !conn_half_head(&p->conn[i]->c->h1[TALLY_IN]) &&
-		    !conn_half_head(&p->conn[i]->c->h1[TALLY_OUT]))
+		if (what == 0 && !conn_half_head(&p->conn[i]->c->way[TALLY_IN].h1) &&
+		    !conn_half_head(&p->conn[i]->c->way[TALLY_OUT].h1))
 			p->conn[i]->rules = rules[to];
 		if (what == 1)
 			tally_meter_swap(p->meter[i]);

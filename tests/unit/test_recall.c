@@ -47,7 +47,7 @@ static void fixture_done(struct fixture *f)
 /* One segment. Returns whether its head was recalled: the cursor was not moved over it. */
 static bool pass(struct fixture *f, uint8_t dir, const char *text)
 {
-	struct tally_h1 *p = &f->conn->c->h1[dir];
+	struct tally_h1 *p = &f->conn->c->way[dir].h1;
 	const struct tally_meter_segment segment = {
 		.data = text,
 		.len = (uint32_t)strlen(text),

@@ -680,11 +680,12 @@ void tally_meter_held(const struct tally_meter *meter, const struct tally_meter_
 	const struct tally_conn *c = conn->c;
 	struct tally_meter_held held = { 0 };
 
-	held.exchanges = c->head - c->tail + (c->over_head - c->over_tail);
-	if (c->responding && c->head == c->tail)
+	held.exchanges = conn_waiting(c) + (c->over_head - c->over_tail);
+	if (c->responding && !conn_waiting(c))
 		held.exchanges++;
-	held.octets[TALLY_IN] = c->h1[TALLY_IN].octets + c->over_bytes + c->orphan.request_bytes;
-	held.octets[TALLY_OUT] = c->h1[TALLY_OUT].octets;
+	held.octets[TALLY_IN] =
+		c->way[TALLY_IN].h1.octets + c->over_bytes + c->orphan.request_bytes;
+	held.octets[TALLY_OUT] = c->way[TALLY_OUT].h1.octets;
 	for (uint32_t i = 0; i < TALLY_PIPELINE; i++)
 		held.octets[TALLY_IN] += c->queue[i].request_bytes;
 	for (uint32_t dir = 0; dir < 2; dir++)

@@ -68,6 +68,15 @@ EPOCHS(epochs_rows, struct rows_template);
 EPOCHS(epochs_spill, struct spill_template);
 EPOCHS(epochs_totals, struct totals_template);
 
+/* Mapped, so that places begin with a page, and the agent reads them without a call for each. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2 * TALLY_PLACES);
+	__type(key, __u32);
+	__type(value, struct tally_row_place);
+} places SEC(".maps");
+
 ARRAY(epoch, 1, struct tally_epoch);
 ARRAY(blank_row, 1, struct tally_row);	   /* stays zero: what a new row begins with */
 ARRAY(blank_chunk, 1, struct tally_chunk); /* stays zero: what freed pieces are filled with */

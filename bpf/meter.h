@@ -12,6 +12,7 @@
  * The ports, defined by whoever includes this file:
  *	port_load(pkt, run, chunk, off, n)	octets of the segment into a chunk
  *	port_row_add(run, c, key)		run->delta to the row of that key
+ *	port_row_found(run, key, delta)		the same of a delta without late_bytes, if there is that row: 1, or 0
  *	port_key_known(run, hash)		is it in the dictionary?
  *	port_key_learn(run, hash, ticket, guess)	the candidate becomes an entry: 0, or -1: full
  *	port_key_guess(run)			one more may be learnt from an error: 0, or -1
@@ -236,7 +237,7 @@ TALLY_INLINE void meter_request_head(struct tally_run *run, struct tally_conn *c
 		meter_key_lookup(run, c, x, t);
 		x->request_bytes = p->octets;
 		p->octets = 0;
-		conn_push(c);
+		conn_push(c, x);
 	} else {
 		meter_share(&c->over_bytes, p->octets);
 		p->octets = 0;
@@ -472,8 +473,7 @@ TALLY_GLOBAL int meter_feed(TALLY_PACKET *pkt, struct tally_run *run, struct tal
 		return 0;
 	p = meter_parser(c, run->dir);
 	p->pos = 0;
-	p->end = run->ready;
-	run->ready = 0;
+	p->end = 0;
 	run->loaded = run->at;
 	run->loads = 0;
 	tally_loop(1 << 18, meter_feed_step, &l);
@@ -1285,7 +1285,7 @@ TALLY_INLINE __u64 meter_not_plain(const struct tally_run *run, __u32 dir,
 				   const struct tally_conn *c, const struct tally_rules *r)
 {
 	return c->odd | c->parked_count[TALLY_IN] | c->parked_count[TALLY_OUT] | c->unread |
-	       (c->over_head ^ c->over_tail) | run->flags |
+	       (c->over_head ^ c->over_tail) | c->fin_seen[TALLY_OUT] | run->flags |
 	       (run->seq ^ c->way[conn_side(dir)].next) | !c->synced[conn_side(dir)] |
 	       h1_not_recallable(&c->way[conn_side(dir)].h1, r);
 }
@@ -1311,10 +1311,10 @@ TALLY_INLINE int meter_plain_request(TALLY_PACKET *pkt, struct tally_run *run, s
 	if (meter_not_plain(run, TALLY_IN, c, r) | (run->seq ^ run->rcv_nxt) | c->kept_count |
 	    c->holes)
 		return 0;
-	if (!meter_fits(run, p) || conn_waiting(c) > 1 || !h1_recall_turn(p, c->head) ||
+	if (!meter_fits(run, p) || conn_many_wait(c) || !h1_recall_turn(p, c->head) ||
 	    port_load(pkt, run, &run->chunk, run->off, n))
 		return 0;
-	if (!tally_h1_same_request(&run->chunk, &c->seen, n)) {
+	if (!h1_same(run->chunk.b, c->seen.b, n, TALLY_CHUNK)) {
 		h1_recall_miss(p);
 		return 0;
 	}
@@ -1329,7 +1329,7 @@ TALLY_INLINE int meter_plain_request(TALLY_PACKET *pkt, struct tally_run *run, s
 	x = tally_conn_request_again(c, r, run->seq + n);
 	x->request_bytes = run->len;
 	meter_key_lookup(run, c, x, t);
-	conn_push(c);
+	conn_push(c, x);
 	c->way[TALLY_IN].next = end;
 	t->bytes[TALLY_IN] += run->len;
 	return 1;
@@ -1343,32 +1343,52 @@ TALLY_INLINE int meter_plain_exchange(const struct tally_run *run, const struct 
 }
 
 /*
- * The same of a response. Of another one the octets are in the chunk already. Whose turn it is was asked when
- * a head was kept: what is remembered here is of the response just before.
+ * The plain response to x ends where its segment does. Booked here if there is a row already; as any, if not:
+ * who makes one has more to do.
+ */
+TALLY_INLINE void meter_plain_end(struct tally_run *run, struct tally_conn *c,
+				  struct tally_exchange *x, struct tally_totals *t)
+{
+	struct tally_delta d = { .requests = 1, .response_bytes = run->len };
+
+	meter_take_request_bytes(run, c, x);
+	d.request_bytes = run->delta.request_bytes;
+	d.duration_ns = run->now > x->start_ns ? run->now - x->start_ns : 0;
+	tally_conn_row_key(c, x, run->hour, &run->key);
+	if (port_row_found(run, &run->key, &d)) {
+		run->delta.request_bytes = 0;
+		t->held_leave++;
+		meter_count_booked(t, x);
+	} else {
+		c->way[TALLY_OUT].h1.octets = run->len;
+		meter_end_response(run, c, x, t, 0);
+	}
+}
+
+/*
+ * The same of a response. Whose turn it is was asked when a head was kept: what is remembered here is of the
+ * response just before.
  */
 TALLY_INLINE int meter_plain_response(TALLY_PACKET *pkt, struct tally_run *run,
 				      struct tally_conn *c, const struct tally_rules *r,
 				      struct tally_totals *t)
 {
 	struct tally_h1 *p = &c->way[TALLY_OUT].h1;
-	__u32 n = run->len < TALLY_CHUNK ? run->len : TALLY_CHUNK;
+	__u32 n = p->recall_len;
 	struct tally_exchange *x;
 
-	if (meter_not_plain(run, TALLY_OUT, c, r) | c->fin_seen[TALLY_OUT] | c->responding)
+	if (meter_not_plain(run, TALLY_OUT, c, r) | c->responding)
 		return 0;
-	if (!meter_fits(run, p) || !conn_waiting(c))
-		return 0;
-	/* Only now: while nothing waits, slots change their places (conn_next_slot). */
 	x = conn_slot(c, c->tail);
+	if (!meter_fits(run, p) || !conn_waits(c, x))
+		return 0;
 	if (!meter_plain_exchange(run, x) || port_load(pkt, run, &run->chunk, run->off, n))
 		return 0;
-	if (!tally_h1_same_response(&run->chunk, &c->reply, p->recall_len)) {
+	if (!h1_same(run->chunk.b, c->reply.b, n, TALLY_REPLY)) {
 		h1_recall_miss(p);
-		run->ready = n;
 		return 0;
 	}
-	h1_recall(p, run->len - p->recall_len);
-	p->octets = run->len;
+	h1_recall(p, run->len - n);
 	c->way[TALLY_OUT].next = run->seq + run->len;
 	t->bytes[TALLY_OUT] += run->len;
 	t->seen++;
@@ -1378,9 +1398,10 @@ TALLY_INLINE int meter_plain_response(TALLY_PACKET *pkt, struct tally_run *run,
 	tally_publish(&x->answered, 1);
 	t->held_enter++;
 	if (p->state == H1_START) {
-		meter_end_response(run, c, x, t, 0);
+		meter_plain_end(run, c, x, t);
 		c->tail++;
 	} else {
+		p->octets = run->len;
 		c->responding = 1;
 		meter_settle(run, c, r, t);
 	}
@@ -1389,7 +1410,7 @@ TALLY_INLINE int meter_plain_response(TALLY_PACKET *pkt, struct tally_run *run,
 
 /* ---- segments ---- */
 
-/* Any segment, after what is plain. The octets of one that is next in its stream may be in run->chunk. */
+/* Any segment, after what is plain. */
 TALLY_GLOBAL int meter_any_segment(TALLY_PACKET *pkt, struct tally_run *run, struct tally_conn *c,
 				   const struct tally_rules *r, struct tally_totals *t)
 {
@@ -1435,19 +1456,17 @@ TALLY_GLOBAL int meter_any_segment(TALLY_PACKET *pkt, struct tally_run *run, str
 }
 
 /*
- * One segment of a connection whose service has rules r. The caller has filled run and holds the
- * lock of the direction, dir, which each program knows when it is compiled.
+ * One segment of a connection whose service has rules r, if it is plain: returns 1; or 0: then
+ * meter_any_segment() is to be called. The caller has filled run and holds the lock of the direction, dir,
+ * which each program knows when it is compiled. What TCP has sent (snd_nxt, snd_una) is not asked for here.
  */
-TALLY_INLINE void meter_segment(TALLY_PACKET *pkt, struct tally_run *run, __u32 dir,
-				struct tally_conn *c, const struct tally_rules *r,
-				struct tally_totals *t)
+TALLY_INLINE int meter_plain_segment(TALLY_PACKET *pkt, struct tally_run *run, __u32 dir,
+				     struct tally_conn *c, const struct tally_rules *r,
+				     struct tally_totals *t)
 {
 	run->source = 0;
-	run->ready = 0;
-	if (dir == TALLY_IN ? meter_plain_request(pkt, run, c, r, t)
-			    : meter_plain_response(pkt, run, c, r, t))
-		return;
-	meter_any_segment(pkt, run, c, r, t);
+	return dir == TALLY_IN ? meter_plain_request(pkt, run, c, r, t)
+			       : meter_plain_response(pkt, run, c, r, t);
 }
 
 /* ---- the end of a connection ---- */

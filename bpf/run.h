@@ -32,13 +32,14 @@ struct tally_run {
 	__u32 came; /* and TCP's rcv_nxt was this */
 	__u32 from; /* of a comparison: stream positions from..to */
 	__u32 to;
-	__u32 compare; /* octets of the other chunk before `from` */
-	__u32 differs; /* what it found */
-	__u32 loads;   /* chunks loaded in this feed */
-	__u32 ready;   /* octets of the segment that stand in the chunk already, from `at` on */
+	__u32 compare;	    /* octets of the other chunk before `from` */
+	__u32 differs;	    /* what it found */
+	__u32 loads;	    /* chunks loaded in this feed */
 	__u32 epoch_number; /* of the ledger, its low half; 0: not told */
 	__u32 level;	    /* of the scratch slot: whose totals are counted in */
 	struct tally_delta delta;
+	struct tally_row_key
+		key; /* of what is booked plainly: the stack of the program that others are called from is dear */
 	struct tally_chunk chunk; /* OUT; the octets of IN stay in the connection (R9) */
 };
 

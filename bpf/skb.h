@@ -17,25 +17,32 @@
 #include <bpf/bpf_helpers.h>
 
 #include "maps.h"
+#include "place.h"
 
 #define PROBES 8
 #define HOUR_NS 3600000000000ULL
 
 enum { PASS = 1 };
 
-/* Kernel -> UTC hour, with the agent's cached hour against a division. */
-static __always_inline void run_clock(struct tally_run *run)
+/*
+ * Kernel -> UTC hour, with the agent's cached hour against a division. now: kernel time, 0: the clock is read,
+ * which takes as long as all else that is done before the octets.
+ */
+static __always_inline void run_clock(struct tally_run *run, __u64 now)
 {
 	__u32 zero = 0;
 	struct tally_clock *k = bpf_map_lookup_elem(&clock, &zero);
 
-	run->now = bpf_ktime_get_ns();
+	run->now = now ? now : bpf_ktime_get_ns();
 	if (!k)
 		return;
-	if (run->now - k->hour_start_ns < HOUR_NS)
+	if (run->now - k->hour_start_ns < HOUR_NS) {
 		run->hour = k->hour;
-	else
-		run->hour = (run->now + k->offset_ns) / HOUR_NS;
+		return;
+	}
+	if (now) /* paced segments depart later: the hour is the one that IN would find */
+		run->now = bpf_ktime_get_ns();
+	run->hour = (run->now + k->offset_ns) / HOUR_NS;
 }
 
 /* A slot is its taker's alone until it is given back; so are the totals of its level. */
@@ -67,16 +74,18 @@ static __always_inline struct tally_totals *totals_in(__u32 index, __u32 level, 
 	return inner ? bpf_map_lookup_elem(inner, &at) : 0;
 }
 
-/* Reads the ledger's index, once per run: everything of the run is booked under it. */
+/* Reads the epoch's number, once per run: everything of the run is booked under it, in places, too. */
 static __always_inline struct tally_totals *totals_of(struct tally_run *run, __u32 service)
 {
 	__u32 zero = 0;
 	struct tally_epoch *e = bpf_map_lookup_elem(&epoch, &zero);
+	__u64 number;
 
 	if (!e)
 		return 0;
-	run->epoch = e->index & 1;
-	run->epoch_number = e->number;
+	number = *(const volatile __u64 *)&e->number;
+	run->epoch_number = number;
+	run->epoch = TALLY_EPOCH_INDEX(number);
 	return totals_in(run->epoch, run->level, service);
 }
 
@@ -169,6 +178,43 @@ static __always_inline void row_add_shared(struct tally_row *row, const struct t
 		__sync_fetch_and_add(&row->duration_ns, d->duration_ns);
 }
 
+/* What the run adds. c: the row is its connection's; NULL: it is anybody's. */
+static __always_inline void row_add_run(struct tally_row *row, struct tally_run *run,
+					const struct tally_conn *c)
+{
+	if (run->delta.late_bytes)
+		__sync_fetch_and_add(&row->late_bytes, run->delta.late_bytes);
+	if (c)
+		row_add(row, &run->delta);
+	else
+		row_add_shared(row, &run->delta);
+}
+
+static __always_inline void row_name(struct tally_row *row, const struct tally_conn *c)
+{
+	__builtin_memcpy(row->peer, c->peer, 16);
+	row->peer_port = c->peer_port;
+}
+
+/*
+ * To the row in the connection's place. Late octets are those of IN, who does not hold OUT's lock, and claims
+ * none. Returns 0, or -1: it has no place.
+ */
+static __always_inline int row_place(struct tally_run *run, const struct tally_conn *c,
+				     const struct tally_row_key *key)
+{
+	struct tally_row *row = run->delta.late_bytes
+					? place_find(&places, run->epoch, run->epoch_number, key)
+					: place_claim(&places, run->epoch, run->epoch_number, key);
+
+	if (!row)
+		return -1;
+	if (!row->requests && !run->delta.late_bytes)
+		row_name(row, c);
+	row_add_run(row, run, c);
+	return 0;
+}
+
 /*
  * Add to the row, making it if needed. Returns 0, or -1: the map refuses. Keys and values of maps
  * come from the stack or from map values: 6.1 takes them from nowhere else.
@@ -188,28 +234,24 @@ static __always_inline int row_book(void *map, const struct tally_row_key *key,
 		row = bpf_map_lookup_elem(map, key);
 		if (!row)
 			return -1;
-		if (c) {
-			__builtin_memcpy(row->peer, c->peer, 16);
-			row->peer_port = c->peer_port;
-		}
+		if (c)
+			row_name(row, c);
 	}
-	if (run->delta.late_bytes)
-		__sync_fetch_and_add(&row->late_bytes, run->delta.late_bytes);
-	if (c)
-		row_add(row, &run->delta);
-	else
-		row_add_shared(row, &run->delta);
+	row_add_run(row, run, c);
 	return 0;
 }
 
-/* Connection row; else the row without connection; else the totals, which cannot refuse. */
+/* Connection's place, or row; else the row without connection; else the totals, which cannot refuse. */
 static __always_inline void port_row_add(struct tally_run *run, struct tally_conn *c,
 					 struct tally_row_key *key)
 {
 	struct tally_totals *t;
 	__u32 e = run->epoch;
-	void *map = bpf_map_lookup_elem(&epochs_rows, &e);
+	void *map;
 
+	if (!row_place(run, c, key))
+		return;
+	map = bpf_map_lookup_elem(&epochs_rows, &e);
 	if (map && !row_book(map, key, run, c))
 		return;
 	t = totals_in(e, run->level, c->service);
@@ -233,6 +275,22 @@ static __always_inline void port_row_add(struct tally_run *run, struct tally_con
 	t->lost.request_bytes += run->delta.request_bytes + run->delta.late_bytes;
 	t->lost.response_bytes += run->delta.response_bytes;
 	t->lost.duration_ns += run->delta.duration_ns;
+}
+
+static __always_inline int port_row_found(struct tally_run *run, const struct tally_row_key *key,
+					  const struct tally_delta *d)
+{
+	struct tally_row *row = place_find(&places, run->epoch, run->epoch_number, key);
+
+	if (!row) {
+		__u32 e = run->epoch;
+		void *map = bpf_map_lookup_elem(&epochs_rows, &e);
+
+		row = map ? bpf_map_lookup_elem(map, key) : 0;
+	}
+	if (row)
+		row_add(row, d);
+	return row != 0;
 }
 
 static __always_inline int port_key_known(struct tally_run *run, __u64 hash)
@@ -1096,6 +1154,32 @@ static __always_inline void run_tcp(struct tally_run *run, struct bpf_tcp_sock *
 		run->snd_una = h->ack;
 }
 
+/* The same of a segment that goes out. Returns 1; or 0: it is none of TCP's. */
+static __noinline int run_tcp_out(struct __sk_buff *skb, struct tally_run *run)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct bpf_tcp_sock *tcp = sk ? bpf_tcp_sock(sk) : 0;
+
+	if (!tcp)
+		return 0;
+	run->rcv_nxt = tcp->rcv_nxt;
+	run->snd_nxt = tcp->snd_nxt;
+	run->snd_una = tcp->snd_una;
+	return 1;
+}
+
+/*
+ * A segment that goes out acknowledges what TCP has taken. Where it is likely to be a plain one (meter.h) that
+ * is all that is asked, and saves a call; where it is not, run_tcp_out() follows.
+ */
+static __always_inline int out_is_plain(const struct tally_conn *c, const struct packet_head *h,
+					__u8 mark)
+{
+	return c->resolved == mark &&
+	       (h->flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_URG | TCP_ACK)) == TCP_ACK &&
+	       !(c->odd | c->ended | c->parked_count[TALLY_IN] | c->parked_count[TALLY_OUT]);
+}
+
 /*
  * Near enough for TCP to look at the segment: RFC 5961 5. Its snd_nxt may grow until then. Who knows nothing
  * of a connection but its addresses guesses no acknowledgement.
@@ -1160,7 +1244,8 @@ static __always_inline struct tally_totals *totals_shared(__u32 service)
 
 	if (!e || service >= TALLY_SERVICES)
 		return 0;
-	return totals_in(e->index & 1, TALLY_NEST, service);
+	return totals_in(TALLY_EPOCH_INDEX(*(const volatile __u64 *)&e->number), TALLY_NEST,
+			 service);
 }
 
 static __always_inline void gap_shared(struct tally_totals *t, __u32 gap)
@@ -1201,7 +1286,7 @@ static __noinline int conn_settle(struct tally_run *run, struct tally_conn *c)
 
 	if (!r)
 		r = rules_before(c, TALLY_IN);
-	run_clock(run);
+	run_clock(run, 0);
 	t = totals_of(run, c->service);
 	run->now = 0;
 	if (c->synced[TALLY_IN] && (__s32)(rcv_nxt - c->far) > 0)
@@ -1315,20 +1400,49 @@ static __noinline int park_busy(struct __sk_buff *skb, struct tally_run *run, st
 	return 0;
 }
 
-static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scratch *s,
+/*
+ * A segment that is plain (meter.h), as nearly all are: returns 1, and nothing else is to be done. Who holds
+ * the lock, and what a connection has besides, is asked where it is not.
+ */
+static __always_inline int packet_plain(struct __sk_buff *skb, struct tally_run *run,
 					struct tally_conn *c, const struct packet_head *h,
-					__u32 dir)
+					__u32 dir, const struct tally_rules *r,
+					struct tally_totals *t)
 {
-	struct tally_run *run = &s->run;
-	const struct tally_rules *r;
-	struct tally_totals *t;
-	__u32 slot;
+	int plain = 0;
 
-	r = rules_of(c->service, &slot);
-	run_clock(run);
-	t = totals_of(run, c->service);
-	if (!t)
+	if (h->flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_URG) || !r || !c->counted ||
+	    __sync_lock_test_and_set(conn_lock(c, dir), 1))
 		return 0;
+	/* The line of the exchange, which the other direction has had: it is on its way while octets are read. */
+	*(volatile __u8 *)&conn_slot(c, dir == TALLY_IN ? c->head : c->tail)
+		 ->touched[conn_side(dir)] = 1;
+	if (c->way[conn_side(dir)].rules_id == r->ruleset && !c->ended)
+		plain = meter_plain_segment(skb, run, dir, c, r, t);
+	conn_unlock(c, dir);
+	return plain;
+}
+
+/* Behind the unlock: has the connection ended meanwhile, or with this segment? */
+static __always_inline void packet_end(struct __sk_buff *skb, struct tally_run *run,
+				       struct tally_conn *c, const struct packet_head *h, __u32 dir,
+				       const struct tally_rules *r, struct tally_totals *t)
+{
+	if (!(c->ended | conn_is_over(c, h, run, dir)))
+		return;
+	if (dir == TALLY_OUT)
+		run_tcp_out(skb, run);
+	conn_end(run, c, r, t);
+}
+
+/* Any segment, after what is plain. */
+static __always_inline int packet_any(struct __sk_buff *skb, struct tally_run *run,
+				      struct tally_conn *c, const struct packet_head *h, __u32 dir,
+				      const struct tally_rules *r, __u32 slot,
+				      struct tally_totals *t)
+{
+	if (dir == TALLY_OUT)
+		run_tcp_out(skb, run);
 	if (!c->counted) {
 		c->counted = 1;
 		t->connections++;
@@ -1354,16 +1468,35 @@ static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scra
 		park_busy(skb, run, c, t);
 		return 0;
 	}
-	/* The line of the exchange, which the other direction has had: it is on its way while octets are read. */
-	*(volatile __u8 *)&c->queue[0].touched[conn_side(dir)] = 1;
 	r = conn_rules(c, dir, r, slot);
 	if (r)
-		meter_segment(skb, run, dir, c, r, t);
+		meter_any_segment(skb, run, c, r, t);
 	conn_unlock(c, dir);
-	if (!r)
+	if (r)
+		packet_end(skb, run, c, h, dir, r, t);
+	return 0;
+}
+
+static __always_inline int packet_meter(struct __sk_buff *skb, struct tally_scratch *s,
+					struct tally_conn *c, const struct packet_head *h,
+					__u32 dir)
+{
+	struct tally_run *run = &s->run;
+	const struct tally_rules *r;
+	struct tally_totals *t;
+	__u32 slot;
+
+	r = rules_of(c->service, &slot);
+	/* TCP has written down when a segment departs (__tcp_transmit_skb; since Linux 4.20 by this clock). */
+	run_clock(run, dir == TALLY_OUT ? skb->tstamp : 0);
+	t = totals_of(run, c->service);
+	if (!t)
 		return 0;
-	if (c->ended | conn_is_over(c, h, run, dir))
-		conn_end(run, c, r, t);
+	run_packet(run, h, dir);
+	if (!packet_plain(skb, run, c, h, dir, r, t))
+		packet_any(skb, run, c, h, dir, r, slot, t);
+	else if (c->ended | c->fin_seen[TALLY_OUT])
+		packet_end(skb, run, c, h, dir, r, t);
 	return 0;
 }
 
@@ -1409,6 +1542,13 @@ static __always_inline int listener_has_lost(void)
 	struct tally_scratch *s = bpf_map_lookup_elem(&scratch, &zero);
 
 	return s && s->unkept;
+}
+
+/* Asked only of packets that were not understood: who asks for the protocol needs the whole socket, a call. */
+static __noinline int sk_is_tcp(struct bpf_sock *sk)
+{
+	sk = bpf_sk_fullsock(sk);
+	return sk && sk->protocol == IPPROTO_TCP;
 }
 
 /* A segment that TCP reads and the meter cannot: nothing of its connection is believed any more. */
@@ -1458,7 +1598,7 @@ static __noinline int conn_join(struct tally_conn *c)
 }
 
 /* Of a child of Fast Open TCP has taken data already, before anybody could look. */
-static __always_inline void conn_begin(struct bpf_sock *sk, struct tally_conn *c)
+static __noinline int conn_begin(struct bpf_sock *sk, struct tally_conn *c)
 {
 	struct bpf_tcp_sock *tcp = bpf_tcp_sock(sk);
 
@@ -1466,6 +1606,7 @@ static __always_inline void conn_begin(struct bpf_sock *sk, struct tally_conn *c
 		conn_birth(c, tcp->rcv_nxt, tcp->snd_nxt, 0);
 	else
 		conn_join(c);
+	return 0;
 }
 
 /* The connection of a packet that matters to it, or NULL. */
@@ -1478,7 +1619,7 @@ static __always_inline struct tally_conn *conn_of(struct __sk_buff *skb, struct 
 	    (!c || (!c->parked_count[TALLY_IN] && !c->parked_count[TALLY_OUT])))
 		return 0;
 	if (!c) {
-		if (bpf_sk_storage_get(&outbound, sk, 0, 0))
+		if (!bpf_tcp_sock(sk) || bpf_sk_storage_get(&outbound, sk, 0, 0))
 			return 0;
 		c = bpf_sk_storage_get(&conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!c) {
@@ -1504,10 +1645,10 @@ static __always_inline void conn_touch(struct tally_conn *c, __u32 dir)
 	(void)*(volatile const __u8 *)&p->state;
 	(void)*(volatile const __u64 *)&p->held_hash;
 	if (dir == TALLY_IN) {
-		(void)*(volatile const __u64 *)&c->begun_ns;
+		(void)*(volatile const __u32 *)&c->head;
 		(void)*(volatile const __u8 *)c->seen.b;
 	} else {
-		(void)*(volatile const __u64 *)&c->last_key;
+		(void)*(volatile const __u32 *)&c->tail;
 		(void)*(volatile const __u8 *)c->reply.b;
 	}
 }
@@ -1536,19 +1677,18 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 	struct packet_head h;
 	struct tally_conn *c;
 	__u32 port;
-	__u8 *wanted;
-	int unread, metered = 1;
+	__u8 *wanted, mark;
+	int unread, plain, metered = 1;
 
 	if (!sk)
-		return PASS;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk || sk->protocol != IPPROTO_TCP)
 		return PASS;
 	port = sk->src_port;
 	wanted = bpf_map_lookup_elem(&ports, &port);
 	if (!wanted || !(*wanted & TALLY_PORT_WANTED))
 		return PASS;
 	unread = packet_parse(skb, &h);
+	if (unread && !sk_is_tcp(sk))
+		return PASS;
 	if (sk->state == BPF_TCP_LISTEN) {
 		if (dir == TALLY_OUT)
 			return PASS;
@@ -1564,8 +1704,12 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 	c = conn_of(skb, sk, &h);
 	if (c)
 		conn_touch(c, dir);
-	tcp = c ? bpf_tcp_sock(sk) : 0;
-	if (!c || !tcp)
+	if (!c)
+		return PASS;
+	mark = *(volatile const __u8 *)wanted;
+	plain = dir == TALLY_OUT && out_is_plain(c, &h, mark);
+	tcp = plain ? 0 : bpf_tcp_sock(sk);
+	if (!plain && !tcp)
 		return PASS;
 	s = scratch_take();
 	if (!s) {
@@ -1574,8 +1718,12 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 	}
 	if (h.flags & (TCP_FIN | TCP_RST))
 		conn_check_death(sk, c);
-	run_tcp(&s->run, tcp, &h, dir);
-	if (c->resolved != *wanted) {
+	if (tcp)
+		run_tcp(&s->run, tcp, &h, dir);
+	else
+		s->run.rcv_nxt = h.ack;
+	/* A plain one asked for nothing that could tell: the next packet will, should it have changed. */
+	if (!plain && c->resolved != mark) {
 		run_packet(&s->run, &h, dir);
 		metered = conn_again(skb, sk, &s->run, c);
 	}

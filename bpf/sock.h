@@ -89,7 +89,7 @@ static __always_inline int conn_died(struct tally_scratch *s, struct tally_conn 
 	r = rules_of(c->service, &slot);
 	if (!r) /* the service is gone: what is under way ends as it began */
 		r = rules_before(c, TALLY_IN);
-	run_clock(run);
+	run_clock(run, 0);
 	t = totals_of(run, c->service);
 	if (!r || !t)
 		return 0;

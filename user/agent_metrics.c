@@ -141,7 +141,7 @@ static void put_maps(const struct tally_agent *agent, FILE *out)
 	tally_prom_count(out, "map_entries", LABELS({ "map", "candidates" }), keys.held);
 	tally_prom_count(out, "map_entries", LABELS({ "map", "scopes" }), agent->tags.scopes);
 	tally_prom_count(out, "map_entries", LABELS({ "map", "connection_rows" }),
-			 agent->counters.rows_last);
+			 agent->counters.map_rows_last);
 	tally_prom_family(out, "map_capacity", "gauge", "Room of a map, in entries.");
 	tally_prom_count(out, "map_capacity", LABELS({ "map", "dictionary" }), keys.capacity);
 	tally_prom_count(out, "map_capacity", LABELS({ "map", "candidates" }),

@@ -379,7 +379,7 @@ static json_t *maps_of(const struct tally_agent *agent)
 
 	tally_keys_status(agent->keys, &keys);
 	return json_pack("[{s:s,s:I,s:I},{s:s,s:I,s:I},{s:s,s:I,s:I},{s:s,s:I,s:I}]", "name",
-			 "Connection rows", "entries", (json_int_t)agent->counters.rows_last,
+			 "Connection rows", "entries", (json_int_t)agent->counters.map_rows_last,
 			 "capacity", (json_int_t)agent->load->connection_rows, "name", "Known keys",
 			 "entries", (json_int_t)keys.entries, "capacity", (json_int_t)keys.capacity,
 			 "name", "Keys awaiting an answer", "entries", (json_int_t)keys.held,

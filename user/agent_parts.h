@@ -201,6 +201,7 @@ struct tally_agent_counters {
 	uint64_t windows, swap_errors, seal_errors;
 	uint64_t swap_ns_last, swap_ns_max;
 	uint64_t rows_last, rows;   /* read from the last epoch; from all */
+	uint64_t map_rows_last;	    /* of rows_last, those that fill a map */
 	uint64_t drain_ns, seal_ns; /* spent on reading epochs, and on making them durable */
 	uint64_t rows_overflow;	    /* exchanges that found no row */
 	uint64_t reloads, reload_errors;

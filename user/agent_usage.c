@@ -242,6 +242,7 @@ static void count(struct tally_agent *agent, const struct tally_frozen *frozen)
 					       .rows = frozen->n_rows };
 	counters->windows++;
 	counters->rows_last = frozen->n_rows;
+	counters->map_rows_last = frozen->n_rows - frozen->n_placed;
 	counters->rows += frozen->n_rows;
 	for (size_t i = 0; i < frozen->n_services && i < TALLY_SERVICES; i++) {
 		const struct tally_totals *totals = &frozen->totals[i];

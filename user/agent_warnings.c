@@ -85,8 +85,8 @@ static void warn_kernel(const struct tally_agent *agent, json_t *out)
 
 	tally_keys_status(agent->keys, &keys);
 	warn_map("Keys known to the kernel", keys.entries, keys.capacity, "agent.limits.keys", out);
-	warn_map("Rows of the last window", agent->counters.rows_last, agent->load->connection_rows,
-		 "agent.limits.connection_rows", out);
+	warn_map("Rows of the last window", agent->counters.map_rows_last,
+		 agent->load->connection_rows, "agent.limits.connection_rows", out);
 	if (agent->load->stale)
 		warn(out, "warning", "programs",
 		     "The kernel refused the programs of this version; those of the version before "

@@ -92,8 +92,9 @@ static void estimate(const struct tally_config *config, struct estimate out[4])
 					    TALLY_CANDIDATES * sizeof(struct tally_candidate) +
 					    TALLY_CANDIDATES_LONG *
 						    sizeof(struct tally_candidate_long) };
-	out[3] = (struct estimate){ "rulesets, totals, segments that came early, other",
+	out[3] = (struct estimate){ "places, rulesets, totals, segments that came early, other",
 				    TALLY_RULESET_SLOTS * sizeof(struct tally_rules) +
+					    2 * TALLY_PLACES * sizeof(struct tally_row_place) +
 					    2 * TALLY_SERVICES * n_cpus *
 						    sizeof(struct tally_totals) +
 					    TALLY_PARK_POOL * (TALLY_CHUNK + 64ULL) + OTHER_BYTES +

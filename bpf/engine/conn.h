@@ -63,8 +63,8 @@ struct tally_exchange {
 	__u8 detail;
 	__u8 taken;	   /* IN: TCP has taken the whole head; positions say so for 2 GiB only */
 	__u8 key_priority; /* of the request's key; 0: it has none */
-	__u8 touched[2];   /* says nothing (conn_touch) */
-	__u8 pad[2];
+	__u32 turn;	   /* IN: its index + 1, once it waits; last of all */
+	__u8 touched[8];   /* says nothing (skb.h) */
 };
 
 #define CONN_MIDWAY 2 /* no mark of a port that is wanted: it is asked at each segment */
@@ -119,13 +119,12 @@ struct tally_conn {
 	__u32 origin;	/* of its scope; ignored: tally_settings.changes when it was asked */
 	__u8 synced[2]; /* next is known */
 	__u8 fin_seen[2];
-	/* The queue; its first exchange, which serves whoever does not pipeline, is in the indices' line. */
-	__u32 head; /* IN's: index of the next request | what to add to an index for its slot << 16 */
-	__u32 tail; /* OUT's: index of the first that waits. Indices are free-running, of 16 bits */
-	struct tally_exchange queue[TALLY_PIPELINE];
+	struct tally_exchange queue[TALLY_PIPELINE]; /* each a line */
 	struct tally_exchange orphan;
 	struct tally_way way[2];
 	/* IN's. */
+	__u32 head;	   /* index of the next request; free-running, as the other's */
+	__u32 tail_seen;   /* tail, when it was asked last */
 	__u64 begun_ns;	   /* when the current request's first octet came */
 	__u64 known_key;   /* in the dictionary, when it was asked in the epoch of that number */
 	__u32 known_epoch; /* 0: none */
@@ -148,8 +147,10 @@ struct tally_conn {
 	__u32 parked[2][TALLY_PARK_PIECES]; /* ids + 1; 0: empty. Shared, atomic */
 	__u8 peer[16];
 	__u16 peer_port;
-	__u8 to_line[30];
+	__u8 to_line[22];
 	/* OUT's. */
+	__u32 tail; /* index of the first request that waits */
+	__u32 unused;
 	__u64 last_key;		  /* for `tainted: owner` */
 	__u8 owner_known;	  /* last_key is a key a response accepted */
 	__u8 responding;	  /* a final head was read, its response goes on */
@@ -159,9 +160,8 @@ struct tally_conn {
 
 /* A storage of a socket stands at the begin of a line, behind a pointer of the kernel's (bpf_local_storage_data). */
 #define CONN_LINE(field) (__builtin_offsetof(struct tally_conn, field) % 64 == 56)
-TALLY_ASSERT(CONN_LINE(head) && CONN_LINE(queue[1]),
-	     "a line for the indices and the first exchange");
-TALLY_ASSERT(CONN_LINE(way[0]) && CONN_LINE(way[1]) && CONN_LINE(begun_ns) && CONN_LINE(last_key),
+TALLY_ASSERT(CONN_LINE(queue[0]) && CONN_LINE(queue[1]), "a line for each exchange");
+TALLY_ASSERT(CONN_LINE(way[0]) && CONN_LINE(way[1]) && CONN_LINE(head) && CONN_LINE(tail),
 	     "lines of one direction");
 
 /* Do the octets of c->seen follow those of a kept piece, and fit in it? */
@@ -196,12 +196,26 @@ TALLY_INLINE __u32 conn_side(__u32 dir)
 /* How many requests wait for the end of their answer. */
 TALLY_INLINE __u32 conn_waiting(const struct tally_conn *c)
 {
-	return (c->head - c->tail) & 0xffff;
+	return c->head - c->tail;
+}
+
+#define CONN_FEW 8
+
+/*
+ * For IN: may more than one wait? The other direction's index is in a line of its own, and asked for only when
+ * so many requests came since. While fewer wait their heads are near, whether or not TCP was seen to take them
+ * (meter_heads).
+ */
+TALLY_INLINE int conn_many_wait(struct tally_conn *c)
+{
+	if (c->head - c->tail_seen <= CONN_FEW)
+		return 0;
+	c->tail_seen = c->tail;
+	return c->head - c->tail_seen > 1;
 }
 
 TALLY_INLINE struct tally_exchange *conn_slot(struct tally_conn *c, __u32 i)
 {
-	i += c->head >> 16;
 	tally_opaque(i);
 	return &c->queue[i & (TALLY_PIPELINE - 1)];
 }
@@ -402,25 +416,24 @@ TALLY_INLINE void conn_fill(const struct tally_conn *c, struct tally_exchange *x
 	x->flags = p->head_flags | (p->state == H1_START ? EX_WHOLE : 0);
 }
 
-/* Where nothing waits the first slot serves again: who does not pipeline needs no other. */
-TALLY_INLINE struct tally_exchange *conn_next_slot(struct tally_conn *c)
+/* The exchange x in the next slot waits now for its answer. */
+TALLY_INLINE void conn_push(struct tally_conn *c, struct tally_exchange *x)
 {
-	if (!conn_waiting(c))
-		c->head = -c->head << 16 | (c->head & 0xffff);
-	return conn_slot(c, c->head);
+	tally_publish(&c->head, c->head + 1);
+	tally_publish(&x->turn, c->head);
 }
 
-/* The exchange in the next slot waits now for its answer. */
-TALLY_INLINE void conn_push(struct tally_conn *c)
+/* For OUT: does x, in the slot of the tail, wait? Its own line says so. */
+TALLY_INLINE int conn_waits(const struct tally_conn *c, struct tally_exchange *x)
 {
-	tally_publish(&c->head, (c->head & 0xffff0000) | ((c->head + 1) & 0xffff));
+	return tally_published(&x->turn) == c->tail + 1;
 }
 
 /* tally_conn_request_head() where the head was remembered, and there is room. */
 TALLY_INLINE struct tally_exchange *
 tally_conn_request_again(struct tally_conn *c, const struct tally_rules *r, __u32 head_end)
 {
-	struct tally_exchange *x = conn_next_slot(c);
+	struct tally_exchange *x = conn_slot(c, c->head);
 
 	conn_fill(c, x, r, head_end);
 	conn_attribute(x, x->key_priority ? TALLY_ATTR_KEY : TALLY_ATTR_ANONYMOUS, 0);
@@ -441,7 +454,7 @@ tally_conn_request_head(struct tally_conn *c, const struct tally_rules *r, __u32
 	__u8 taint = conn_taint(c);
 	struct tally_exchange *x;
 
-	x = conn_next_slot(c);
+	x = conn_slot(c, c->head);
 	if (conn_waiting(c) >= TALLY_PIPELINE || c->over_head != c->over_tail)
 		return 0;
 	conn_fill(c, x, r, head_end);

@@ -818,18 +818,6 @@ TALLY_INLINE int h1_same(const __u8 *a, const __u8 *b, __u32 n, __u32 room)
 	return !same_word(a + k, b + k);
 }
 
-TALLY_GLOBAL int tally_h1_same_request(const struct tally_chunk *a, const struct tally_chunk *b,
-				       __u32 n)
-{
-	return a && b && h1_same(a->b, b->b, n, TALLY_CHUNK);
-}
-
-TALLY_GLOBAL int tally_h1_same_response(const struct tally_chunk *a, const struct tally_reply *b,
-					__u32 n)
-{
-	return a && b && h1_same(a->b, b->b, n, TALLY_REPLY);
-}
-
 /* n octets of the chunk, up to whole words, for the next response to be compared with. */
 TALLY_INLINE void h1_keep_reply(struct tally_reply *to, const struct tally_chunk *from, __u32 n)
 {

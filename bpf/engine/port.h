@@ -67,4 +67,17 @@ TALLY_INLINE void tally_publish(__u32 *at, __u32 value)
 #endif
 }
 
+/* That word, for who reads what was stored before it. */
+TALLY_INLINE __u32 tally_published(__u32 *at)
+{
+#if TALLY_STORES_IN_ORDER
+	__u32 value = *(volatile __u32 *)at;
+
+	asm volatile("" ::: "memory");
+	return value;
+#else
+	return __sync_fetch_and_add(at, 0);
+#endif
+}
+
 #endif

@@ -4,13 +4,14 @@
  * cut:
  *
  *	rows     hash,         row_key -> row      one row per connection, key, route, ... (row_key.conn)
+ *	(places                                    some of these rows: below)
  *	spill    hash,         row_key -> row      the same without connection (conn = CPU): used when
  *	                                           `rows` refuses; preallocated
  *	totals   per-CPU array, nest and service   cannot refuse; control counters (TALLY_TOTALS_AT)
  *	                        -> totals
  *
  *	epochs_rows[2] ┐
- *	epochs_spill[2]├─ arrays of maps, indexed by epoch.index, which a program reads once per run
+ *	epochs_spill[2]├─ arrays of maps, indexed by TALLY_EPOCH_INDEX of the number that a program reads once per run
  *	epochs_totals[2]┘
  *
  * Invariants: counters only grow inside an epoch; a program books everything of one run into one
@@ -24,8 +25,8 @@
 #include "tally/reasons.h"
 #include "tally/types.h"
 
-#define TALLY_ABI_VERSION 4
-#define TALLY_ABI_BEFORE 3 /* its rows have no late_bytes: read by us, but ours not by it */
+#define TALLY_ABI_VERSION 5
+#define TALLY_ABI_BEFORE 4 /* it has no places: its rows are read by us, but ours not all by it */
 
 /* Identity of a row. All bytes are significant: it is a hash key, so padding is zero. */
 struct tally_row_key {
@@ -103,6 +104,22 @@ static inline __u64 tally_totals_gap(const struct tally_totals *totals, __u32 ga
 }
 
 /*
+ * A row of `rows` that stands where its connection's number says. Half of the map is the open epoch's, by its
+ * slot; a place is used once per epoch, by whichever key comes first, and freed by the agent when the epoch is
+ * released. Two cache lines, from the begin of a page on.
+ */
+struct tally_row_place {
+	struct tally_row_key key; /* conn 0: free */
+	__u32 epoch;		  /* low half of its number; another: not written yet */
+	__u32 pad;
+	struct tally_row row;
+};
+TALLY_ASSERT(sizeof(struct tally_row_place) == 128, "ABI: place");
+
+#define TALLY_PLACES 16384 /* of one half; a power of two */
+#define TALLY_PLACE_AT(index, conn) ((index)*TALLY_PLACES + ((__u32)(conn) & (TALLY_PLACES - 1)))
+
+/*
  * Programs interrupt each other on one CPU (a softirq comes while a task sends; a task is preempted).
  * Each has a scratch slot of its own while it runs, and counts, without atomics, in the totals of that
  * slot; one more level is for those that got no slot, which add atomically. A service's totals are the
@@ -111,9 +128,12 @@ static inline __u64 tally_totals_gap(const struct tally_totals *totals, __u32 ga
 #define TALLY_TOTALS (TALLY_SERVICES * (TALLY_NEST + 1))
 #define TALLY_TOTALS_AT(level, service) ((level)*TALLY_SERVICES + (service))
 
-/* The one index that every program reads once per run. */
+/* Which of the two slots an epoch is written in. */
+#define TALLY_EPOCH_INDEX(number) ((__u32)((number)-1) & 1)
+
+/* What every program reads once per run: the number, from which the slot follows. */
 struct tally_epoch {
-	__u32 index; /* 0 or 1: the slot being written */
+	__u32 index; /* that slot, for programs of ABI 4 */
 	__u32 guesses; /* keys learnt from an error: programs count up to TALLY_GUESSES, each swap begins anew */
 	__u64 number; /* counts epochs since the pins were made, from 1 */
 };

@@ -13,6 +13,7 @@
  * epochs_rows     array of maps[2]        epoch index -> hash(tally_row_key -> tally_row)
  * epochs_spill    array of maps[2]        epoch index -> hash(tally_row_key -> tally_row)
  * epochs_totals   array of maps[2]        epoch index -> percpu array(TALLY_TOTALS_AT -> tally_totals)
+ * places          array[2 * TALLY_PLACES] TALLY_PLACE_AT -> struct tally_row_place
  * clock           array[1]                0 -> struct tally_clock
  * settings        array[1]                0 -> struct tally_settings
  * services        array[TALLY_SERVICES]   service -> struct tally_service

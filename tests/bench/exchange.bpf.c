@@ -150,6 +150,7 @@ int bench_response(struct __sk_buff *skb)
 	b.c->queue[0].request_bytes = BENCH_REQUEST;
 	b.c->tail = 0;
 	b.c->head = 1;
+	b.c->queue[0].turn = 1;
 	bench_segment(skb, &b, TALLY_OUT);
 	return b.c->tail == 1 ? PASS : 0;
 }

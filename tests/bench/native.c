@@ -20,12 +20,19 @@ static int port_load(const char *data, struct tally_run *run, struct tally_chunk
 	return 0;
 }
 
+static int port_row_found(struct tally_run *run, const struct tally_row_key *key,
+			  const struct tally_delta *d)
+{
+	row.requests += d->requests;
+	row.request_bytes += d->request_bytes + d->late_bytes;
+	row.response_bytes += d->response_bytes;
+	row.duration_ns += d->duration_ns;
+	return 1;
+}
+
 static void port_row_add(struct tally_run *run, struct tally_conn *c, struct tally_row_key *key)
 {
-	row.requests += run->delta.requests;
-	row.request_bytes += run->delta.request_bytes + run->delta.late_bytes;
-	row.response_bytes += run->delta.response_bytes;
-	row.duration_ns += run->delta.duration_ns;
+	port_row_found(run, key, &run->delta);
 }
 
 static int port_key_known(struct tally_run *run, __u64 hash)
@@ -112,7 +119,8 @@ static void segment(__u32 dir, const char *data, __u32 len)
 	run.now += 1000;
 	run.rcv_nxt = conn.way[TALLY_IN].next;
 	run.snd_nxt = run.snd_una = conn.way[TALLY_OUT].next;
-	meter_segment((void *)(uintptr_t)data, &run, run.dir, &conn, rules, &totals);
+	if (!meter_plain_segment((void *)(uintptr_t)data, &run, run.dir, &conn, rules, &totals))
+		meter_any_segment((void *)(uintptr_t)data, &run, &conn, rules, &totals);
 }
 
 /* Names for callgrind's --toggle-collect. */

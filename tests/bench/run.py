@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """sudo make bench: what metering costs, as a table and as build/bench.json.
 
-    run.py [PART...]        all parts, or these: exchange, throughput, files, load, rows, agent, drain;
+    run.py [PART...]        all parts, or these: exchange, throughput, files, line, load, floor,
+                            rows, agent, drain;
                             other parts stay in the JSON as long as the commit is the same
     run.py --markdown       the table of build/bench.json as README.md has it; measures nothing
     run.py --readme         puts it there
@@ -184,6 +185,13 @@ def floor_lap(w, kind):
     return round(told["ns"] / requests, 1)
 
 
+def line():
+    """How long a cache line takes from one processor to the other: both sides of an exchange wait for one."""
+    result = json.loads(program(PROGRAMS / "line"))
+    say(f"  {result['one_way_ns']} ns")
+    return result
+
+
 @contextlib.contextmanager
 def floor_programs(w, kind):
     """tests/bench/floor on the server's cgroup; what it tells stands in the dict afterwards."""
@@ -265,7 +273,7 @@ def drain():
     return result
 
 
-PARTS = {"exchange": exchange, "throughput": throughput, "files": files, "load": under_load, "floor": floor,
+PARTS = {"exchange": exchange, "throughput": throughput, "files": files, "line": line, "load": under_load, "floor": floor,
          "rows": million_rows, "agent": agent, "drain": drain}
 
 
@@ -284,6 +292,8 @@ def table(r):
                 f"{r['exchange'][name]['net_ns']:.0f} ns; median {r['exchange'][name]['net_median_ns']:.0f}"
         i = r["exchange"]["instructions"]
         yield "engine alone, x86 instructions", f"{i['request']} request, {i['response']} response"
+    if "line" in r:
+        yield "a cache line from one processor to the other", f"{r['line']['one_way_ns']} ns"
     if "load" in r:
         for name, text in (("keep_alive", "keep-alive"), ("keep_alive_10000_rows", "10,000 rows"),
                            ("connection_each", "a connection each")):
@@ -376,7 +386,7 @@ def main():
     if unknown:
         sys.exit(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     program("make", "-s", "-C", REPO, f"BUILD={BUILD}", "all",
-            *(PROGRAMS / p for p in ("exchange", "native", "drain")))
+            *(PROGRAMS / p for p in ("exchange", "native", "drain", "line", "floor")))
     result = {"machine": machine()}
     result |= kept(result["machine"]["commit"])
     for name in names:

@@ -19,7 +19,7 @@ from lib.tallyd import BINARY, differences, service
 
 pytestmark = pytest.mark.long
 
-HERE, THERE = "__u32 head, tail;", "__u32 tail, head;"
+HERE, THERE = "__u32 rules_slot, rules_id;", "__u32 rules_id, rules_slot;"
 
 
 @pytest.fixture(scope="module")

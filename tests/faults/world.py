@@ -11,7 +11,9 @@
 """
 
 import contextlib
+import ctypes
 import json
+import mmap
 import os
 import re
 import shutil
@@ -49,6 +51,26 @@ def row_sums(value):
     """struct tally_row: requests, incomplete, request_bytes, response_bytes, duration_ns, late_bytes, ..."""
     requests, _, received, sent, _, late = struct.unpack_from("=6Q", value)
     return api.Sums(requests, received + late, sent)
+
+
+PLACES, PLACE, ROW = 16384, 128, 80     # of one half; octets of one, and of the row at its end
+BPF_OBJ_GET, BPF = 7, {"x86_64": 321, "aarch64": 280}
+
+
+@contextlib.contextmanager
+def mapped(pin, size):
+    """The values of a pinned array that may be mapped."""
+    path = ctypes.create_string_buffer(bytes(pin))
+    attributes = ctypes.create_string_buffer(struct.pack("=QII", ctypes.addressof(path), 0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(BPF[os.uname().machine], BPF_OBJ_GET, attributes, len(attributes) - 1)
+    if fd < 0:
+        raise HarnessError(f"{pin}: {os.strerror(ctypes.get_errno())}")
+    try:
+        with mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ) as values:
+            yield values
+    finally:
+        os.close(fd)
 
 
 class Broken(Exception):
@@ -369,6 +391,18 @@ class World:
             rows = json.loads(sh("bpftool", "-j", "map", "dump", "pinned", pin).stdout)
             for row in rows:
                 total = total.plus(row_sums(bytes(int(b, 16) for b in row["value"])))
+            if what == "rows":
+                total = total.plus(self.in_places(int(number)))
+        return total
+
+    def in_places(self, number):
+        """Rows of that epoch which stand in their connection's place (include/tally/ledger.h)."""
+        total = api.Sums()
+        with mapped(self.agent.pin_dir / "places", 2 * PLACES * PLACE) as places:
+            for at in range(0, len(places), PLACE):
+                conn, epoch = struct.unpack_from("<Q32xI", places, at)
+                if conn and epoch == number:
+                    total = total.plus(row_sums(places[at + PLACE - ROW:at + PLACE]))
         return total
 
     def sealed_windows(self):

@@ -205,19 +205,23 @@ static enum tally_detail taint(void)
 	return detail;
 }
 
+struct requests {
+	uint64_t key, n;
+};
+
+static void add_requests(const struct tally_row_key *key, const struct tally_row *row, void *ctx)
+{
+	struct requests *of = ctx;
+
+	of->n += key->key == of->key ? row->requests : 0;
+}
+
 static uint64_t requests_of(uint64_t key)
 {
-	struct tally_row_key at, *before = NULL, next;
-	struct tally_row row;
-	uint64_t n = 0;
+	struct requests of = { .key = key };
 
-	while (!bpf_map_get_next_key(k.p.rows, before, &next)) {
-		at = next;
-		before = &at;
-		if (!bpf_map_lookup_elem(k.p.rows, &at, &row) && at.key == key)
-			n += row.requests;
-	}
-	return n;
+	programs_rows(&k.p, add_requests, &of);
+	return of.n;
 }
 
 /* A request that TCP refused was read; another one that it takes in its place can be compared with nothing. */

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 #include <bpf/bpf.h>
@@ -80,14 +81,20 @@ void programs_load(struct programs *ret_programs)
 	may_be_mapped(p.skel->maps.candidates);
 	may_be_mapped(p.skel->maps.candidates_long);
 	may_be_mapped(p.skel->maps.parked);
-	if (vectors_bpf__load(p.skel))
+	if (bpf_map__set_max_entries(p.skel->maps.places, PROGRAMS_PLACES) ||
+	    vectors_bpf__load(p.skel))
 		programs_die("load");
 	set_up(&p);
+	p.places = mmap(NULL, PROGRAMS_PLACES * sizeof(*p.places), PROT_READ | PROT_WRITE,
+			MAP_SHARED, bpf_map__fd(p.skel->maps.places), 0);
+	if (p.places == MAP_FAILED)
+		programs_die("places");
 	*ret_programs = p;
 }
 
 void programs_unload(struct programs *programs)
 {
+	(void)munmap(programs->places, PROGRAMS_PLACES * sizeof(*programs->places));
 	vectors_bpf__destroy(programs->skel);
 }
 
@@ -107,6 +114,37 @@ void programs_run(const struct bpf_program *program, const struct vectors_segmen
 		fprintf(stderr, "the program did not run to its end\n");
 		exit(1);
 	}
+}
+
+void programs_rows(const struct programs *programs, programs_visit *visit, void *ctx)
+{
+	struct tally_row_key key, at, *previous = NULL;
+	struct tally_row row;
+
+	for (int i = 0; i < PROGRAMS_PLACES; i++) {
+		row = programs->places[i].row;
+		tally_row_whole(&row);
+		if (programs->places[i].epoch)
+			visit(&programs->places[i].key, &row, ctx);
+	}
+	while (!bpf_map_get_next_key(programs->rows, previous, &key)) {
+		at = key;
+		previous = &at;
+		if (bpf_map_lookup_elem(programs->rows, &at, &row))
+			programs_die("rows");
+		tally_row_whole(&row);
+		visit(&at, &row, ctx);
+	}
+}
+
+void programs_clear_rows(const struct programs *programs)
+{
+	struct tally_row_key key;
+
+	memset(programs->places, 0, PROGRAMS_PLACES * sizeof(*programs->places));
+	while (!bpf_map_get_next_key(programs->rows, NULL, &key))
+		if (bpf_map_delete_elem(programs->rows, &key))
+			programs_die("rows");
 }
 
 void programs_totals(const struct programs *programs, struct tally_totals *ret_sum)

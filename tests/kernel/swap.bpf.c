@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The smallest program that books as the meter does: it reads the epoch's index once and adds one to
- * a row and to the totals of that epoch. Which row: the packet's first octet. The second octet says
- * how long it dawdles between the two, so that a freeze that does not wait for it is found out.
+ * The smallest program that books as the meter does: it reads the epoch's number once and adds one to
+ * a row and to the totals of that epoch. Which row: the packet's first octet; odd ones have a place. The
+ * second octet says how long it dawdles between the two, so that a freeze that does not wait for it is found
+ * out.
  */
 #include "vmlinux.h"
 
 #include <bpf/bpf_helpers.h>
 
+#include "bpf/place.h"
 #include "tally/ledger.h"
 
 #define INNER(name_, type_, key_, value_, n_, flags_) \
@@ -39,7 +41,20 @@ INNER(totals, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct tally_totals, TALLY_TOTAL
 OUTER(epochs_rows, rows);
 OUTER(epochs_spill, spill);
 OUTER(epochs_totals, totals);
-ONE(epoch, struct tally_epoch);
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2 * TALLY_PLACES);
+	__type(key, __u32);
+	__type(value, struct tally_row_place);
+} places SEC(".maps");
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tally_epoch);
+} epoch SEC(".maps");
 ONE(settings, struct tally_settings);
 
 static struct tally_row *row_of(void *map, const struct tally_row_key *key)
@@ -67,6 +82,7 @@ int tally_swap(struct __sk_buff *skb)
 	struct tally_epoch *now;
 	struct tally_row *row;
 	__u32 zero = 0, index;
+	__u64 number;
 	__u8 octets[2];
 	void *map;
 
@@ -74,12 +90,16 @@ int tally_swap(struct __sk_buff *skb)
 	if (!now || bpf_skb_load_bytes(skb, 0, octets, sizeof(octets)))
 		return 0;
 	key.method = octets[0];
-	index = now->index;
+	key.conn = octets[0] & 1 ? octets[0] : 0; /* those have a place */
+	number = *(const volatile __u64 *)&now->number;
+	index = TALLY_EPOCH_INDEX(number);
 	bpf_loop(octets[1] * 4096, dawdle, &zero, 0);
 	map = bpf_map_lookup_elem(&epochs_rows, &index);
 	if (!map)
 		return 0;
-	row = row_of(map, &key);
+	row = key.conn ? place_claim(&places, index, number, &key) : 0;
+	if (!row)
+		row = row_of(map, &key);
 	map = bpf_map_lookup_elem(&epochs_totals, &index);
 	if (!map || !row)
 		return 0;

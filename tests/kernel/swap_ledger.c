@@ -38,7 +38,8 @@ static void fill_load(struct fixture *f)
 					     [TALLY_MAP_EPOCH] = "epoch",
 					     [TALLY_MAP_EPOCHS_ROWS] = "epochs_rows",
 					     [TALLY_MAP_EPOCHS_SPILL] = "epochs_spill",
-					     [TALLY_MAP_EPOCHS_TOTALS] = "epochs_totals" };
+					     [TALLY_MAP_EPOCHS_TOTALS] = "epochs_totals",
+					     [TALLY_MAP_PLACES] = "places" };
 
 	for (size_t i = 0; i < TALLY_ARRAY_SIZE(names); i++)
 		if (names[i])
@@ -335,6 +336,71 @@ static void test_left_windows(void **state)
 	assert_int_equal(tally_ledger_start_ns(f->ledger), f->now);
 }
 
+/* How many places are of that epoch. */
+static unsigned int places_of(struct fixture *f, uint32_t epoch)
+{
+	struct tally_row_place place;
+	unsigned int n = 0;
+
+	for (__u32 i = 0; i < 2 * TALLY_PLACES; i++) {
+		assert_int_equal(bpf_map_lookup_elem(f->load.maps[TALLY_MAP_PLACES], &i, &place),
+				 0);
+		n += place.key.conn && place.epoch == epoch;
+	}
+	return n;
+}
+
+/* A place serves one epoch, and is the next one's of that half only when the first is released. */
+static void test_places(void **state)
+{
+	struct fixture *f = *state;
+
+	run(f, 3, 5);
+	run(f, 5, 1);
+	assert_int_equal(places_of(f, 1), 2);
+	swap(f);
+	swap(f);
+	run(f, 3, 7); /* its place is still the first epoch's */
+	run(f, 7, 1);
+	assert_int_equal(places_of(f, 3), 1);
+	assert_int_equal(drained(f, 1), 6);
+	assert_int_equal(tally_ledger_release(f->ledger, 1), 0);
+	assert_int_equal(places_of(f, 1), 0);
+	run(f, 5, 2);
+	assert_int_equal(places_of(f, 3), 2);
+	swap(f);
+	assert_int_equal(drained(f, 3), 10);
+	reopen(f);
+	assert_int_equal(drained(f, 3), 10);
+}
+
+/* Died after the pins of an epoch went, before its places were free; or in the middle of one. */
+static void test_left_places(void **state)
+{
+	struct fixture *f = *state;
+	const struct tally_row_place half = { .key.conn = 99 };
+	const __u32 at = TALLY_PLACE_AT(1, 99);
+
+	run(f, 3, 5);
+	swap(f);
+	run(f, 3, 6);
+	swap(f);
+	run(f, 3, 7);
+	assert_int_equal(tally_epoch_unpin(&f->load, 1), 0);
+	assert_int_equal(places_of(f, 1), 1);
+	assert_int_equal(bpf_map_update_elem(f->load.maps[TALLY_MAP_PLACES], &at, &half, BPF_ANY),
+			 0);
+	assert_int_equal(places_of(f, 0), 1);
+	reopen(f);
+	assert_int_equal(places_of(f, 1), 0);
+	assert_int_equal(places_of(f, 0), 0);
+	assert_int_equal(drained(f, 2), 6);
+	run(f, 3, 8);
+	assert_int_equal(places_of(f, 3), 1);
+	swap(f);
+	assert_int_equal(drained(f, 3), 15);
+}
+
 /* No memory for new maps: the open epoch goes on, and is closed later. */
 static void test_failed_swap(void **state)
 {
@@ -403,7 +469,8 @@ int main(void)
 					    TEST(test_half_made),     TEST(test_flipped),
 					    TEST(test_half_released), TEST(test_left_windows),
 					    TEST(test_failed_swap),   TEST(test_cleared),
-					    TEST(test_many_rows) };
+					    TEST(test_many_rows),     TEST(test_places),
+					    TEST(test_left_places) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -114,14 +114,32 @@ static void test_other_abi(void **state)
 static void test_abi_before(void **state)
 {
 	const char *dir = kernel_pin_dir("before", 0);
+	struct tally_load_options options = options_of(dir);
 	struct tally_load *load = open_load(dir);
 	struct tally_settings settings;
+	struct tally_ledger *ledger;
+	char path[PATH_MAX];
+	bool repaired;
 	__u32 zero = 0;
 
 	write_abi(load, TALLY_ABI_BEFORE);
+	assert_int_equal(tally_load_path(load, "places", path, sizeof(path)), 0);
+	assert_int_equal(unlink(path), 0);
+	tally_load_close(load);
+	assert_int_equal(tally_load_adopt(&options, &load), 0);
+	assert_int_equal(load->maps[TALLY_MAP_PLACES], -1);
+	assert_int_equal(tally_load_repair(load, &repaired), 0);
+	assert_false(repaired);
+	assert_int_equal(tally_ledger_open(load, TALLY_NS_PER_S, &ledger), 0);
+	assert_int_equal(tally_ledger_swap(ledger, 2 * TALLY_NS_PER_S, 2 * TALLY_NS_PER_S,
+					   TALLY_CAUSE_INTERVAL),
+			 0);
+	assert_int_equal(tally_ledger_release(ledger, 1), 0);
+	tally_ledger_close(ledger);
 	tally_load_close(load);
 	load = open_load(dir);
 	assert_true(load->reused);
+	assert_int_equal(access(path, F_OK), 0);
 	assert_int_equal(bpf_map_lookup_elem(load->maps[TALLY_MAP_SETTINGS], &zero, &settings), 0);
 	assert_int_equal(settings.abi_version, TALLY_ABI_VERSION);
 	tally_load_close(load);

@@ -145,7 +145,7 @@ static void kernel_open(const struct vector *v, const struct vector_rules *rules
 	if (k.rules != rules->rules)
 		programs_put(k.p.skel->maps.rulesets, rules->rules);
 	k.rules = rules->rules;
-	clear_hash(k.p.rows, sizeof(struct tally_row_key));
+	programs_clear_rows(&k.p);
 	clear_hash(fd_of(k.p.skel->maps.dictionary), sizeof(__u64));
 	clear_totals();
 	k.n_keys = 0;
@@ -196,23 +196,21 @@ static void kernel_segment(const struct tally_meter_segment *s)
 
 /* What came out --------------------------------------------------------------------------------- */
 
+static void add_row(const struct tally_row_key *key, const struct tally_row *row, void *ctx)
+{
+	const struct tally_meter_entry e = { .key = *key, .row = *row };
+
+	play_add(ctx, &e, 1, &(struct tally_totals){ 0 });
+}
+
 static void kernel_window(void)
 {
-	struct tally_row_key key, *previous = NULL;
-	struct tally_totals totals, none = { 0 };
-	struct tally_meter_entry e;
+	struct tally_totals totals;
 
 	programs_totals(&k.p, &totals);
 	play_add(&k.sum, NULL, 0, &totals);
-	while (!bpf_map_get_next_key(k.p.rows, previous, &key)) {
-		e.key = key;
-		if (bpf_map_lookup_elem(k.p.rows, &key, &e.row))
-			programs_die("rows");
-		tally_row_whole(&e.row);
-		play_add(&k.sum, &e, 1, &none);
-		previous = &e.key;
-	}
-	clear_hash(k.p.rows, sizeof(struct tally_row_key));
+	programs_rows(&k.p, add_row, &k.sum);
+	programs_clear_rows(&k.p);
 	clear_totals();
 }
 

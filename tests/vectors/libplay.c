@@ -4,7 +4,7 @@
 #include <sys/mman.h>
 
 #define HUGE_SEGMENT (1u << 29)
-#define PIECES_MAX 24 /* of one shuffled step: fewer than can be parked */
+#define PIECES_MAX 16 /* of one shuffled step: with as many repeats, not more than can be parked */
 #define PIECES_LONG 8 /* of a step that fills most of what can be parked */
 #define STEP_LONG 4096
 #define NOW_NS 1790000000000000000ULL

@@ -44,6 +44,7 @@ struct tally_frozen {
 
 	struct tally_frozen_row *rows;
 	size_t n_rows;
+	size_t n_placed;	     /* of these, rows that stood in places: they fill no map */
 	struct tally_totals *totals; /* [n_services], by service index */
 	size_t n_services;
 };

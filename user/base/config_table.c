@@ -229,7 +229,7 @@ TABLE(log, "Log", tally_config_log);
 static const struct tally_option limits_options[] = {
 	{ "connection_rows", TALLY_OPTION_COUNT, AT(tally_config_limits, connection_rows),
 	  .fallback = "262144", .min = 1024, .max = 16777216,
-	  .help = "Ledger rows with their connection, per window. Beyond it, usage is added up without the connection." },
+	  .help = "Ledger rows with their connection, per window, beside a first one for each of 16,384 connections. Beyond it, usage is added up without the connection." },
 	{ "rows", TALLY_OPTION_COUNT, AT(tally_config_limits, rows), .fallback = "16384",
 	  .min = 1024, .max = 16777216,
 	  .help = "Ledger rows without connection, per window, preallocated. Beyond it, usage is counted as `unattributed:overflow`." },

@@ -7,6 +7,7 @@
 #include <openssl/sha.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/util.h"
 
@@ -22,6 +23,8 @@ struct tally_ledger {
 	bool unsettled; /* flipped, but the wait failed: no draining yet (L1) */
 	int cpus;
 	uint8_t id[TALLY_LEDGER_ID];
+	struct tally_row_place *places; /* 2 * TALLY_PLACES, mapped; NULL: the programs know none */
+	struct tally_epoch *epoch;	/* mapped; NULL: it is of the ABI before, and cannot be */
 };
 
 static const enum tally_map outer_maps[] = { TALLY_MAP_EPOCHS_ROWS, TALLY_MAP_EPOCHS_SPILL,
@@ -29,8 +32,108 @@ static const enum tally_map outer_maps[] = { TALLY_MAP_EPOCHS_ROWS, TALLY_MAP_EP
 
 static uint32_t slot_of(uint64_t number)
 {
-	return (number - 1) & 1;
+	return TALLY_EPOCH_INDEX(number);
 }
+
+/* ---- places ---- */
+
+static size_t places_bytes(void)
+{
+	return 2 * TALLY_PLACES * sizeof(struct tally_row_place);
+}
+
+static int map_shared(int fd, size_t bytes, void **ret_base)
+{
+	void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	*ret_base = base == MAP_FAILED ? NULL : base;
+	return *ret_base ? 0 : -errno;
+}
+
+static int map_all(struct tally_ledger *ledger)
+{
+	int fd = ledger->load->maps[TALLY_MAP_PLACES];
+	void *base;
+
+	if (!map_shared(ledger->load->maps[TALLY_MAP_EPOCH], sizeof(*ledger->epoch), &base))
+		ledger->epoch = base;
+	if (fd < 0)
+		return 0;
+	if (map_shared(fd, places_bytes(), &base))
+		return -errno;
+	ledger->places = base;
+	return 0;
+}
+
+/* Its place's epoch is said last by who claimed it. */
+static uint32_t epoch_of(const struct tally_row_place *place)
+{
+	return __atomic_load_n(&place->epoch, __ATOMIC_ACQUIRE);
+}
+
+/*
+ * Programs of another epoch may look at it: it is theirs once `conn` says so, which is last. Without `epoch` all
+ * else is zero already, should we die here.
+ */
+static void free_place(struct tally_row_place *place)
+{
+	memset(&place->row, 0, sizeof(place->row));
+	memset((uint8_t *)&place->key + sizeof(place->key.conn), 0,
+	       sizeof(place->key) - sizeof(place->key.conn));
+	__atomic_store_n(&place->epoch, 0, __ATOMIC_RELEASE);
+	__atomic_store_n(&place->key.conn, 0, __ATOMIC_RELEASE);
+}
+
+static struct tally_row_place *half_of(const struct tally_ledger *ledger, uint64_t number)
+{
+	return ledger->places ? ledger->places + TALLY_PLACE_AT(slot_of(number), 0) : NULL;
+}
+
+/* Those of the epoch of that number. Nobody writes them any more. */
+static void free_places(struct tally_ledger *ledger, uint64_t number)
+{
+	struct tally_row_place *half = half_of(ledger, number);
+
+	for (uint32_t i = 0; half && i < TALLY_PLACES; i++)
+		if (half[i].key.conn && epoch_of(&half[i]) == (uint32_t)number)
+			free_place(&half[i]);
+}
+
+/* Is it of an epoch that is gone? Whoever released that died before its places were free. */
+static bool is_left(const struct tally_ledger *ledger, uint32_t epoch)
+{
+	uint64_t number = 0;
+	int err = 0;
+
+	while (!err && epoch != (uint32_t)number)
+		err = tally_epoch_next(ledger->load, number + 1, &number);
+	return err == -ENOENT;
+}
+
+/* Where no program claims any, a place without epoch is one that was not freed to its end. */
+static void clear_places(struct tally_ledger *ledger)
+{
+	const struct tally_row_place *closed = half_of(ledger, ledger->number + 1);
+	uint32_t checked = 0; /* many places, few epochs */
+	bool left = false;
+
+	for (uint32_t i = 0; ledger->places && i < 2 * TALLY_PLACES; i++) {
+		struct tally_row_place *place = &ledger->places[i];
+		uint32_t epoch = epoch_of(place);
+
+		if (!epoch && place->key.conn && place >= closed && place < closed + TALLY_PLACES)
+			free_place(place);
+		if (!epoch)
+			continue;
+		if (epoch != checked)
+			left = is_left(ledger, epoch);
+		checked = epoch;
+		if (left)
+			free_place(place);
+	}
+}
+
+/* ---- epochs ---- */
 
 static int fill_slots(struct tally_ledger *ledger, uint64_t number, const int *fds)
 {
@@ -65,6 +168,10 @@ static __u32 guesses_spent(const struct tally_ledger *ledger)
 	return TALLY_GUESSES - TALLY_MIN(keys / 4, (__u32)TALLY_GUESSES);
 }
 
+/*
+ * Programs take all from the number, so it is written in one store. An update copies it, octet by octet for all
+ * that the architecture says; where there is nothing else, on pins of the ABI before, no torn one was seen.
+ */
 static int flip(struct tally_ledger *ledger, uint64_t number)
 {
 	struct tally_epoch epoch = { .index = slot_of(number),
@@ -72,6 +179,12 @@ static int flip(struct tally_ledger *ledger, uint64_t number)
 				     .number = number };
 	__u32 zero = 0;
 
+	if (ledger->epoch) {
+		ledger->epoch->index = epoch.index;
+		__atomic_store_n(&ledger->epoch->guesses, epoch.guesses, __ATOMIC_RELAXED);
+		__atomic_store_n(&ledger->epoch->number, number, __ATOMIC_SEQ_CST);
+		return 0;
+	}
 	return bpf_map_update_elem(ledger->load->maps[TALLY_MAP_EPOCH], &zero, &epoch, BPF_ANY)
 		       ? -errno
 		       : 0;
@@ -176,6 +289,7 @@ static int resume(struct tally_ledger *ledger, uint64_t number)
 	if (err)
 		return err;
 	clear_windows(ledger);
+	clear_places(ledger);
 	ledger->start_ns = window.start_ns;
 	return 0;
 }
@@ -212,6 +326,8 @@ int tally_ledger_open(struct tally_load *load, uint64_t now_ns, struct tally_led
 		ledger->fds[i] = ledger->next[i] = -1;
 	ledger->cpus = libbpf_num_possible_cpus();
 	err = ledger->cpus < 0 ? ledger->cpus : make_id(ledger);
+	if (!err)
+		err = map_all(ledger);
 	if (!err && bpf_map_lookup_elem(load->maps[TALLY_MAP_EPOCH], &zero, &epoch))
 		err = -errno;
 	if (!err)
@@ -230,6 +346,10 @@ void tally_ledger_close(struct tally_ledger *ledger)
 		return;
 	tally_epoch_close(ledger->fds);
 	tally_epoch_close(ledger->next);
+	if (ledger->places)
+		(void)munmap(ledger->places, places_bytes());
+	if (ledger->epoch)
+		(void)munmap(ledger->epoch, sizeof(*ledger->epoch));
 	free(ledger);
 }
 
@@ -310,6 +430,7 @@ int tally_ledger_repair(struct tally_ledger *ledger)
 {
 	tally_epoch_close(ledger->next);
 	ledger->prepared = false;
+	clear_places(ledger);
 	return tally_epoch_pin(ledger->load, ledger->number, ledger->fds);
 }
 
@@ -426,6 +547,29 @@ static int read_rows(int fd, struct tally_frozen *frozen, size_t max, size_t *ca
 	return err;
 }
 
+static int read_places(const struct tally_ledger *ledger, struct tally_frozen *frozen, size_t max,
+		       size_t *cap)
+{
+	const struct tally_row_place *half = half_of(ledger, frozen->number);
+
+	for (uint32_t i = 0; half && i < TALLY_PLACES; i++) {
+		struct tally_frozen_row *row;
+		int err;
+
+		if (epoch_of(&half[i]) != (uint32_t)frozen->number || !half[i].key.conn)
+			continue;
+		err = frozen->n_rows == max ? -E2BIG : grow(frozen, 1, cap);
+		if (err)
+			return err;
+		row = &frozen->rows[frozen->n_rows++];
+		frozen->n_placed++;
+		row->key = half[i].key;
+		row->row = half[i].row;
+		tally_row_whole(&row->row);
+	}
+	return 0;
+}
+
 /* Counters are all u64, so that adding CPUs and levels up is adding words up. */
 static int read_totals(const struct tally_ledger *ledger, int fd, struct tally_frozen *frozen)
 {
@@ -458,6 +602,8 @@ static int read_epoch(const struct tally_ledger *ledger, const int *fds, size_t 
 		err = read_rows(fds[TALLY_EPOCH_ROWS], frozen, max_rows, &cap);
 	if (max_rows && !err)
 		err = read_rows(fds[TALLY_EPOCH_SPILL], frozen, max_rows, &cap);
+	if (max_rows && !err)
+		err = read_places(ledger, frozen, max_rows, &cap);
 	if (!err)
 		err = read_totals(ledger, fds[TALLY_EPOCH_TOTALS], frozen);
 	return err;
@@ -537,6 +683,7 @@ int tally_ledger_release(struct tally_ledger *ledger, uint64_t number)
 	err = tally_epoch_unpin(ledger->load, number);
 	if (err)
 		return err;
+	free_places(ledger, number);
 	if (number + 1 == ledger->number && !ledger->prepared)
 		clear_slots(ledger);
 	(void)bpf_map_delete_elem(ledger->load->maps[TALLY_MAP_WINDOWS],

@@ -156,10 +156,13 @@ static bool is_essential(const char *name)
 	return false;
 }
 
-/* Of a pin that is not there. A map that is new in this object is made by the load, and pinned after it. */
-static int check_absent(const char *name)
+/*
+ * Of a pin that is not there. A map that is new in this object is made by the load, and pinned after it; so are
+ * places on pins of the version before.
+ */
+static int check_absent(const struct tally_load *load, const char *name)
 {
-	if (!is_essential(name))
+	if (!is_essential(name) || (load->before && !strcmp(name, map_names[TALLY_MAP_PLACES])))
 		return 0;
 	tally_log_error("pin_missing", "map=%s", name);
 	return -EUCLEAN;
@@ -174,7 +177,7 @@ static int reuse_map(struct tally_load *load, struct bpf_map *map)
 
 	err = open_pin(load, bpf_map__name(map), &fd);
 	if (err == -ENOENT)
-		return check_absent(bpf_map__name(map));
+		return check_absent(load, bpf_map__name(map));
 	if (err)
 		return err;
 	if (bpf_obj_get_info_by_fd(fd, &info, &len))
@@ -224,6 +227,7 @@ static int check_pins(struct tally_load *load, bool *ret_exists)
 				settings.abi_version, TALLY_ABI_VERSION);
 		return -EPROTO;
 	}
+	load->before = settings.abi_version == TALLY_ABI_BEFORE;
 	*ret_exists = true;
 	return 0;
 }
@@ -283,6 +287,8 @@ static int set_sizes(struct meter_bpf *skel, const struct tally_load *load)
 		err = bpf_map__set_map_flags(skel->maps.candidates_long, BPF_F_MMAPABLE);
 	if (!err)
 		err = bpf_map__set_map_flags(skel->maps.clock, BPF_F_MMAPABLE);
+	if (!err)
+		err = bpf_map__set_map_flags(skel->maps.epoch, BPF_F_MMAPABLE);
 	if (!err)
 		err = bpf_map__set_map_flags(skel->maps.parked, BPF_F_MMAPABLE);
 	return err;
@@ -402,7 +408,7 @@ static int open_windows(struct tally_load *load)
 	if (err != -ENOENT)
 		return err;
 	if (load->reused)
-		return check_absent(map_names[TALLY_MAP_WINDOWS]);
+		return check_absent(load, map_names[TALLY_MAP_WINDOWS]);
 	err = tally_epoch_create_windows(fd);
 	return err ? err : pin(load, *fd, map_names[TALLY_MAP_WINDOWS]);
 }
@@ -459,6 +465,8 @@ static int adopt_maps(struct tally_load *load)
 	for (int i = 0; i < TALLY_MAP_COUNT; i++) {
 		int err = load->maps[i] >= 0 ? 0 : open_pin(load, map_names[i], &load->maps[i]);
 
+		if (err == -ENOENT && load->before && i == TALLY_MAP_PLACES)
+			continue; /* programs of the version before count on without */
 		if (err)
 			return err;
 	}
@@ -656,7 +664,7 @@ static int look_for_pins(const struct tally_load *load, bool *ret_all)
 
 		if (err)
 			return err;
-		all &= !access(path, F_OK);
+		all &= load->maps[i] < 0 || !access(path, F_OK);
 	}
 	*ret_all = all;
 	return 0;

@@ -33,6 +33,7 @@
 	X(EPOCHS_ROWS, epochs_rows)         \
 	X(EPOCHS_SPILL, epochs_spill)       \
 	X(EPOCHS_TOTALS, epochs_totals)     \
+	X(PLACES, places)                   \
 	X(CLOCK, clock)                     \
 	X(SERVICES, services)               \
 	X(RULESETS, rulesets)               \
@@ -75,6 +76,7 @@ struct tally_load {
 	uint8_t *ports;	 /* what scopes.c knows to stand in map `ports`; NULL: nothing */
 	char layout[24]; /* TALLY_LAYOUT_NAME: of the state of connections */
 	bool reused;	 /* the maps of an earlier start */
+	bool before;	 /* and that one was of the ABI before ours */
 	bool renewed;	 /* but for the state of connections, whose layout is another */
 	bool stale;	 /* the object did not load: the programs of an earlier start count on */
 };

@@ -150,10 +150,29 @@ static struct entry *row_new(struct tally_meter *m, const struct tally_row_key *
 	return e;
 }
 
+static void entry_add(struct entry *e, const struct tally_delta *d)
+{
+	e->e.row.requests += d->requests;
+	e->e.row.incomplete += d->incomplete;
+	e->e.row.request_bytes += d->request_bytes + d->late_bytes;
+	e->e.row.response_bytes += d->response_bytes;
+	e->e.row.duration_ns += d->duration_ns;
+}
+
+static int port_row_found(struct tally_run *run, const struct tally_row_key *key,
+			  const struct tally_delta *d)
+{
+	struct entry *e;
+
+	HASH_FIND(hh, meter_of(run)->rows, key, sizeof(*key), e);
+	if (e)
+		entry_add(e, d);
+	return e != NULL;
+}
+
 static void port_row_add(struct tally_run *run, struct tally_conn *c, struct tally_row_key *key)
 {
 	struct tally_meter *m = meter_of(run);
-	const struct tally_delta *d = &run->delta;
 	struct entry *e;
 
 	HASH_FIND(hh, m->rows, key, sizeof(*key), e);
@@ -166,11 +185,7 @@ static void port_row_add(struct tally_run *run, struct tally_conn *c, struct tal
 		memcpy(e->e.row.peer, c->peer, sizeof(c->peer));
 		e->e.row.peer_port = c->peer_port;
 	}
-	e->e.row.requests += d->requests;
-	e->e.row.incomplete += d->incomplete;
-	e->e.row.request_bytes += d->request_bytes + d->late_bytes;
-	e->e.row.response_bytes += d->response_bytes;
-	e->e.row.duration_ns += d->duration_ns;
+	entry_add(e, &run->delta);
 }
 
 /* Ports: keys ----------------------------------------------------------------------------------- */
@@ -655,7 +670,8 @@ int tally_meter_segment(struct tally_meter *meter, struct tally_meter_conn *conn
 	conn->c->counted = 1;
 	if (segment->len || segment->fin || segment->urgent || conn->c->parked_count[TALLY_IN] ||
 	    conn->c->parked_count[TALLY_OUT])
-		meter_segment(data, run, run->dir, conn->c, conn->rules, t);
+		if (!meter_plain_segment(data, run, run->dir, conn->c, conn->rules, t))
+			meter_any_segment(data, run, conn->c, conn->rules, t);
 	return meter->failed;
 }
 

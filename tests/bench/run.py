@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """sudo make bench: what metering costs, as a table and as build/bench.json.
 
-    run.py [PART...]        all parts, or these: exchange, throughput, files, line, load, floor,
+    run.py [PART...]        all parts, or these: exchange, throughput, files, load, floor,
                             rows, agent, drain;
                             other parts stay in the JSON as long as the commit is the same
     run.py --markdown       the table of build/bench.json as README.md has it; measures nothing
@@ -139,13 +139,15 @@ def under_load():
     with world() as w:
         w.meter_on()
         w.wrk(1)
-        laps = []
+        laps, lines = [], [line_ns()]
         for _ in range(LAPS):
             with RunStatistics(w) as stats:
                 requests = w.wrk(1)["requests"]
             laps.append(stats.per_exchange(requests))
+        lines.append(line_ns())
         laps.sort(key=lambda x: x["ns_per_exchange"])
-        result["keep_alive"] = {**laps[LAPS // 2], "laps_ns": [x["ns_per_exchange"] for x in laps]}
+        result["keep_alive"] = {**laps[LAPS // 2], "laps_ns": [x["ns_per_exchange"] for x in laps],
+                                "line_ns": lines}
         for name, keys, connections, n, single in (("keep_alive_10000_rows", 100, 100, 200000, False),
                                                    ("connection_each", 10, 64, 40000, True)):
             w.load(keys, connections, requests=n // 4, one_per_connection=single)
@@ -156,7 +158,8 @@ def under_load():
     for name, v in result.items():
         say(f"  {name:<24} {v['ns_per_exchange']:7.1f} ns per exchange, "
             f"{v['runs_per_exchange']:.2f} runs of {v['ns_per_run']:.1f} ns"
-            + (f"; laps {v['laps_ns'][0]:.0f} .. {v['laps_ns'][-1]:.0f}" if "laps_ns" in v else ""))
+            + (f"; laps {v['laps_ns'][0]:.0f} .. {v['laps_ns'][-1]:.0f}; a cache line from processor to "
+               f"processor {v['line_ns'][0]} ns before, {v['line_ns'][1]} after" if "laps_ns" in v else ""))
     return result
 
 
@@ -185,11 +188,9 @@ def floor_lap(w, kind):
     return round(told["ns"] / requests, 1)
 
 
-def line():
-    """How long a cache line takes from one processor to the other: both sides of an exchange wait for one."""
-    result = json.loads(program(PROGRAMS / "line"))
-    say(f"  {result['one_way_ns']} ns")
-    return result
+def line_ns():
+    """How long a cache line takes from one processor to the other: an exchange is handed over in one."""
+    return json.loads(program(PROGRAMS / "line"))["one_way_ns"]
 
 
 @contextlib.contextmanager
@@ -273,7 +274,7 @@ def drain():
     return result
 
 
-PARTS = {"exchange": exchange, "throughput": throughput, "files": files, "line": line, "load": under_load, "floor": floor,
+PARTS = {"exchange": exchange, "throughput": throughput, "files": files, "load": under_load, "floor": floor,
          "rows": million_rows, "agent": agent, "drain": drain}
 
 
@@ -292,8 +293,6 @@ def table(r):
                 f"{r['exchange'][name]['net_ns']:.0f} ns; median {r['exchange'][name]['net_median_ns']:.0f}"
         i = r["exchange"]["instructions"]
         yield "engine alone, x86 instructions", f"{i['request']} request, {i['response']} response"
-    if "line" in r:
-        yield "a cache line from one processor to the other", f"{r['line']['one_way_ns']} ns"
     if "load" in r:
         for name, text in (("keep_alive", "keep-alive"), ("keep_alive_10000_rows", "10,000 rows"),
                            ("connection_each", "a connection each")):
@@ -301,6 +300,8 @@ def table(r):
             yield f"exchange under load, {text} (run statistics)", \
                 f"{v['ns_per_exchange']:.0f} ns in {v['runs_per_exchange']:.1f} runs" \
                 + (f"; best lap {v['laps_ns'][0]:.0f}" if "laps_ns" in v else "")
+        yield "a cache line from one processor to the other, before that and after", \
+            " and ".join(f"{n} ns" for n in r["load"]["keep_alive"]["line_ns"])
     if "floor" in r:
         for kind, text in (("empty", "programs that only return"),
                            ("least", "the least programs: socket's state, clock, octets, a row")):

@@ -27,27 +27,40 @@ static __noinline int begin_again(struct tally_run *run, struct tally_conn *c)
 	return 0;
 }
 
+/* In a frame of its own: the stack of the programs is full. */
+static __noinline int take_told(struct __sk_buff *skb, struct tally_run *run, struct packet_head *h)
+{
+	struct vectors_segment v;
+
+	if (bpf_skb_load_bytes(skb, VECTORS_TOLD, &v, sizeof(v)))
+		return -1;
+	h->seq = v.seq;
+	h->off = VECTORS_OFF;
+	h->len = v.len;
+	h->flags = v.flags | TCP_ACK;
+	h->ack = v.snd_una;
+	run->rcv_nxt = v.rcv_nxt;
+	run->snd_nxt = v.snd_nxt;
+	run->snd_una = v.snd_una;
+	return 0;
+}
+
 static __always_inline int run_segment(struct __sk_buff *skb, __u32 dir)
 {
 	__u32 zero = 0;
-	struct vectors_segment v;
 	struct tally_conn *c = bpf_map_lookup_elem(&vectors_conn, &zero);
 	struct packet_head h = { 0 };
 	struct tally_scratch *s;
 
-	if (!c || bpf_skb_load_bytes(skb, VECTORS_TOLD, &v, sizeof(v)))
+	if (!c)
 		return 0;
 	s = scratch_take();
 	if (!s)
 		return 0;
-	h.seq = v.seq;
-	h.off = VECTORS_OFF;
-	h.len = v.len;
-	h.flags = v.flags | TCP_ACK;
-	h.ack = v.snd_una;
-	s->run.rcv_nxt = v.rcv_nxt;
-	s->run.snd_nxt = v.snd_nxt;
-	s->run.snd_una = v.snd_una;
+	if (take_told(skb, &s->run, &h)) {
+		scratch_give(s);
+		return 0;
+	}
 	if (c->midstream && !c->closed) {
 		run_packet(&s->run, &h, dir);
 		begin_again(&s->run, c);

@@ -114,15 +114,15 @@ def in_turns(w, sides):
 
 
 def one_run(w, side):
-    if side == "without":
+    """A second for whatever begins to have begun, then the lap."""
+    with contextlib.ExitStack() as stack:
+        if side == "least":
+            stack.enter_context(floor_programs(w, side))
+        elif side == "with":
+            w.meter_on()
+            stack.callback(w.meter_off)
+        w.wrk(1)
         return w.wrk(SECONDS)
-    if side == "least":
-        with floor_programs(w, "least"):
-            return w.wrk(SECONDS)
-    w.meter_on()
-    result = w.wrk(SECONDS)
-    w.meter_off()
-    return result
 
 
 def ratio(runs, side, key):

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * All maps of the meter (include/tally/maps.h lists them with their meaning). Sizes that the config
- * sets are set by the loader.
+ * All maps of the meter (include/tally/maps.h lists them with their meaning) but `places`, which stands in
+ * place.h. Sizes that the config sets are set by the loader.
  */
 #ifndef TALLY_BPF_MAPS_H
 #define TALLY_BPF_MAPS_H
@@ -67,15 +67,6 @@ struct totals_template {
 EPOCHS(epochs_rows, struct rows_template);
 EPOCHS(epochs_spill, struct spill_template);
 EPOCHS(epochs_totals, struct totals_template);
-
-/* Mapped, so that places begin with a page, and the agent reads them without a call for each. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 2 * TALLY_PLACES);
-	__type(key, __u32);
-	__type(value, struct tally_row_place);
-} places SEC(".maps");
 
 ARRAY(epoch, 1, struct tally_epoch);
 ARRAY(blank_row, 1, struct tally_row);	   /* stays zero: what a new row begins with */

@@ -3,8 +3,6 @@
  * Places (ledger.h): the row of what a connection asks for most stands where its number says, and nothing is
  * hashed to find it.
  *
- * map: `places`, or a test's.
- *
  * Invariants: P1 a place is claimed by its key's `conn`, once per epoch; whoever holds that connection's OUT lock
  * writes the rest of it, and says which epoch it is of last. P2 nobody but the agent frees a place, when the
  * epoch is released, which is before the next epoch of its half is opened (the agent settles one window before
@@ -19,11 +17,20 @@
 #include "engine/port.h"
 #include "tally/ledger.h"
 
-static __always_inline struct tally_row_place *place_of(void *map, __u32 index, __u64 conn)
+/* Mapped, so that places begin with a page, and the agent reads them without a call for each. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2 * TALLY_PLACES);
+	__type(key, __u32);
+	__type(value, struct tally_row_place);
+} places SEC(".maps");
+
+static __always_inline struct tally_row_place *place_of(__u32 index, __u64 conn)
 {
 	__u32 at = TALLY_PLACE_AT(index, conn);
 
-	return bpf_map_lookup_elem(map, &at);
+	return bpf_map_lookup_elem(&places, &at);
 }
 
 static __always_inline __u64 place_differs(const struct tally_row_place *p,
@@ -36,19 +43,19 @@ static __always_inline __u64 place_differs(const struct tally_row_place *p,
 }
 
 /* The row of that key, if it has a place. */
-static __always_inline struct tally_row *place_find(void *map, __u32 index, __u32 epoch,
+static __always_inline struct tally_row *place_find(__u32 index, __u32 epoch,
 						    const struct tally_row_key *key)
 {
-	struct tally_row_place *p = place_of(map, index, key->conn);
+	struct tally_row_place *p = place_of(index, key->conn);
 
 	return p && !place_differs(p, key, epoch) ? &p->row : 0;
 }
 
 /* The same, or of a place that was free. NULL: it is another's. */
-static __always_inline struct tally_row *place_claim(void *map, __u32 index, __u32 epoch,
+static __always_inline struct tally_row *place_claim(__u32 index, __u32 epoch,
 						     const struct tally_row_key *key)
 {
-	struct tally_row_place *p = place_of(map, index, key->conn);
+	struct tally_row_place *p = place_of(index, key->conn);
 	const __u64 *from = (const __u64 *)key;
 	__u64 *to;
 

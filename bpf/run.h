@@ -39,7 +39,7 @@ struct tally_run {
 	__u32 level;	    /* of the scratch slot: whose totals are counted in */
 	struct tally_delta delta;
 	struct tally_row_key
-		key; /* of what is booked plainly: the stack of the program that others are called from is dear */
+		key; /* of what is booked plainly: where that is done the stack is full */
 	struct tally_chunk chunk; /* OUT; the octets of IN stay in the connection (R9) */
 };
 

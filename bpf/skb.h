@@ -204,8 +204,8 @@ static __always_inline int row_place(struct tally_run *run, const struct tally_c
 				     const struct tally_row_key *key)
 {
 	struct tally_row *row = run->delta.late_bytes
-					? place_find(&places, run->epoch, run->epoch_number, key)
-					: place_claim(&places, run->epoch, run->epoch_number, key);
+					? place_find(run->epoch, run->epoch_number, key)
+					: place_claim(run->epoch, run->epoch_number, key);
 
 	if (!row)
 		return -1;
@@ -280,7 +280,7 @@ static __always_inline void port_row_add(struct tally_run *run, struct tally_con
 static __always_inline int port_row_found(struct tally_run *run, const struct tally_row_key *key,
 					  const struct tally_delta *d)
 {
-	struct tally_row *row = place_find(&places, run->epoch, run->epoch_number, key);
+	struct tally_row *row = place_find(run->epoch, run->epoch_number, key);
 
 	if (!row) {
 		__u32 e = run->epoch;
@@ -1154,18 +1154,15 @@ static __always_inline void run_tcp(struct tally_run *run, struct bpf_tcp_sock *
 		run->snd_una = h->ack;
 }
 
-/* The same of a segment that goes out. Returns 1; or 0: it is none of TCP's. */
+/* The same of a segment that goes out, whoever asks for it late. */
 static __noinline int run_tcp_out(struct __sk_buff *skb, struct tally_run *run)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct bpf_tcp_sock *tcp = sk ? bpf_tcp_sock(sk) : 0;
 
-	if (!tcp)
-		return 0;
-	run->rcv_nxt = tcp->rcv_nxt;
-	run->snd_nxt = tcp->snd_nxt;
-	run->snd_una = tcp->snd_una;
-	return 1;
+	if (tcp)
+		run_tcp(run, tcp, 0, TALLY_OUT);
+	return 0;
 }
 
 /*
@@ -1447,9 +1444,10 @@ static __always_inline int packet_any(struct __sk_buff *skb, struct tally_run *r
 		c->counted = 1;
 		t->connections++;
 	}
-	if (dir == TALLY_OUT && (c->parked_count[TALLY_IN] || c->unread) && !c->closed)
+	if (dir == TALLY_OUT && (c->parked_count[TALLY_IN] || c->unread) && !c->closed) {
 		catch_up(skb, run, c, t);
-	run_packet(run, h, dir);
+		run_packet(run, h, dir); /* it has read other octets */
+	}
 	if (run->flags & SEG_URG && !ack_is_near(run, h))
 		run->flags &= ~SEG_URG;
 	if (c->closed) {
@@ -1702,10 +1700,9 @@ static __always_inline int on_packet(struct __sk_buff *skb, __u32 dir)
 		return PASS;
 	}
 	c = conn_of(skb, sk, &h);
-	if (c)
-		conn_touch(c, dir);
 	if (!c)
 		return PASS;
+	conn_touch(c, dir);
 	mark = *(volatile const __u8 *)wanted;
 	plain = dir == TALLY_OUT && out_is_plain(c, &h, mark);
 	tcp = plain ? 0 : bpf_tcp_sock(sk);

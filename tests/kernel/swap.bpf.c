@@ -44,13 +44,6 @@ OUTER(epochs_totals, totals);
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 2 * TALLY_PLACES);
-	__type(key, __u32);
-	__type(value, struct tally_row_place);
-} places SEC(".maps");
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct tally_epoch);
@@ -97,7 +90,7 @@ int tally_swap(struct __sk_buff *skb)
 	map = bpf_map_lookup_elem(&epochs_rows, &index);
 	if (!map)
 		return 0;
-	row = key.conn ? place_claim(&places, index, number, &key) : 0;
+	row = key.conn ? place_claim(index, number, &key) : 0;
 	if (!row)
 		row = row_of(map, &key);
 	map = bpf_map_lookup_elem(&epochs_totals, &index);

@@ -15,15 +15,15 @@ struct tally_clock_map {
 int tally_clock_open(const struct tally_load *load, struct tally_clock_map **ret_clock)
 {
 	_cleanup_free_ struct tally_clock_map *clock = calloc(1, sizeof(*clock));
-	void *mapped;
+	void *mapped = NULL;
+	int err;
 
 	if (!clock)
 		return -ENOMEM;
 	clock->size = sysconf(_SC_PAGESIZE);
-	mapped = mmap(NULL, clock->size, PROT_READ | PROT_WRITE, MAP_SHARED,
-		      load->maps[TALLY_MAP_CLOCK], 0);
-	if (mapped == MAP_FAILED)
-		return -errno;
+	err = tally_load_map(load->maps[TALLY_MAP_CLOCK], clock->size, &mapped);
+	if (err)
+		return err;
 	clock->shared = mapped;
 	*ret_clock = TAKE_PTR(clock);
 	return 0;

@@ -120,7 +120,8 @@ static int remember(struct tally_keys *keys, uint64_t hash, const uint8_t *sha25
 static int map_pool(struct pool *pool, int fd, size_t value_size, uint32_t n)
 {
 	size_t page = sysconf(_SC_PAGESIZE);
-	void *base;
+	void *base = NULL;
+	int err;
 
 	pool->stride = (value_size + 7) & ~(size_t)7;
 	pool->n = n;
@@ -128,9 +129,9 @@ static int map_pool(struct pool *pool, int fd, size_t value_size, uint32_t n)
 	pool->watches = calloc(n, sizeof(*pool->watches));
 	if (!pool->watches)
 		return -ENOMEM;
-	base = mmap(NULL, pool->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (base == MAP_FAILED)
-		return -errno;
+	err = tally_load_map(fd, pool->bytes, &base);
+	if (err)
+		return err;
 	pool->base = base;
 	/* Key texts: not in core dumps. Old kernels may refuse, which changes nothing else. */
 	(void)madvise(base, pool->bytes, MADV_DONTDUMP);

@@ -42,27 +42,20 @@ static size_t places_bytes(void)
 	return 2 * TALLY_PLACES * sizeof(struct tally_row_place);
 }
 
-static int map_shared(int fd, size_t bytes, void **ret_base)
-{
-	void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-
-	*ret_base = base == MAP_FAILED ? NULL : base;
-	return *ret_base ? 0 : -errno;
-}
-
 static int map_all(struct tally_ledger *ledger)
 {
-	int fd = ledger->load->maps[TALLY_MAP_PLACES];
-	void *base;
+	const int *maps = ledger->load->maps;
+	void *base = NULL;
+	int err;
 
-	if (!map_shared(ledger->load->maps[TALLY_MAP_EPOCH], sizeof(*ledger->epoch), &base))
+	if (!tally_load_map(maps[TALLY_MAP_EPOCH], sizeof(*ledger->epoch), &base))
 		ledger->epoch = base;
-	if (fd < 0)
+	if (maps[TALLY_MAP_PLACES] < 0)
 		return 0;
-	if (map_shared(fd, places_bytes(), &base))
-		return -errno;
-	ledger->places = base;
-	return 0;
+	err = tally_load_map(maps[TALLY_MAP_PLACES], places_bytes(), &base);
+	if (!err)
+		ledger->places = base;
+	return err;
 }
 
 /* Its place's epoch is said last by who claimed it. */
@@ -113,7 +106,7 @@ static bool is_left(const struct tally_ledger *ledger, uint32_t epoch)
 /* Where no program claims any, a place without epoch is one that was not freed to its end. */
 static void clear_places(struct tally_ledger *ledger)
 {
-	const struct tally_row_place *closed = half_of(ledger, ledger->number + 1);
+	const uint32_t closed = slot_of(ledger->number + 1);
 	uint32_t checked = 0; /* many places, few epochs */
 	bool left = false;
 
@@ -121,10 +114,11 @@ static void clear_places(struct tally_ledger *ledger)
 		struct tally_row_place *place = &ledger->places[i];
 		uint32_t epoch = epoch_of(place);
 
-		if (!epoch && place->key.conn && place >= closed && place < closed + TALLY_PLACES)
-			free_place(place);
-		if (!epoch)
+		if (!epoch) {
+			if (i / TALLY_PLACES == closed && place->key.conn)
+				free_place(place);
 			continue;
+		}
 		if (epoch != checked)
 			left = is_left(ledger, epoch);
 		checked = epoch;

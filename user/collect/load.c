@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 
@@ -723,6 +724,16 @@ int tally_load_remove(struct tally_load *load)
 	if (err)
 		return err;
 	return rmdir(load->pin_dir) ? -errno : 0;
+}
+
+int tally_load_map(int fd, size_t bytes, void **ret_base)
+{
+	void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (base == MAP_FAILED)
+		return -errno;
+	*ret_base = base;
+	return 0;
 }
 
 int tally_load_secret(const struct tally_load *load, uint64_t ret_secret[2])

@@ -121,6 +121,9 @@ const char *tally_load_prog_name(enum tally_hook hook);
 TALLY_MUST int tally_load_path(const struct tally_load *load, const char *name, char *out,
 			       size_t size);
 
+/* The values of an array that may be mapped, of so many bytes: shared with the programs, to be written, too. */
+TALLY_MUST int tally_load_map(int fd, size_t bytes, void **ret_base);
+
 /* Key of the hashes: made with the pins, the same while they stand. */
 TALLY_MUST int tally_load_secret(const struct tally_load *load, uint64_t ret_secret[2]);
 

@@ -28,7 +28,8 @@ int tally_pieces_open(const struct tally_load *load, struct tally_pieces **ret_p
 {
 	_cleanup_(pieces_closep) struct tally_pieces *pieces = calloc(1, sizeof(*pieces));
 	size_t page = sysconf(_SC_PAGESIZE);
-	void *base;
+	void *base = NULL;
+	int err;
 
 	if (!pieces)
 		return -ENOMEM;
@@ -38,10 +39,9 @@ int tally_pieces_open(const struct tally_load *load, struct tally_pieces **ret_p
 	}
 	pieces->deferred_fd = load->maps[TALLY_MAP_DEFERRED];
 	pieces->bytes = (sizeof(*pieces->pool) * TALLY_PARK_POOL + page - 1) / page * page;
-	base = mmap(NULL, pieces->bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
-		    load->maps[TALLY_MAP_PARKED], 0);
-	if (base == MAP_FAILED)
-		return -errno;
+	err = tally_load_map(load->maps[TALLY_MAP_PARKED], pieces->bytes, &base);
+	if (err)
+		return err;
 	pieces->pool = base;
 	/* Payload: not in core dumps. Old kernels may refuse, which changes nothing else. */
 	(void)madvise(base, pieces->bytes, MADV_DONTDUMP);
